@@ -1,0 +1,10 @@
+noinst_LTLIBRARIES += libcommon.la
+libcommon_la_SOURCES = \
+	common/err.c \
+	common/err.h \
+	common/hist.c \
+	common/hist.h \
+	common/util.h \
+	common/wire.c \
+	common/wire.h \
+	$(NULL)
