@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * libcowclient: freeze gigabytes of this process's memory at one instant.
+ *
+ *	struct cow_client *client = NULL;
+ *	struct cow_region *region = NULL;
+ *	struct cow_snapshot *snap = NULL;
+ *
+ *	cow_client_new(&client, NULL);
+ *	cow_region_new(&region, client, &(struct cow_region_params){
+ *			.size_bytes = 8UL << 30, .mode = COW_MODE_SCOOT, .name = "heap" });
+ *	heap = cow_region_address(region);
+ *	…
+ *	cow_snapshot_new(&snap, region);
+ *	cow_snapshot_save(snap, fd, NULL, NULL);
+ *	cow_snapshot_unref(snap);
+ *
+ * Calls return 0 or a negative errno; cow_last_error() is then this thread's sentence about it.
+ * Every call may be made from any thread. The library prints nothing, installs no signal handler
+ * and never ends the process. Objects are reference counted; a region holds its client, a snapshot
+ * holds its region.
+ */
+#ifndef COWCLIENT_H
+#define COWCLIENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define COW_PUBLIC __attribute__((visibility("default")))
+
+struct cow_client;
+struct cow_region;
+struct cow_snapshot;
+
+/* How a region is frozen; see libcowclient(3) for which to choose. */
+enum cow_mode {
+	COW_MODE_UFFD = 1,     /* cowd keeps old pages: memory bounded, snapshots from outside */
+	COW_MODE_SCOOT = 2,    /* page tables set aside: tens of microseconds at any size */
+	COW_MODE_MMAPCOPY = 3, /* memory copied by mapping it again: cow_mmapcopy() */
+};
+
+/**
+ * struct cow_region_params - what a region is to be
+ * @size_bytes: rounded up to whole pages; not 0
+ * @mode:       enum cow_mode
+ * @flags:      0, or COW_REGION_* bits
+ * @name:       for people, at most 63 bytes are kept; may be NULL
+ *
+ * Members not named in an initialiser are 0, which always means the default; fields are only ever
+ * added at the end, from @reserved.
+ */
+struct cow_region_params {
+	uint64_t size_bytes;
+	uint32_t mode;
+	uint32_t flags;
+	const char *name;
+	uint64_t reserved[8];
+};
+
+/* Allocate the region's memory now rather than on first touch. */
+#define COW_REGION_POPULATE 1u
+
+/**
+ * cow_client_new() - connect to cowd
+ * @client:  set on success; owned by the caller, end with cow_client_unref()
+ * @address: path of cowd's socket; "exec:" or "exec:/path/to/cowd [ARGUMENT…]" to start a private
+ *           cowd that ends with this client; NULL for $COWD_ADDRESS, else /run/cowd/cowd.sock
+ *
+ * Return: 0; -ENOENT, -ECONNREFUSED: no daemon there; -EACCES: the socket may not be used; -EPROTO:
+ * it speaks another protocol; -ENOMEM, -EMFILE.
+ */
+COW_PUBLIC int cow_client_new(struct cow_client **client, const char *address);
+COW_PUBLIC struct cow_client *cow_client_ref(struct cow_client *client);
+/** cow_client_unref() - drop a reference; NULL is allowed. Return: NULL */
+COW_PUBLIC struct cow_client *cow_client_unref(struct cow_client *client);
+
+/**
+ * cow_region_new() - memory that can be frozen
+ * @region: set on success; owned by the caller, end with cow_region_unref()
+ * @client: borrowed; the region holds a reference of its own
+ * @params: lent
+ *
+ * The memory reads as zeroes. It is aligned to 1 GiB when it is that large, to 2 MiB otherwise if it
+ * is larger than that.
+ *
+ * Return: 0; -EINVAL: @params name no possible region; -EDQUOT: this uid's share is used up;
+ * -ENOTCONN: no daemon; -EPERM: mode uffd, and cowd's policy lends no userfaultfd; -ENOSYS: this
+ * kernel cannot do @mode; -ENOMEM.
+ */
+COW_PUBLIC int cow_region_new(struct cow_region **region, struct cow_client *client,
+			      const struct cow_region_params *params);
+COW_PUBLIC struct cow_region *cow_region_ref(struct cow_region *region);
+/**
+ * cow_region_unref() - drop a reference; with the last one (snapshots hold one too) the memory is
+ * unmapped. NULL is allowed. Return: NULL
+ */
+COW_PUBLIC struct cow_region *cow_region_unref(struct cow_region *region);
+/** cow_region_address() - first byte; the same for the life of @region */
+COW_PUBLIC void *cow_region_address(const struct cow_region *region);
+/** cow_region_size() - bytes, a multiple of the page size */
+COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
+
+/**
+ * cow_snapshot_new() - freeze @region as it is now
+ * @snap:   set on success; owned by the caller, end with cow_snapshot_unref()
+ * @region: borrowed; the snapshot holds a reference of its own
+ *
+ * One instant for all threads: if a write is in the snapshot, so is every write that happened before
+ * it. Threads may go on writing during the call. Mode uffd: a round trip to cowd, which
+ * write-protects the region. Other modes: the caller does not wait for cowd; when cowd refuses
+ * afterwards, the snapshot is lost (ESTALE).
+ *
+ * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says why.
+ */
+COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
+
+/**
+ * cow_snapshot_open() - a snapshot that another process took
+ * @snap:   set on success
+ * @client: borrowed; held by the snapshot
+ * @id:     what cow_snapshot_id() said there
+ *
+ * Allowed to the uid that took it, and to administrators of cowd. The snapshot then lives on when
+ * its taker dies, until it is released here.
+ *
+ * Return: 0; -ENOENT: there is none, or it is not yours; -ENOTCONN; -EMFILE.
+ */
+COW_PUBLIC int cow_snapshot_open(struct cow_snapshot **snap, struct cow_client *client, uint64_t id);
+COW_PUBLIC struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap);
+/** cow_snapshot_unref() - drop a reference, the last one releases it; NULL is allowed. Return: NULL */
+COW_PUBLIC struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap);
+
+/**
+ * cow_snapshot_id() - number by which cow_snapshot_open() and cowctl know it
+ *
+ * Waits for cowd's answer when it is still under way. Return: the id; 0 when the snapshot is lost.
+ */
+COW_PUBLIC uint64_t cow_snapshot_id(struct cow_snapshot *snap);
+/** cow_snapshot_size() - bytes */
+COW_PUBLIC uint64_t cow_snapshot_size(const struct cow_snapshot *snap);
+
+/**
+ * cow_snapshot_read() - copy bytes out of a snapshot
+ * @snap: borrowed
+ * @buf:  where to
+ * @len:  bytes
+ * @off:  bytes from the start of the region; @off + @len must not pass the end
+ *
+ * Return: 0, all of @len was copied; -EINVAL: out of range; -ESTALE: the snapshot is lost, @buf may
+ * hold anything; -ENOTCONN (mode uffd).
+ */
+COW_PUBLIC int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off);
+
+/**
+ * cow_snapshot_map() - see a whole snapshot as memory, read-only
+ * @snap: borrowed; must outlive the mapping
+ * @view: set to the first of cow_snapshot_size() bytes
+ *
+ * One mapping per snapshot handle: a second call gives the same address. It ends with @snap. If the
+ * snapshot is lost, touching the mapping raises SIGBUS rather than showing bytes of another instant.
+ *
+ * Return: 0; -ESTALE; -ENOMEM; -EPERM: cowd lends no userfaultfd (mode uffd).
+ */
+COW_PUBLIC int cow_snapshot_map(struct cow_snapshot *snap, const void **view);
+
+/**
+ * cow_progress_fn - told how far a save has come; called in the thread that saves
+ * @user:        as given to cow_snapshot_save()
+ * @done_bytes:  of the snapshot
+ * @total_bytes: of the snapshot
+ *
+ * Return: 0 to go on, anything else to cancel.
+ */
+typedef int (*cow_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_bytes);
+
+/**
+ * cow_snapshot_save() - have cowd write the snapshot to a descriptor
+ * @snap:     borrowed
+ * @fd:       lent; a regular file (written from its current offset on, holes kept as holes), a pipe
+ *            or a stream socket
+ * @progress: may be NULL
+ * @user:     for @progress
+ *
+ * Blocks the calling thread only; other threads of the program go on and may write to the region.
+ * On an error the file may be incomplete; snapshot and region are as they were.
+ *
+ * Return: 0; -ECANCELED: @progress said so; -ESTALE; -ENOSPC, -EPIPE, -EIO, -EFBIG, -EDQUOT as
+ * writing gave them; -EBADF, -EINVAL: @fd is not of those kinds or not open for writing;
+ * -ENOTCONN: cowd is gone.
+ */
+COW_PUBLIC int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress,
+				 void *user);
+
+/**
+ * cow_mmapcopy() - memcpy() that shares whole pages until either side is written
+ * @dst: where to
+ * @src: from where; must not overlap @dst
+ * @len: bytes
+ *
+ * Where both ranges lie in regions of this process in mode mmapcopy or scoot, whole pages at the
+ * same offset within a page are mapped, not copied; all else is copied. Never fails where memcpy()
+ * would not.
+ *
+ * Return: @dst
+ */
+COW_PUBLIC void *cow_mmapcopy(void *dst, const void *src, size_t len);
+
+/**
+ * cow_last_error() - sentence about the last failure of a call in this thread
+ *
+ * Return: never NULL; valid until this thread's next failing call.
+ */
+COW_PUBLIC const char *cow_last_error(void);
+
+/** cow_version() - "0.1.0" */
+COW_PUBLIC const char *cow_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The two functions of the talk, and the one that ends what they began. They use the client that
+ * cow_client_new(NULL) gives, and a private cowd when no daemon is there.
+ */
+#ifndef COW_SCOOT_H
+#define COW_SCOOT_H
+
+#include <stddef.h>
+
+#include "cowclient.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * scoot_alloc() - memory that scoot_duplicate() can duplicate
+ * @size_bytes: rounded up to whole pages
+ *
+ * Return: its address; NULL with errno set, and cow_last_error() says why.
+ */
+COW_PUBLIC void *scoot_alloc(size_t size_bytes);
+
+/**
+ * scoot_duplicate() - a duplicate of what scoot_alloc() gave, as it is now
+ * @origin: from scoot_alloc()
+ *
+ * Origin and duplicate share every page until one of them is written; both may be written.
+ *
+ * Return: the duplicate's address, to be ended with scoot_free(); NULL with errno set.
+ */
+COW_PUBLIC void *scoot_duplicate(void *origin);
+
+/** scoot_free() - end an origin or a duplicate, in any order; NULL is allowed; keeps errno */
+COW_PUBLIC void scoot_free(void *address);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
