@@ -1,0 +1,5 @@
+# Both halves of each mechanism. Knows neither sockets nor protobuf.
+noinst_LTLIBRARIES += libbackends.la
+libbackends_la_SOURCES = \
+	backends/kernel.h \
+	$(NULL)

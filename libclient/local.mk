@@ -1,0 +1,20 @@
+# The library's code once, as a convenience library: cowctl and unit tests link it for what is not
+# exported; libcowclient.so is the same code behind its symbol map.
+noinst_LTLIBRARIES += libclient-internal.la
+libclient_internal_la_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
+libclient_internal_la_LIBADD = libbackends.la libproto.la libcommon.la $(PROTOBUF_C_LIBS)
+libclient_internal_la_SOURCES = \
+	libclient/internal.h \
+	$(NULL)
+
+lib_LTLIBRARIES += libcowclient.la
+libcowclient_la_SOURCES =
+libcowclient_la_LIBADD = libclient-internal.la
+libcowclient_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -Wl,-z,defs \
+	-Wl,--version-script=$(top_srcdir)/libclient/libcowclient.map
+libcowclient_la_DEPENDENCIES = libclient-internal.la libclient/libcowclient.map
+EXTRA_DIST += libclient/libcowclient.map
+
+include_HEADERS += libclient/cowclient.h libclient/scoot.h
+pkgconfigdir = $(libdir)/pkgconfig
+nodist_pkgconfig_DATA = libclient/libcowclient.pc
