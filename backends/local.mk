@@ -2,4 +2,6 @@
 noinst_LTLIBRARIES += libbackends.la
 libbackends_la_SOURCES = \
 	backends/kernel.h \
+	backends/uffdio.c \
+	backends/uffdio.h \
 	$(NULL)
