@@ -16,6 +16,7 @@ AM_TESTS_ENVIRONMENT = \
 	abs_top_srcdir='$(abs_top_srcdir)'; export abs_top_srcdir; \
 	abs_top_builddir='$(abs_top_builddir)'; export abs_top_builddir; \
 	COWD_PROGRAM='$(abs_top_builddir)/cowd'; export COWD_PROGRAM; \
+	COWD_EXECUTABLE='$(abs_top_builddir)/cowd'; export COWD_EXECUTABLE; \
 	COWCTL_PROGRAM='$(abs_top_builddir)/cowctl'; export COWCTL_PROGRAM; \
 	COWBENCH_PROGRAM='$(abs_top_builddir)/cowbench'; export COWBENCH_PROGRAM; \
 	COWD_SANITIZERS='$(enable_sanitizers)'; export COWD_SANITIZERS; \
@@ -25,3 +26,10 @@ TEST_EXTENSIONS = .sh
 LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/run-test.sh
 SH_LOG_COMPILER = $(LOG_COMPILER) bash
 dist_noinst_SCRIPTS += tests/run-test.sh
+
+# A real cowd for tests/system: daemon-fixture.h.
+noinst_LTLIBRARIES += tests/libfixture.la
+tests_libfixture_la_SOURCES = \
+	tests/system/daemon-fixture.c \
+	tests/system/daemon-fixture.h \
+	$(NULL)
