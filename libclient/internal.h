@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of libcowclient share. Nothing here is exported.
+ *
+ * Threads: every client has one thread of its own (client-thread.c). It alone reads the socket,
+ * hands replies to the callers that wait for them, runs posted tasks (settling, dropping old
+ * mappings), and reconnects. It must never touch a region's memory in a way that could fault into
+ * cowd.
+ *
+ * Locks, in the order in which they may be taken:
+ *   1. region->take_lock    one take, settle step, rollback or free at a time per region
+ *   2. registry lock        address -> region (registry.c)
+ *   3. list of clients      client.c; taken by new, free and fork only
+ *   4. client->lock         connection state, calls under way, lists of regions and snapshots
+ * Callbacks are never made with a lock held.
+ *
+ * Generations: ids are numbers of one daemon, and the next one may give the same number to
+ * something else. So whoever sends an id names the generation of the connection that the id came
+ * from (cowi_call_in()); the request then fails with -ENOTCONN rather than reach another daemon.
+ */
+#ifndef COWI_INTERNAL_H
+#define COWI_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common/err.h"
+#include "common/wire.h"
+#include "libclient/cowclient.h"
+#include "proto/cow.pb-c.h"
+
+struct cowi_conn; /* client.c: one connection, replaced on reconnection */
+
+/* Something to be run in the client's own thread; embedded in its owner. */
+struct cowi_task {
+	void (*run)(struct cowi_task *task);
+	struct cowi_task *next;
+	_Bool is_queued;
+};
+
+struct cow_client {
+	_Atomic int n_refs;
+	pid_t pid; /* who made it: a fork child must not use it */
+	char *address;
+	uint32_t lend;      /* as in HelloReply, of the present connection */
+	int uffd_device_fd; /* lent by cowd, or -1 */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;         /* with lock: the connection or a snapshot changed state */
+	uint64_t generation;            /* counts connections; 0: never connected; lock */
+	struct cow_region *regions;     /* linked by ->next, not references */
+	struct cow_snapshot *snapshots; /* linked by ->next, not references */
+	struct cowi_conn *conn;         /* everything else about the connection: client.c */
+	struct cow_client *next;        /* in the list of clients, for fork */
+};
+
+/**
+ * struct cowi_mode_ops - the half of a mechanism that runs in the client, seen from region.c and
+ * snapshot.c. Each returns 0 or -errno with the sentence set.
+ * @attach:    region->backing_fd is there: map it at a fresh address, set region->addr, tell cowd
+ * @restore:   a new connection was made and RegionRestore succeeded: tell cowd what it must know
+ * @detach:    unmap; cannot fail
+ * @take:      freeze; called with region->take_lock held and snap->generation set; fills in
+ * snap->id (with client->lock), or sets is_pending and starts the call whose on_reply, holding a
+ *             reference on @snap, calls cowi_snapshot_answered(). Uses cowi_call_in() or
+ *             cowi_call_async_in() with snap->generation
+ * @read:      range was checked
+ * @map:       see cow_snapshot_map(); called once, sets snap->view
+ * @unmap:     end what @map began
+ * @release:   snapshot goes; cowd is told by snapshot.c
+ */
+struct cowi_mode_ops {
+	int (*attach)(struct cow_region *region, const struct cow_region_params *params);
+	int (*restore)(struct cow_region *region);
+	void (*detach)(struct cow_region *region);
+	int (*take)(struct cow_snapshot *snap);
+	int (*read)(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off);
+	int (*map)(struct cow_snapshot *snap);
+	void (*unmap)(struct cow_snapshot *snap);
+	void (*release)(struct cow_snapshot *snap);
+};
+
+extern const struct cowi_mode_ops cowi_mode_uffd;  /* mode-uffd.c */
+extern const struct cowi_mode_ops cowi_mode_scoot; /* mode-scoot.c, for mmapcopy too */
+
+struct cow_region {
+	_Atomic int n_refs;
+	struct cow_client *client; /* a reference */
+	const struct cowi_mode_ops *ops;
+	uint32_t mode;
+	uint32_t flags;
+	char name[64];
+	uint64_t id; /* at cowd, of this generation; 0 while there is no connection; client->lock */
+	uint64_t generation;
+	uint64_t backing_id;
+	int backing_fd;    /* the memfd, read and write */
+	int backing_ro_fd; /* the same, never writable; -1 after a reconnection that gave none */
+	char *addr;
+	uint64_t size_bytes;
+	pthread_mutex_t take_lock;
+	struct cow_region *next;    /* in client->regions */
+	struct scoot_region *scoot; /* backends/scoot: extent map; NULL in mode uffd */
+	int restore_error;          /* client->lock: why id is 0 although there is a connection */
+	char restore_because[160];
+	_Bool is_listed; /* client->lock: in client->regions */
+};
+
+struct cow_snapshot {
+	_Atomic int n_refs;
+	struct cow_client *client; /* a reference */
+	struct cow_region *region; /* a reference; NULL when opened by id */
+	const struct cowi_mode_ops *ops;
+	uint64_t size_bytes;
+	uint64_t generation; /* of the connection that knows it */
+	uint64_t id;         /* client->lock; 0 while is_pending or when lost */
+	_Bool is_pending;    /* client->lock: SnapshotTake has no reply yet */
+	_Bool is_lost;       /* client->lock */
+	char lost_because[160];
+	const void *view; /* client->lock */
+	uint64_t view_id;
+	int view_uffd;             /* own duplicate, so that readers wait rather than see zeroes */
+	struct cow_snapshot *next; /* in client->snapshots */
+	struct scoot_snapshot *scoot; /* backends/scoot: frozen extent map; NULL in mode uffd */
+	unsigned int view_state;      /* enum cowi_view_state; client->lock */
+	_Bool is_listed;              /* client->lock: in client->snapshots */
+};
+
+/* A view that is being made must not be replaced by one that raises SIGBUS until it is there. */
+enum cowi_view_state {
+	COWI_VIEW_NONE,
+	COWI_VIEW_MAKING,
+	COWI_VIEW_READY,
+	COWI_VIEW_BROKEN,
+};
+
+/* --- client.c: calls -------------------------------------------------------------------------- */
+
+/**
+ * cowi_call() - send a request and wait for its reply
+ * @request:   id is set here
+ * @fds:       lent
+ * @reply:     set on success, to be freed with cow__v1__reply__free_unpacked(…, NULL); may be NULL
+ * @reply_fds: gets the reply's descriptors; may be NULL, then they are closed
+ *
+ * Connects again first if the connection is down. In the client's own thread it reads the socket
+ * itself until the reply is there.
+ * Return: 0, and then *@reply is of the kind that @request asks for; the error of the reply, with
+ * its sentence; -ENOTCONN when the connection is or goes down; -ECHILD in a fork child.
+ */
+int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *fds, size_t n_fds,
+	      Cow__V1__Reply **reply, struct fdset *reply_fds);
+
+/**
+ * cowi_call_async() - send a request, have @on_reply called with the answer
+ * @on_reply: in the client's own thread, no lock held; @reply is NULL when the connection went
+ * down;
+ *            @error is 0 or -errno with the sentence set
+ *
+ * Does not connect and does not wait for the daemon. Return: 0; -ENOTCONN; -ENOMEM.
+ */
+int cowi_call_async(struct cow_client *client, Cow__V1__Request *request, const int *fds,
+		    size_t n_fds, void (*on_reply)(void *user, int error, Cow__V1__Reply *reply),
+		    void *user);
+
+/** cowi_call_in() - like cowi_call(), but only on the connection @generation; does not connect */
+int cowi_call_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		 const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds);
+/** cowi_call_async_in() - like cowi_call_async(), but only on the connection @generation */
+int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		       const int *fds, size_t n_fds,
+		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user);
+/**
+ * cowi_call_progress() - like cowi_call_in(), for SnapshotSave
+ * @progress: called in this thread without a lock for each progress event; when it returns anything
+ *            but 0 the call is cancelled and its reply awaited; may be NULL
+ */
+int cowi_call_progress(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		       const int *fds, size_t n_fds, Cow__V1__Reply **reply,
+		       cow_progress_fn progress, void *user);
+
+/** cowi_generation() - number of the present connection; 0 when there is none */
+uint64_t cowi_generation(struct cow_client *client);
+
+/** cowi_check_process() - 0; -ECHILD with a sentence in a child of the process that made @client */
+int cowi_check_process(const struct cow_client *client);
+
+/** cowi_in_client_thread() - whether the caller is @client's own thread */
+_Bool cowi_in_client_thread(const struct cow_client *client);
+
+/*
+ * For fork.c, from pthread_atfork() handlers. prepare takes the registry's lock and then the lock
+ * of every client; the others give them back. In the child clients have no connection and no
+ * thread.
+ */
+void cowi_clients_fork_prepare(void);
+void cowi_clients_fork_parent(void);
+void cowi_clients_fork_child(void);
+
+/** cowi_connect() - make sure that there is a connection, and that regions are known to cowd */
+int cowi_connect(struct cow_client *client);
+
+/** cowi_post() - have @task run soon in the client's thread; no-op while it is queued already */
+void cowi_post(struct cow_client *client, struct cowi_task *task);
+
+/** cowi_uffd_new() - a userfaultfd on this process by the lent device, CLOEXEC, non-blocking, or
+ * -errno */
+int cowi_uffd_new(struct cow_client *client);
+
+/* --- snapshot.c ------------------------------------------------------------------------------- */
+
+/** cowi_snapshot_lost() - mark as lost, wake who waits for it, make its view fail; any thread */
+void cowi_snapshot_lost(struct cow_snapshot *snap, const char *because);
+/** cowi_snapshot_answered() - the call under way for @snap had this answer; wakes who waits for it
+ */
+void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply);
+/** cowi_snapshot_settle_id() - wait while is_pending. 0; -ESTALE with a sentence when it is lost */
+int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id);
+/** cowi_snapshots_lost() - all of @client's that depend on the connection that ended */
+void cowi_snapshots_lost(struct cow_client *client, const char *because);
+/** cowi_snapshot_find() - the one that cowd knows by @id, with a reference, or NULL */
+struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id);
+
+/* --- region.c --------------------------------------------------------------------------------- */
+
+/** cowi_regions_restore() - tell a new cowd about regions that it does not know; client's thread */
+void cowi_regions_restore(struct cow_client *client);
+/** cowi_regions_forget() - the connection ended: no region has an id any more */
+void cowi_regions_forget(struct cow_client *client);
+
+/* --- registry.c: every region of this process by address ---------------------------------------
+ */
+
+int cowi_registry_add(struct cow_region *region);
+void cowi_registry_remove(struct cow_region *region);
+/** cowi_registry_find() - region that contains @addr, with a reference, or NULL; never blocks long
+ */
+struct cow_region *cowi_registry_find(const void *addr);
+/** cowi_registry_list() - every region of this process, with references, into a malloc()ed array */
+int cowi_registry_list(struct cow_region ***regions, size_t *n_regions);
+void cowi_registry_fork_prepare(void); /* called by cowi_clients_fork_*() */
+void cowi_registry_fork_done(void);
+
+/* --- map.c ------------------------------------------------------------------------------------ */
+
+/** cowi_reserve() - PROT_NONE address space of @n_bytes, aligned for cheap moves of page tables */
+int cowi_reserve(char **addr, uint64_t n_bytes);
+/** cowi_map_broken() - replace [@addr, @addr + @n_bytes) by memory that raises SIGBUS. 0 or -errno
+ */
+int cowi_map_broken(void *addr, uint64_t n_bytes);
+
+/* --- exec.c ----------------------------------------------------------------------------------- */
+
+/** cowi_exec() - start a private cowd for an "exec:" @address; @sock gets our end. 0 or -errno */
+int cowi_exec(int *sock, const char *address);
+
+/* --- mode-scoot.c, scoot.c, fork.c -------------------------------------------------------------- */
+
+/**
+ * cowi_scoot_opened() - give a snapshot opened by id (scoot, mmapcopy) what its reads and maps need
+ * @reply: of SnapshotOpen: extents and backing_ids
+ * @fds:   one read-only descriptor for each backing id; taken out of it
+ *
+ * Called by cow_snapshot_open() before anyone else sees @snap. Return: 0 or -errno with a sentence.
+ */
+int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
+		      struct fdset *fds);
+/** cowi_scoot_gone() - event SnapshotGone: nobody reads snapshot @id any more; client's thread */
+void cowi_scoot_gone(struct cow_client *client, uint64_t id);
+/** cowi_fork_init() - register the pthread_atfork() handlers, once; called by cow_client_new() */
+int cowi_fork_init(void);
+
+/* --- references ------------------------------------------------------------------------------- */
+
+/* Take a reference unless the last one is gone already: for finding objects by weak pointers. */
+static inline _Bool cowi_ref_unless_zero(_Atomic int *n_refs)
+{
+	int n = atomic_load_explicit(n_refs, memory_order_relaxed);
+
+	while (n > 0) {
+		if (atomic_compare_exchange_weak(n_refs, &n, n + 1))
+			return 1;
+	}
+	return 0;
+}
+
+#endif
