@@ -1,1 +1,34 @@
-# sources of tools/
+# cowctl and cowbench. They link the code behind libcowclient rather than the library itself: they use
+# calls that only cowd's own tools need, and they are no wrapper scripts in the build tree.
+TOOLS_CFLAGS = $(EXE_CFLAGS) $(PROTOBUF_C_CFLAGS) $(JSON_C_CFLAGS) $(SMARTCOLS_CFLAGS)
+TOOLS_LIBS = tools/libtools.la libclient-internal.la
+
+noinst_LTLIBRARIES += tools/libtools.la
+tools_libtools_la_CFLAGS = $(AM_CFLAGS) $(JSON_C_CFLAGS) $(SMARTCOLS_CFLAGS)
+tools_libtools_la_LIBADD = libcommon.la $(JSON_C_LIBS) $(SMARTCOLS_LIBS) -lm
+tools_libtools_la_SOURCES = \
+	tools/cli.c \
+	tools/cli.h \
+	tools/progress.c \
+	tools/progress.h \
+	tools/report.c \
+	tools/report.h \
+	tools/samples.c \
+	tools/samples.h \
+	tools/savefile.c \
+	tools/savefile.h \
+	$(NULL)
+
+bin_PROGRAMS += cowctl
+cowctl_CFLAGS = $(TOOLS_CFLAGS)
+cowctl_LDFLAGS = $(EXE_LINKFLAGS)
+cowctl_LDADD = $(TOOLS_LIBS)
+cowctl_SOURCES = \
+	tools/cowctl.c \
+	tools/cowctl.h \
+	tools/cowctl-list.c \
+	tools/cowctl-save.c \
+	$(NULL)
+
+completionsdir = $(datadir)/bash-completion/completions
+dist_completions_DATA = tools/completions/cowctl

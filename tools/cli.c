@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* See cli.h. */
+#include "config.h"
+
+#include "tools/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *program_name = "cow";
+
+void cli_name(const char *program)
+{
+	program_name = program;
+}
+
+static void PRINTF(1, 0) vsay(const char *fmt, va_list args)
+{
+	fflush(stdout);
+	fprintf(stderr, "%s: ", program_name);
+	vfprintf(stderr, fmt, args);
+	fputc('\n', stderr);
+}
+
+void cli_say(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsay(fmt, args);
+	va_end(args);
+}
+
+int cli_usage(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsay(fmt, args);
+	va_end(args);
+	fprintf(stderr, "Try '%s --help'.\n", program_name);
+	return CLI_USAGE;
+}
+
+int cli_fail(int error, const char *sentence, const char *what)
+{
+	cli_say("%s: %s", what, sentence);
+	switch (-error) {
+	case EACCES:
+	case EPERM:
+		return CLI_DENIED;
+	case ENOENT:
+		return CLI_NOT_FOUND;
+	case ESTALE:
+		return CLI_LOST;
+	case ECANCELED:
+		return CLI_INTERRUPTED;
+	case ENOTCONN:
+		return CLI_NO_DAEMON;
+	default:
+		return CLI_FAILED;
+	}
+}
+
+int cli_fail_connect(int error, const char *sentence, const char *address)
+{
+	cli_say("%s: %s", address, sentence);
+	switch (-error) {
+	case EACCES:
+	case EPERM:
+		fprintf(stderr, "Your user may not use that socket; ask to be put in its group.\n");
+		return CLI_DENIED;
+	case ENOENT:
+	case ECONNREFUSED:
+	case ENOTCONN:
+		fprintf(stderr,
+			"Is cowd running? 'systemctl start cowd.socket', or start 'cowd' by hand;"
+			" --socket names another socket.\n");
+		return CLI_NO_DAEMON;
+	case EPROTO:
+		return CLI_NO_DAEMON;
+	default:
+		return CLI_FAILED;
+	}
+}
+
+int cli_finish(int status)
+{
+	if (fflush(stdout) || ferror(stdout)) {
+		/* Whoever read the other end of a pipe has had enough; that is not our failure to
+		 * tell. */
+		if (errno != EPIPE)
+			cli_say("standard output: %s", strerror(errno));
+		return status ? status : CLI_FAILED;
+	}
+	return status;
+}
+
+bool cli_parse_u64(uint64_t *value, const char *text, uint64_t min, uint64_t max)
+{
+	unsigned long long parsed;
+	char *end;
+
+	/* strtoull() takes signs and spaces, and turns -1 into the greatest number. */
+	if (!isdigit((unsigned char)text[0]))
+		return false;
+	errno = 0;
+	parsed = strtoull(text, &end, 10);
+	if (errno || *end || parsed < min || parsed > max)
+		return false;
+	*value = parsed;
+	return true;
+}
+
+#define WORD_MAX 24
+
+/* Edits between two words: insert, delete, replace, swap neighbours. Longer words are cut. */
+static unsigned int distance(const char *a, const char *b)
+{
+	unsigned int d[WORD_MAX + 1][WORD_MAX + 1];
+	size_t n_a = strnlen(a, WORD_MAX), n_b = strnlen(b, WORD_MAX);
+
+	for (size_t i = 0; i <= n_a; i++)
+		d[i][0] = (unsigned int)i;
+	for (size_t j = 0; j <= n_b; j++)
+		d[0][j] = (unsigned int)j;
+	for (size_t i = 1; i <= n_a; i++) {
+		for (size_t j = 1; j <= n_b; j++) {
+			unsigned int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+
+			if (d[i - 1][j] + 1 < best)
+				best = d[i - 1][j] + 1;
+			if (d[i][j - 1] + 1 < best)
+				best = d[i][j - 1] + 1;
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+			    d[i - 2][j - 2] + 1 < best)
+				best = d[i - 2][j - 2] + 1;
+			d[i][j] = best;
+		}
+	}
+	return d[n_a][n_b];
+}
+
+const char *cli_nearest(const char *word, const char *const *names, size_t n_names,
+			size_t stride_bytes)
+{
+	/* Half of the word may be wrong, no more: otherwise any name is as good as another. */
+	unsigned int best = (unsigned int)(strlen(word) + 1) / 2 + 1;
+	const char *nearest = NULL;
+
+	for (size_t i = 0; i < n_names; i++) {
+		const char *name = *(const char *const *)(const void *)((const char *)names +
+									i * stride_bytes);
+		unsigned int d;
+
+		/* A beginning of a name means that name. */
+		d = word[0] && !strncmp(word, name, strlen(word)) ? 0 : distance(word, name);
+		if (d < best) {
+			best = d;
+			nearest = name;
+		}
+	}
+	return nearest;
+}
+
+int cli_unknown(const char *what, const char *word, const char *nearest)
+{
+	if (nearest)
+		return cli_usage("'%s' is no %s; did you mean '%s'?", word, what, nearest);
+	return cli_usage("'%s' is no %s", word, what);
+}

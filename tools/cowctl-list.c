@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowctl status, clients, regions, snapshots, stats: one call to cowd each, its reply turned into a
+ * JSON document, which is printed or shown as a table.
+ */
+#include "config.h"
+
+#include <stdio.h>
+
+#include "libclient/internal.h"
+#include "tools/cli.h"
+#include "tools/cowctl.h"
+#include "tools/report.h"
+
+static void put_text(struct json_object *object, const char *key, const char *text)
+{
+	json_object_object_add(object, key, report_text(text));
+}
+
+static void put_number(struct json_object *object, const char *key, uint64_t value)
+{
+	json_object_object_add(object, key, json_object_new_uint64(value));
+}
+
+static const char *mode_name(Cow__V1__Mode mode)
+{
+	switch (mode) {
+	case COW__V1__MODE__MODE_UFFD:
+		return "uffd";
+	case COW__V1__MODE__MODE_SCOOT:
+		return "scoot";
+	case COW__V1__MODE__MODE_MMAPCOPY:
+		return "mmapcopy";
+	default:
+		return "unknown";
+	}
+}
+
+static const char *state_name(Cow__V1__SnapshotState state)
+{
+	switch (state) {
+	case COW__V1__SNAPSHOT_STATE__SNAPSHOT_LIVE:
+		return "live";
+	case COW__V1__SNAPSHOT_STATE__SNAPSHOT_LOST:
+		return "lost";
+	default:
+		return "unknown";
+	}
+}
+
+/* Sends a request that carries nothing; @reply is owned by the caller. CLI_OK or a status, said. */
+static int query(struct ctl *ctl, Cow__V1__Request *request, Cow__V1__Reply__ResultCase wanted,
+		 Cow__V1__Reply **reply)
+{
+	int r;
+
+	r = cowi_call(ctl->client, request, NULL, 0, reply, NULL);
+	if (r)
+		return cli_fail(r, cow_last_error(), ctl->address);
+	if ((*reply)->result_case != wanted) {
+		cow__v1__reply__free_unpacked(*reply, NULL);
+		cli_say("%s: the daemon answered something else than was asked", ctl->address);
+		return CLI_FAILED;
+	}
+	return CLI_OK;
+}
+
+static int print_rows(struct ctl *ctl, struct json_object *rows, const char *key,
+		      const struct report_column *columns, size_t n_columns)
+{
+	struct json_object *document = NULL;
+	int r;
+
+	if (ctl->is_json) {
+		document = json_object_new_object();
+		json_object_object_add(document, key, json_object_get(rows));
+		r = report_json(document);
+		json_object_put(document);
+	} else {
+		r = report_table(rows, columns, n_columns);
+	}
+	return r ? cli_fail(r, err_sentence(), key) : CLI_OK;
+}
+
+static const struct report_column status_fields[] = {
+	{"server", "Server", REPORT_TEXT},
+	{"pid", "PID", REPORT_NUMBER},
+	{"uptime_usec", "Up for", REPORT_USEC},
+	{"socket", "Socket", REPORT_TEXT},
+	{"kernel", "Kernel", REPORT_TEXT},
+	{"uffd_features", "Userfaultfd features", REPORT_HEX},
+	{"mechanisms", "Mechanisms", REPORT_TEXT},
+	{"lend", "Lends userfaultfd", REPORT_TEXT},
+	{"clients", "Clients", REPORT_NUMBER},
+	{"regions", "Regions", REPORT_NUMBER},
+	{"snapshots", "Snapshots", REPORT_NUMBER},
+	{"region_bytes", "In regions", REPORT_BYTES},
+	{"kept_bytes", "Kept for snapshots", REPORT_BYTES},
+	{"memory_bytes", "Daemon's own memory", REPORT_BYTES},
+	{"workers", "Fault workers", REPORT_NUMBER},
+};
+
+int ctl_status(struct ctl *ctl, char **args)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Status call = COW__V1__STATUS__INIT;
+	struct json_object *document;
+	Cow__V1__Reply *reply = NULL;
+	Cow__V1__StatusReply *s;
+	int r;
+
+	(void)args;
+	request.call_case = COW__V1__REQUEST__CALL_STATUS;
+	request.status = &call;
+	r = query(ctl, &request, COW__V1__REPLY__RESULT_STATUS, &reply);
+	if (r)
+		return r;
+	s = reply->status;
+	document = json_object_new_object();
+	put_text(document, "server", s->server);
+	put_number(document, "pid", s->pid);
+	put_number(document, "uptime_usec", s->uptime_usec);
+	put_text(document, "socket", s->socket);
+	put_text(document, "kernel", s->kernel);
+	put_number(document, "uffd_features", s->uffd_features);
+	put_text(document, "mechanisms", s->mechanisms);
+	put_text(document, "lend", s->lend);
+	put_number(document, "clients", s->n_clients);
+	put_number(document, "regions", s->n_regions);
+	put_number(document, "snapshots", s->n_snapshots);
+	put_number(document, "region_bytes", s->region_bytes);
+	put_number(document, "kept_bytes", s->kept_bytes);
+	put_number(document, "memory_bytes", s->memory_bytes);
+	put_number(document, "workers", s->n_workers);
+	r = ctl->is_json ? report_json(document)
+			 : report_fields(document, status_fields, ARRAY_SIZE(status_fields));
+	json_object_put(document);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r ? cli_fail(r, err_sentence(), "status") : CLI_OK;
+}
+
+static const struct report_column client_columns[] = {
+	{"client", "CLIENT", REPORT_NUMBER},
+	{"pid", "PID", REPORT_NUMBER},
+	{"uid", "UID", REPORT_NUMBER},
+	{"program", "PROGRAM", REPORT_TEXT},
+	{"regions", "REGIONS", REPORT_NUMBER},
+	{"snapshots", "SNAPSHOTS", REPORT_NUMBER},
+	{"region_bytes", "IN REGIONS", REPORT_BYTES},
+	{"kept_bytes", "KEPT", REPORT_BYTES},
+	{"connected_usec", "SINCE", REPORT_USEC},
+};
+
+int ctl_clients(struct ctl *ctl, char **args)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__ListClients call = COW__V1__LIST_CLIENTS__INIT;
+	struct json_object *rows;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	(void)args;
+	request.call_case = COW__V1__REQUEST__CALL_LIST_CLIENTS;
+	request.list_clients = &call;
+	r = query(ctl, &request, COW__V1__REPLY__RESULT_CLIENTS, &reply);
+	if (r)
+		return r;
+	rows = json_object_new_array();
+	for (size_t i = 0; i < reply->clients->n_clients; i++) {
+		const Cow__V1__ClientInfo *c = reply->clients->clients[i];
+		struct json_object *row = json_object_new_object();
+
+		put_number(row, "client", c->client_id);
+		put_number(row, "pid", c->pid);
+		put_number(row, "uid", c->uid);
+		put_text(row, "program", c->program);
+		put_number(row, "regions", c->n_regions);
+		put_number(row, "snapshots", c->n_snapshots);
+		put_number(row, "region_bytes", c->region_bytes);
+		put_number(row, "kept_bytes", c->kept_bytes);
+		put_number(row, "connected_usec", c->connected_usec);
+		json_object_array_add(rows, row);
+	}
+	r = print_rows(ctl, rows, "clients", client_columns, ARRAY_SIZE(client_columns));
+	json_object_put(rows);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
+static const struct report_column region_columns[] = {
+	{"region", "REGION", REPORT_NUMBER},  {"client", "CLIENT", REPORT_NUMBER},
+	{"pid", "PID", REPORT_NUMBER},        {"uid", "UID", REPORT_NUMBER},
+	{"name", "NAME", REPORT_TEXT},        {"mode", "MODE", REPORT_TEXT},
+	{"address", "ADDRESS", REPORT_HEX},   {"size_bytes", "SIZE", REPORT_BYTES},
+	{"used_bytes", "USED", REPORT_BYTES}, {"snapshots", "SNAPSHOTS", REPORT_NUMBER},
+	{"faults", "FAULTS", REPORT_NUMBER},
+};
+
+int ctl_regions(struct ctl *ctl, char **args)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__ListRegions call = COW__V1__LIST_REGIONS__INIT;
+	struct json_object *rows;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	(void)args;
+	request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
+	request.list_regions = &call;
+	r = query(ctl, &request, COW__V1__REPLY__RESULT_REGIONS, &reply);
+	if (r)
+		return r;
+	rows = json_object_new_array();
+	for (size_t i = 0; i < reply->regions->n_regions; i++) {
+		const Cow__V1__RegionInfo *g = reply->regions->regions[i];
+		struct json_object *row = json_object_new_object();
+
+		put_number(row, "region", g->region_id);
+		put_number(row, "client", g->client_id);
+		put_number(row, "pid", g->pid);
+		put_number(row, "uid", g->uid);
+		put_text(row, "name", g->name);
+		put_text(row, "mode", mode_name(g->mode));
+		put_number(row, "address", g->addr);
+		put_number(row, "size_bytes", g->size_bytes);
+		put_number(row, "used_bytes", g->used_bytes);
+		put_number(row, "snapshots", g->n_snapshots);
+		put_number(row, "faults", g->n_faults);
+		put_number(row, "cpu", g->cpu);
+		put_number(row, "moves", g->n_moves);
+		json_object_array_add(rows, row);
+	}
+	r = print_rows(ctl, rows, "regions", region_columns, ARRAY_SIZE(region_columns));
+	json_object_put(rows);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
+static const struct report_column snapshot_columns[] = {
+	{"snapshot", "SNAPSHOT", REPORT_NUMBER}, {"region", "REGION", REPORT_NUMBER},
+	{"pid", "PID", REPORT_NUMBER},           {"uid", "UID", REPORT_NUMBER},
+	{"region_name", "NAME", REPORT_TEXT},    {"mode", "MODE", REPORT_TEXT},
+	{"state", "STATE", REPORT_TEXT},         {"size_bytes", "SIZE", REPORT_BYTES},
+	{"kept_bytes", "KEPT", REPORT_BYTES},    {"age_usec", "AGE", REPORT_USEC},
+	{"holders", "HOLDERS", REPORT_NUMBER},   {"lost_because", "LOST BECAUSE", REPORT_TEXT},
+};
+
+int ctl_snapshots(struct ctl *ctl, char **args)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__ListSnapshots call = COW__V1__LIST_SNAPSHOTS__INIT;
+	struct json_object *rows;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	(void)args;
+	request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
+	request.list_snapshots = &call;
+	r = query(ctl, &request, COW__V1__REPLY__RESULT_SNAPSHOTS, &reply);
+	if (r)
+		return r;
+	rows = json_object_new_array();
+	for (size_t i = 0; i < reply->snapshots->n_snapshots; i++) {
+		const Cow__V1__SnapshotInfo *s = reply->snapshots->snapshots[i];
+		struct json_object *row = json_object_new_object();
+
+		put_number(row, "snapshot", s->snapshot_id);
+		put_number(row, "region", s->region_id);
+		put_number(row, "pid", s->pid);
+		put_number(row, "uid", s->uid);
+		put_text(row, "region_name", s->region_name);
+		put_text(row, "name", s->name);
+		put_text(row, "mode", mode_name(s->mode));
+		put_text(row, "state", state_name(s->state));
+		put_number(row, "size_bytes", s->size_bytes);
+		put_number(row, "kept_bytes", s->kept_bytes);
+		put_number(row, "age_usec", s->age_usec);
+		put_number(row, "holders", s->n_holders);
+		put_text(row, "lost_because", s->lost_because);
+		json_object_array_add(rows, row);
+	}
+	r = print_rows(ctl, rows, "snapshots", snapshot_columns, ARRAY_SIZE(snapshot_columns));
+	json_object_put(rows);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
+static const struct report_column counter_columns[] = {
+	{"name", "COUNTER", REPORT_TEXT},
+	{"value", "VALUE", REPORT_NUMBER},
+	{"help", "MEANING", REPORT_TEXT},
+};
+
+static const struct report_column histogram_columns[] = {
+	{"name", "LATENCY", REPORT_TEXT},  {"unit", "UNIT", REPORT_TEXT},
+	{"count", "COUNT", REPORT_NUMBER}, {"min", "MIN", REPORT_NUMBER},
+	{"p50", "P50", REPORT_NUMBER},     {"p90", "P90", REPORT_NUMBER},
+	{"p99", "P99", REPORT_NUMBER},     {"p999", "P99.9", REPORT_NUMBER},
+	{"max", "MAX", REPORT_NUMBER},     {"help", "MEANING", REPORT_TEXT},
+};
+
+static struct json_object *stats_document(const Cow__V1__StatsReply *stats)
+{
+	struct json_object *document = json_object_new_object();
+	struct json_object *counters = json_object_new_array();
+	struct json_object *histograms = json_object_new_array();
+
+	for (size_t i = 0; i < stats->n_counters; i++) {
+		struct json_object *row = json_object_new_object();
+
+		put_text(row, "name", stats->counters[i]->name);
+		put_number(row, "value", stats->counters[i]->value);
+		put_text(row, "help", stats->counters[i]->help);
+		json_object_array_add(counters, row);
+	}
+	for (size_t i = 0; i < stats->n_histograms; i++) {
+		const Cow__V1__Histogram *h = stats->histograms[i];
+		struct json_object *row = json_object_new_object();
+
+		put_text(row, "name", h->name);
+		put_text(row, "unit", h->unit);
+		put_number(row, "count", h->count);
+		put_number(row, "min", h->min);
+		put_number(row, "p50", h->p50);
+		put_number(row, "p90", h->p90);
+		put_number(row, "p99", h->p99);
+		put_number(row, "p999", h->p999);
+		put_number(row, "max", h->max);
+		put_text(row, "help", h->help);
+		json_object_array_add(histograms, row);
+	}
+	json_object_object_add(document, "counters", counters);
+	json_object_object_add(document, "histograms", histograms);
+	return document;
+}
+
+int ctl_stats(struct ctl *ctl, char **args)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Stats call = COW__V1__STATS__INIT;
+	Cow__V1__Reply *reply = NULL;
+	struct json_object *document;
+	int r;
+
+	(void)args;
+	request.call_case = COW__V1__REQUEST__CALL_STATS;
+	request.stats = &call;
+	r = query(ctl, &request, COW__V1__REPLY__RESULT_STATS, &reply);
+	if (r)
+		return r;
+	document = stats_document(reply->stats);
+	if (ctl->is_json) {
+		r = report_json(document);
+	} else {
+		r = report_table(json_object_object_get(document, "counters"), counter_columns,
+				 ARRAY_SIZE(counter_columns));
+		putchar('\n');
+		if (!r)
+			r = report_table(json_object_object_get(document, "histograms"),
+					 histogram_columns, ARRAY_SIZE(histogram_columns));
+	}
+	json_object_put(document);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r ? cli_fail(r, err_sentence(), "stats") : CLI_OK;
+}

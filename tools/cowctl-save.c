@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowctl save: cowd writes the bytes, cowctl opens the file (so that it is the operator's rights
+ * that count), shows how far it is, and gives the file its name once all of it is on disk.
+ *
+ * The first Ctrl-C cancels the save in an orderly way. Should that not come through (cowd is held
+ * up by a pipe that nobody reads), the second one ends cowctl like any other program, and cowd with
+ * it ends the save, for its connection is gone.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/err.h"
+#include "tools/cli.h"
+#include "tools/cowctl.h"
+#include "tools/progress.h"
+#include "tools/savefile.h"
+
+static volatile sig_atomic_t is_interrupted;
+
+static void on_signal(int signal)
+{
+	(void)signal;
+	is_interrupted = 1;
+}
+
+static void catch_signals(void)
+{
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_RESETHAND};
+
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+		struct sigaction old;
+
+		/* What the caller had ignored (nohup, a job in the background) stays ignored. */
+		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
+			sigaction(signals[i], &action, NULL);
+	}
+	/* A reader of our pipe that goes away is an error of the save, which cowd reports. */
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct progress *progress = user;
+
+	progress_update(progress, done_bytes, total_bytes);
+	return is_interrupted;
+}
+
+static int save_to(struct cow_snapshot *snap, struct savefile *file)
+{
+	struct progress progress;
+	int r;
+
+	progress_init(&progress);
+	r = cow_snapshot_save(snap, file->fd, on_progress, &progress);
+	progress_finish(&progress, !r);
+	if (r)
+		return cli_fail(r,
+				r == -ECANCELED ? "interrupted; nothing was left behind"
+						: cow_last_error(),
+				file->path);
+	r = savefile_commit(file);
+	return r ? cli_fail(r, err_sentence(), "save") : CLI_OK;
+}
+
+int ctl_save(struct ctl *ctl, char **args)
+{
+	struct cow_snapshot *snap = NULL;
+	struct savefile file;
+	uint64_t id;
+	int r;
+
+	if (!cli_parse_u64(&id, args[0], 1, UINT64_MAX))
+		return cli_usage(
+			"save: SNAPSHOT is a number that 'cowctl snapshots' shows, not '%s'",
+			args[0]);
+	if (!args[1][0])
+		return cli_usage("save: FILE is empty");
+	if (!strcmp(args[1], "-") && isatty(STDOUT_FILENO))
+		return cli_usage(
+			"save: FILE is - but standard output is a terminal, which has no use"
+			" for a process's memory");
+
+	r = cow_snapshot_open(&snap, ctl->client, id);
+	if (r)
+		return cli_fail(r, cow_last_error(), args[0]);
+	catch_signals();
+	r = savefile_open(&file, args[1], ctl->is_forced);
+	/* Errors of the file are the file's: a folder that is not there is no missing snapshot. */
+	if (r) {
+		cli_say("save: %s", err_sentence());
+		r = r == -EACCES || r == -EPERM ? CLI_DENIED : CLI_FAILED;
+	} else {
+		r = save_to(snap, &file);
+	}
+	savefile_deinit(&file);
+	cow_snapshot_unref(snap);
+	return r;
+}

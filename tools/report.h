@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the tools print. Everything printed is first a JSON document (json-c): with --json it is
+ * printed as it is, numbers as numbers and sizes in bytes; for people an array of objects in it is
+ * shown as an aligned table (libsmartcols) in which columns choose members by key and say in which
+ * unit they are to be read.
+ */
+#ifndef COW_TOOLS_REPORT_H
+#define COW_TOOLS_REPORT_H
+
+#include <json-c/json.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum report_kind {
+	REPORT_TEXT,
+	REPORT_NUMBER, /* right aligned */
+	REPORT_BYTES,  /* "1.5 GiB" */
+	REPORT_USEC,   /* "12s", "3h05m" */
+	REPORT_HEX,    /* an address; in JSON a number like any other */
+	REPORT_RATIO,  /* "0.01x" */
+};
+
+/**
+ * struct report_column - one column of a table
+ * @key:   member of each row; "a.b" is member b of the object a; a row without it shows "-"
+ * @title: heading
+ */
+struct report_column {
+	const char *key;
+	const char *title;
+	enum report_kind kind;
+};
+
+/** report_table() - print @rows, an array of objects. Return: 0 or -errno with a sentence */
+int report_table(struct json_object *rows, const struct report_column *columns, size_t n_columns);
+
+/**
+ * report_fields() - print one object as lines of title and value
+ *
+ * Return: 0 or -errno with a sentence.
+ */
+int report_fields(struct json_object *object, const struct report_column *columns,
+		  size_t n_columns);
+
+/** report_json() - print a document, with a final newline. Return: 0 or -errno with a sentence */
+int report_json(struct json_object *document);
+
+/** report_text() - @text as a JSON string; bytes that are no UTF-8 become question marks */
+struct json_object *report_text(const char *text);
+
+#define REPORT_DURATION_MAX 32
+
+/** report_duration() - microseconds as "0.4s", "12s", "3m05s", "2h03m", "5d04h". Return: @buf */
+const char *report_duration(char buf[static REPORT_DURATION_MAX], uint64_t usec);
+
+/** report_micros() - a figure in microseconds with three digits that count: "1.25", "340", "18700"
+ */
+const char *report_micros(char buf[static REPORT_DURATION_MAX], double usec);
+
+#endif
