@@ -33,3 +33,58 @@ tests_libfixture_la_SOURCES = \
 	tests/system/daemon-fixture.c \
 	tests/system/daemon-fixture.h \
 	$(NULL)
+
+# The invariants, in every mode: proof.h.
+noinst_LTLIBRARIES += tests/libproof.la
+tests_libproof_la_CFLAGS = $(TESTS_CFLAGS)
+tests_libproof_la_SOURCES = \
+	tests/system/pairs.c \
+	tests/system/pairs.h \
+	tests/system/proof.c \
+	tests/system/proof.h \
+	$(NULL)
+PROOF_LDADD = tests/libproof.la $(TESTS_SYSTEM_LDADD)
+
+PROOF_TESTS = \
+	tests/system/death \
+	tests/system/hostile \
+	tests/system/invariants \
+	tests/system/ordered-pairs \
+	tests/system/save \
+	$(NULL)
+check_PROGRAMS += $(PROOF_TESTS)
+TESTS += $(PROOF_TESTS)
+tests_system_death_CFLAGS = $(TESTS_CFLAGS)
+tests_system_death_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_death_LDADD = $(PROOF_LDADD)
+tests_system_hostile_CFLAGS = $(TESTS_CFLAGS)
+tests_system_hostile_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_hostile_LDADD = $(PROOF_LDADD)
+tests_system_invariants_CFLAGS = $(TESTS_CFLAGS)
+tests_system_invariants_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_invariants_LDADD = $(PROOF_LDADD)
+tests_system_ordered_pairs_CFLAGS = $(TESTS_CFLAGS)
+tests_system_ordered_pairs_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_ordered_pairs_LDADD = $(PROOF_LDADD)
+tests_system_save_CFLAGS = $(TESTS_CFLAGS)
+tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_save_LDADD = $(PROOF_LDADD)
+
+# Lint that ./check runs too; `make tidy` is slow and wants clang-tidy.
+EXTRA_DIST += tests/lint/files.sh.inc
+dist_noinst_SCRIPTS += \
+	tests/lint/cppcheck.sh \
+	tests/lint/format.sh \
+	tests/lint/shell.sh \
+	tests/lint/text.sh \
+	tests/lint/tidy/run.sh \
+	$(NULL)
+.PHONY: tidy format lint
+tidy: $(BUILT_SOURCES)
+	bash $(top_srcdir)/tests/lint/tidy/run.sh '$(abs_top_builddir)' \
+		$(DEFS) $(DEFAULT_INCLUDES) $(AM_CPPFLAGS) $(CHECK_CFLAGS) $(SYSTEMD_CFLAGS) \
+		$(INIH_CFLAGS) $(JSON_C_CFLAGS) $(SMARTCOLS_CFLAGS) $(CAP_NG_CFLAGS)
+format:
+	bash $(top_srcdir)/tests/lint/format.sh --fix
+lint:
+	for script in $(top_srcdir)/tests/lint/*.sh; do bash "$$script" || exit; done

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Invariant 4: cowd does not depend on a client's good will. One client stops, is silent, lies or
+ * sends rubbish; another one works on meanwhile, and in the end cowd holds what it held before.
+ */
+#include "config.h"
+
+#include <check.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "common/wire.h"
+#include "proto/cow.pb-c.h"
+#include "system/proof.h"
+
+enum {
+	REGION_BYTES = 4 << 20,
+};
+
+/* Another client does all that clients do. */
+static void work_on(uint32_t mode)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(freep) char *bytes = proof_alloc(REGION_BYTES);
+	uint64_t before[PAIRS_THREADS_MAX], after[PAIRS_THREADS_MAX];
+	struct pairs pairs;
+
+	region = proof_region(mode, REGION_BYTES);
+	pairs_start(&pairs, cow_region_address(region), REGION_BYTES, 2);
+	for (int i = 0; i < 4; i++) {
+		CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+		AUTO_FD int fd = proof_file();
+		const void *view = NULL;
+
+		pairs_rounds(&pairs, before);
+		proof_ok(cow_snapshot_new(&snap, region));
+		pairs_rounds(&pairs, after);
+		proof_ok(cow_snapshot_read(snap, bytes, REGION_BYTES, 0));
+		pairs_check(&pairs, bytes, before, after, "the other client");
+		proof_ok(cow_snapshot_map(snap, &view));
+		ck_assert(!memcmp(view, bytes, REGION_BYTES));
+		proof_ok(cow_snapshot_save(snap, fd, NULL, NULL));
+		pairs_wait(&pairs, 1);
+	}
+	pairs_stop(&pairs);
+	pairs_check_final(&pairs);
+}
+
+/* --- a raw connection --------------------------------------------------------------------------
+ */
+
+static int connect_raw(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_uint_lt(strlen(proof_address()), sizeof(addr.sun_path));
+	strcpy(addr.sun_path, proof_address());
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	return fd;
+}
+
+static int send_request(int sock, Cow__V1__Request *request, const int *fds, size_t n_fds)
+{
+	uint8_t buf[1024];
+	size_t len = cow__v1__request__get_packed_size(request);
+
+	ck_assert_uint_le(len, sizeof(buf));
+	cow__v1__request__pack(request, buf);
+	return wire_send(sock, buf, len, fds, n_fds, MSG_DONTWAIT);
+}
+
+static int send_hello(int sock)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Hello hello;
+
+	cow__v1__hello__init(&hello);
+	hello.version = 1;
+	request.id = 1;
+	request.call_case = COW__V1__REQUEST__CALL_HELLO;
+	request.hello = &hello;
+	return send_request(sock, &request, NULL, 0);
+}
+
+/* Next reply, or NULL at the end of the connection; descriptors in it are closed. */
+static Cow__V1__Reply *receive(int sock)
+{
+	static uint8_t buf[WIRE_PACKET_MAX_BYTES];
+	CLEANUP(fdset_deinit) struct fdset fds = {};
+	Cow__V1__Reply *reply;
+	size_t len;
+
+	if (wire_recv(sock, buf, sizeof(buf), &len, &fds, 0))
+		return NULL;
+	reply = cow__v1__reply__unpack(NULL, len, buf);
+	ck_assert_ptr_nonnull(reply);
+	return reply;
+}
+
+static int connect_and_greet(void)
+{
+	Cow__V1__Reply *reply;
+	int sock = connect_raw();
+
+	ck_assert_int_eq(send_hello(sock), 0);
+	reply = receive(sock);
+	ck_assert(reply && !reply->error);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return sock;
+}
+
+/* cowd ends the connection: nothing but an error may come, then the end. */
+static void check_ended(int sock)
+{
+	Cow__V1__Reply *reply;
+
+	while ((reply = receive(sock))) {
+		ck_assert_uint_ne(reply->error, 0);
+		cow__v1__reply__free_unpacked(reply, NULL);
+	}
+}
+
+/* --- stopped ------------------------------------------------------------------------------------
+ */
+
+struct victim {
+	uint32_t mode;
+	int ready_fd;
+};
+
+/* Writers always in the middle of something: snapshots come and go beside them. */
+static void write_and_take(void *user)
+{
+	const struct victim *victim = user;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct pairs pairs;
+
+	region = proof_region(victim->mode, REGION_BYTES);
+	pairs_start(&pairs, cow_region_address(region), REGION_BYTES, 4);
+	for (;;) {
+		CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+		char byte;
+
+		proof_ok(cow_snapshot_new(&snap, region));
+		(void)send(victim->ready_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+		proof_ok(cow_snapshot_read(snap, &byte, 1, 0));
+	}
+}
+
+START_TEST(stopped_clients_hinder_nobody)
+{
+	struct victim victim = {.mode = proof_mode(_i)};
+	struct proof_holdings at_first;
+	pid_t pids[4];
+	int fds[2];
+	char byte;
+
+	proof_holdings(&at_first);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	victim.ready_fd = fds[1];
+	for (size_t i = 0; i < ARRAY_SIZE(pids); i++)
+		pids[i] = proof_fork(write_and_take, &victim);
+	for (int round = 0; round < 3; round++) {
+		ck_assert_int_eq(read(fds[0], &byte, 1), 1);
+		for (size_t i = 0; i < ARRAY_SIZE(pids); i++)
+			ck_assert_int_eq(kill(pids[i], SIGSTOP), 0);
+		work_on(victim.mode);
+		for (size_t i = 0; i < ARRAY_SIZE(pids); i++)
+			ck_assert_int_eq(kill(pids[i], SIGCONT), 0);
+	}
+	/* it can be killed while it is stopped, too */
+	for (size_t i = 0; i < ARRAY_SIZE(pids); i++) {
+		if (i % 2)
+			ck_assert_int_eq(kill(pids[i], SIGSTOP), 0);
+		ck_assert_int_eq(kill(pids[i], SIGKILL), 0);
+		proof_reap(pids[i], SIGKILL);
+	}
+	fd_close(fds[0]);
+	fd_close(fds[1]);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* --- silent -------------------------------------------------------------------------------------
+ */
+
+/* Asks without end and never reads an answer: cowd must neither wait for it nor store for it. */
+START_TEST(client_that_never_reads_is_cut_off)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Stats stats = COW__V1__STATS__INIT;
+	struct proof_holdings at_first;
+	int r = 0, sock;
+
+	proof_holdings(&at_first);
+	sock = connect_and_greet();
+	request.call_case = COW__V1__REQUEST__CALL_STATS;
+	request.stats = &stats;
+	for (request.id = 2; !r || r == -EAGAIN; request.id++) {
+		struct pollfd pfd = {.fd = sock, .events = POLLOUT};
+
+		r = send_request(sock, &request, NULL, 0);
+		/* cowd may also stop reading from it; then it has done enough against us */
+		if (r == -EAGAIN && !poll(&pfd, 1, 2000))
+			break;
+	}
+	work_on(COW_MODE_SCOOT);
+	fd_close(sock);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* Connects and says nothing at all, a hundred times over. */
+START_TEST(silent_connections_hinder_nobody)
+{
+	struct proof_holdings at_first;
+	int socks[100];
+
+	proof_holdings(&at_first);
+	for (size_t i = 0; i < ARRAY_SIZE(socks); i++)
+		socks[i] = connect_raw();
+	work_on(COW_MODE_SCOOT);
+	for (size_t i = 0; i < ARRAY_SIZE(socks); i++)
+		fd_close(socks[i]);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* --- lies and rubbish ---------------------------------------------------------------------------
+ */
+
+START_TEST(rubbish_ends_the_connection_and_nothing_else)
+{
+	static const uint8_t packets[][8] = {
+		{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, /* no protobuf */
+		{0x08, 0x00, 0, 0, 0, 0, 0, 0},                   /* a tag of 0 */
+		{0x52, 0x7f, 1, 2, 3, 4, 5, 6},                   /* a length past the end */
+	};
+	struct proof_holdings at_first;
+
+	proof_holdings(&at_first);
+	for (size_t i = 0; i < ARRAY_SIZE(packets); i++) {
+		int early = connect_raw(), late = connect_and_greet();
+
+		ck_assert_int_eq(wire_send(early, packets[i], 8, NULL, 0, 0), 0);
+		ck_assert_int_eq(wire_send(late, packets[i], 8, NULL, 0, 0), 0);
+		check_ended(early);
+		check_ended(late);
+		fd_close(early);
+		fd_close(late);
+	}
+	work_on(COW_MODE_UFFD);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* More descriptors than the request names, fewer, and more than a packet may carry. */
+START_TEST(descriptors_must_be_those_that_are_named)
+{
+	struct proof_holdings at_first;
+	int many[40];
+
+	proof_holdings(&at_first);
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
+		many[i] = proof_file();
+	for (unsigned int named = 0; named < 3; named++) {
+		for (size_t sent = 0; sent <= WIRE_FDS_MAX; sent += 5) {
+			Cow__V1__Request request = COW__V1__REQUEST__INIT;
+			Cow__V1__Status status = COW__V1__STATUS__INIT;
+			int sock = connect_and_greet();
+
+			if (sent == named) /* 0 and 0 is right */
+				sent++;
+			request.id = 2;
+			request.n_fds = named;
+			request.call_case = COW__V1__REQUEST__CALL_STATUS;
+			request.status = &status;
+			ck_assert_int_eq(send_request(sock, &request, many, sent), 0);
+			check_ended(sock);
+			fd_close(sock);
+		}
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
+		fd_close(many[i]);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* A region of mode uffd, and in place of its userfaultfd something else. */
+START_TEST(what_is_no_userfaultfd_is_refused)
+{
+	AUTO_FD int device = open("/dev/null", O_RDWR | O_CLOEXEC);
+	AUTO_FD int memory = memfd_create("[userfaultfd]", MFD_CLOEXEC);
+	AUTO_FD int file = proof_file();
+	const int lies[] = {device, memory, file};
+	struct proof_holdings at_first;
+
+	proof_holdings(&at_first);
+	for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
+		Cow__V1__Request create = COW__V1__REQUEST__INIT, attach = COW__V1__REQUEST__INIT;
+		Cow__V1__RegionCreate region;
+		Cow__V1__RegionAttach where = COW__V1__REGION_ATTACH__INIT;
+		int sock = connect_and_greet();
+		Cow__V1__Reply *reply;
+
+		cow__v1__region_create__init(&region);
+		create.id = 2;
+		create.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
+		create.region_create = &region;
+		region.mode = COW__V1__MODE__MODE_UFFD;
+		region.size_bytes = REGION_BYTES;
+		ck_assert_int_eq(send_request(sock, &create, NULL, 0), 0);
+		reply = receive(sock);
+		ck_assert_msg(reply && !reply->error, "%s", reply ? reply->sentence : "ended");
+		where.region_id = reply->region->region_id;
+		cow__v1__reply__free_unpacked(reply, NULL);
+
+		attach.id = 3;
+		attach.n_fds = 1;
+		attach.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
+		attach.region_attach = &where;
+		where.addr = 1 << 30;
+		ck_assert_int_eq(send_request(sock, &attach, &lies[i], 1), 0);
+		reply = receive(sock);
+		if (reply) { /* else the connection was ended for it, which is as good */
+			ck_assert_uint_ne(reply->error, 0);
+			cow__v1__reply__free_unpacked(reply, NULL);
+		}
+		fd_close(sock);
+	}
+	work_on(COW_MODE_UFFD);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* Sizes and offsets that no arithmetic may trust. */
+START_TEST(absurd_sizes_are_refused)
+{
+	static const uint64_t sizes[] = {
+		0, 1, 4095, UINT64_MAX, UINT64_MAX - 4095, 1ULL << 63, 1ULL << 62,
+	};
+	struct proof_holdings at_first;
+
+	proof_holdings(&at_first);
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		Cow__V1__Request create = COW__V1__REQUEST__INIT;
+		Cow__V1__RegionCreate region;
+		int sock = connect_and_greet();
+		Cow__V1__Reply *reply;
+
+		cow__v1__region_create__init(&region);
+		create.id = 2;
+		create.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
+		create.region_create = &region;
+		region.mode = COW__V1__MODE__MODE_SCOOT;
+		region.size_bytes = sizes[i];
+		ck_assert_int_eq(send_request(sock, &create, NULL, 0), 0);
+		reply = receive(sock);
+		if (reply) {
+			ck_assert_uint_ne(reply->error, 0);
+			ck_assert_str_ne(reply->sentence, "");
+			cow__v1__reply__free_unpacked(reply, NULL);
+		}
+		fd_close(sock);
+	}
+	work_on(COW_MODE_SCOOT);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("hostile", 60);
+
+	tcase_add_loop_test(tcase, stopped_clients_hinder_nobody, 0, PROOF_N_MODES);
+	tcase_add_test(tcase, client_that_never_reads_is_cut_off);
+	tcase_add_test(tcase, silent_connections_hinder_nobody);
+	tcase_add_test(tcase, rubbish_ends_the_connection_and_nothing_else);
+	tcase_add_test(tcase, descriptors_must_be_those_that_are_named);
+	tcase_add_test(tcase, what_is_no_userfaultfd_is_refused);
+	tcase_add_test(tcase, absurd_sizes_are_refused);
+	return proof_run(tcase);
+}

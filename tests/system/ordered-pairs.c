@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Invariant 1, one cut, and the frozen half of invariant 2, in every mode: more threads than CPUs
+ * write pairs of pages in a known order without pause (pairs.h), while snapshots are taken of them
+ * and read in all three ways.
+ */
+#include "config.h"
+
+#include <check.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "system/proof.h"
+
+enum {
+	REGION_PAGES = 2048,
+	N_SNAPSHOTS = 24,
+	N_ALIVE = 3,
+};
+
+/* A snapshot, what it must show, and the bytes that it showed when it was first read. */
+struct shot {
+	struct cow_snapshot *snap;
+	char *bytes;
+	uint64_t before[PAIRS_THREADS_MAX];
+	uint64_t after[PAIRS_THREADS_MAX];
+	char what[64];
+};
+
+static size_t region_bytes(void)
+{
+	return REGION_PAGES * page_size_bytes();
+}
+
+static unsigned int n_writers(void)
+{
+	return (unsigned int)min_u64((uint64_t)sysconf(_SC_NPROCESSORS_ONLN) * 2 + 2,
+				     PAIRS_THREADS_MAX);
+}
+
+static void shot_take(struct shot *shot, struct cow_region *region, const struct pairs *pairs,
+		      unsigned int number)
+{
+	(void)snprintf(shot->what, sizeof(shot->what), "snapshot %u", number);
+	pairs_rounds(pairs, shot->before);
+	proof_ok(cow_snapshot_new(&shot->snap, region));
+	pairs_rounds(pairs, shot->after);
+}
+
+/* Reads in odd pieces, so that pieces begin and end within pages. */
+static void shot_read(const struct shot *shot, char *bytes)
+{
+	size_t len;
+
+	for (size_t off = 0; off < region_bytes(); off += len) {
+		len = min_u64(region_bytes() - off, 100003);
+		proof_ok(cow_snapshot_read(shot->snap, bytes + off, len, off));
+	}
+}
+
+static void shot_check(struct shot *shot, const struct pairs *pairs)
+{
+	AUTO_FD int fd = proof_file();
+	CLEANUP(freep) char *saved = proof_alloc(region_bytes());
+	const void *view = NULL;
+
+	shot->bytes = proof_alloc(region_bytes());
+	shot_read(shot, shot->bytes);
+	pairs_check(pairs, shot->bytes, shot->before, shot->after, shot->what);
+
+	proof_ok(cow_snapshot_map(shot->snap, &view));
+	ck_assert_msg(!memcmp(view, shot->bytes, region_bytes()), "%s: mapped, it differs",
+		      shot->what);
+
+	proof_ok(cow_snapshot_save(shot->snap, fd, NULL, NULL));
+	ck_assert_int_eq(pread(fd, saved, region_bytes(), 0), (ssize_t)region_bytes());
+	ck_assert_msg(!memcmp(saved, shot->bytes, region_bytes()), "%s: saved, it differs",
+		      shot->what);
+}
+
+/* What it showed is what it still shows; then it goes. */
+static void shot_end(struct shot *shot)
+{
+	CLEANUP(freep) char *again = proof_alloc(region_bytes());
+
+	if (!shot->snap)
+		return;
+	shot_read(shot, again);
+	ck_assert_msg(!memcmp(again, shot->bytes, region_bytes()), "%s: not frozen", shot->what);
+	shot->snap = cow_snapshot_unref(shot->snap);
+	free(steal_ptr(&shot->bytes));
+}
+
+/*
+ * Take, check and release with @n_alive snapshots alive at a time, the writers going on all the
+ * while.
+ */
+static void run(uint32_t mode, unsigned int n_alive)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct shot shots[N_ALIVE] = {};
+	struct pairs pairs;
+
+	region = proof_region(mode, region_bytes());
+	pairs_start(&pairs, cow_region_address(region), region_bytes(), n_writers());
+	for (unsigned int i = 0; i < N_SNAPSHOTS; i++) {
+		struct shot *shot = &shots[i % n_alive];
+
+		shot_end(shot);
+		pairs_wait(&pairs, 1); /* so that there is something to keep */
+		shot_take(shot, region, &pairs, i);
+		shot_check(shot, &pairs);
+	}
+	pairs_wait(&pairs, 1);
+	/* not in the order in which they were taken */
+	for (unsigned int i = n_alive; i-- > 0;)
+		shot_end(&shots[i]);
+	pairs_stop(&pairs);
+	pairs_check_final(&pairs);
+}
+
+START_TEST(every_snapshot_is_one_instant_and_frozen)
+{
+	run(proof_mode(_i), 1);
+}
+END_TEST
+
+START_TEST(overlapping_snapshots_are_each_one_instant_and_frozen)
+{
+	run(proof_mode(_i), N_ALIVE);
+}
+END_TEST
+
+/* Released while being written: the next one must not see pages of the one before. */
+START_TEST(snapshots_taken_back_to_back_differ_by_what_was_written)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct pairs pairs;
+
+	region = proof_region(proof_mode(_i), region_bytes());
+	pairs_start(&pairs, cow_region_address(region), region_bytes(), n_writers());
+	for (unsigned int i = 0; i < N_SNAPSHOTS; i++) {
+		struct shot shot = {};
+
+		shot_take(&shot, region, &pairs, i);
+		shot.bytes = proof_alloc(region_bytes());
+		shot_read(&shot, shot.bytes);
+		pairs_check(&pairs, shot.bytes, shot.before, shot.after, shot.what);
+		cow_snapshot_unref(shot.snap);
+		free(shot.bytes);
+	}
+	pairs_stop(&pairs);
+	pairs_check_final(&pairs);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("ordered pairs", 100);
+
+	tcase_add_loop_test(tcase, every_snapshot_is_one_instant_and_frozen, 0, PROOF_N_MODES);
+	tcase_add_loop_test(tcase, overlapping_snapshots_are_each_one_instant_and_frozen, 0,
+			    PROOF_N_MODES);
+	tcase_add_loop_test(tcase, snapshots_taken_back_to_back_differ_by_what_was_written, 0,
+			    PROOF_N_MODES);
+	return proof_run(tcase);
+}

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the tests of the invariants share; the contracts are in proof.h. */
+#include "config.h"
+
+#include "system/proof.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "libclient/internal.h"
+#include "system/daemon-fixture.h"
+
+static struct daemon_fixture cowd;
+
+static const struct {
+	uint32_t mode;
+	const char *name;
+} modes[PROOF_N_MODES] = {
+	{COW_MODE_UFFD, "uffd"},
+	{COW_MODE_SCOOT, "scoot"},
+	{COW_MODE_MMAPCOPY, "mmapcopy"},
+};
+
+uint32_t proof_mode(int i)
+{
+	/* in the test's log, which libcheck's loop number alone would not say */
+	(void)fprintf(stderr, "mode %s\n", modes[i].name);
+	return modes[i].mode;
+}
+
+/* --- the test case -----------------------------------------------------------------------------
+ */
+
+static void start(void)
+{
+	cowd = DAEMON_FIXTURE_NULL;
+	proof_cowd_start(NULL);
+}
+
+/* A sanitizer that found something in cowd makes it end badly, and so does the test. */
+static void stop(void)
+{
+	ck_assert_msg(daemon_fixture_stop(&cowd), "cowd did not end cleanly");
+}
+
+TCase *proof_tcase(const char *name, double seconds)
+{
+	TCase *tcase = tcase_create(name);
+
+	tcase_set_timeout(tcase, seconds);
+	tcase_add_checked_fixture(tcase, start, stop);
+	return tcase;
+}
+
+int proof_run(TCase *tcase)
+{
+	Suite *suite = suite_create("proof");
+	SRunner *runner;
+	int n_failed;
+
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	n_failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* --- the daemon --------------------------------------------------------------------------------
+ */
+
+const char *proof_address(void)
+{
+	return cowd.socket;
+}
+
+pid_t proof_cowd(void)
+{
+	return cowd.pid;
+}
+
+void proof_cowd_kill(void)
+{
+	ck_assert_int_ne(daemon_fixture_kill(&cowd, SIGKILL), -1);
+}
+
+void proof_cowd_start(const char *config)
+{
+	char path[] = "/tmp/cowd-proof-XXXXXX";
+	const char *args[] = {"--config", path, NULL};
+	AUTO_FD int fd = mkostemp(path, O_CLOEXEC);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(fchmod(fd, 0644), 0);
+	if (config)
+		ck_assert_int_eq(write(fd, config, strlen(config)), (ssize_t)strlen(config));
+	ck_assert_int_eq(daemon_fixture_start(&cowd, args), 0);
+	ck_assert_int_eq(unlink(path), 0); /* read at start; these tests do not reload */
+}
+
+static size_t n_fds_of(pid_t pid)
+{
+	char path[64];
+	size_t n = 0;
+	DIR *dir;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	dir = opendir(path);
+	ck_assert_msg(dir, "%s: %s", path, strerror(errno));
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+void proof_holdings(struct proof_holdings *holdings)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Status status = COW__V1__STATUS__INIT;
+	Cow__V1__Reply *reply = NULL;
+
+	request.call_case = COW__V1__REQUEST__CALL_STATUS;
+	request.status = &status;
+	proof_ok(cowi_call(client, &request, NULL, 0, &reply, NULL));
+	ck_assert_int_eq(reply->result_case, COW__V1__REPLY__RESULT_STATUS);
+	*holdings = (struct proof_holdings){
+		.n_clients = reply->status->n_clients,
+		.n_regions = reply->status->n_regions,
+		.n_snapshots = reply->status->n_snapshots,
+		.region_bytes = reply->status->region_bytes,
+		.kept_bytes = reply->status->kept_bytes,
+		.n_fds = n_fds_of(cowd.pid),
+	};
+	cow__v1__reply__free_unpacked(reply, NULL);
+}
+
+static int is_same(const struct proof_holdings *a, const struct proof_holdings *b)
+{
+	return !memcmp(a, b, sizeof(*a)); /* all members have 64 bits: no padding */
+}
+
+void proof_wait_for_holdings(const struct proof_holdings *want)
+{
+	const struct timespec pause = {.tv_nsec = 5000000};
+	struct proof_holdings now;
+
+	/* cowd hears of a death a moment after us, and tells nobody: ask again, for ten seconds */
+	for (int i = 0; i < 2000; i++) {
+		proof_holdings(&now);
+		if (is_same(&now, want))
+			return;
+		nanosleep(&pause, NULL);
+	}
+	ck_abort_msg("cowd still holds: clients %" PRIu64 " (want %" PRIu64 "), regions %" PRIu64
+		     " (%" PRIu64 "), snapshots %" PRIu64 " (%" PRIu64 "), region bytes %" PRIu64
+		     " (%" PRIu64 "), kept bytes %" PRIu64 " (%" PRIu64 "), descriptors %" PRIu64
+		     " (%" PRIu64 ")",
+		     now.n_clients, want->n_clients, now.n_regions, want->n_regions,
+		     now.n_snapshots, want->n_snapshots, now.region_bytes, want->region_bytes,
+		     now.kept_bytes, want->kept_bytes, now.n_fds, want->n_fds);
+}
+
+/* --- short words ---------------------------------------------------------------------------------
+ */
+
+struct cow_client *proof_client(void)
+{
+	struct cow_client *client = NULL;
+
+	proof_ok(cow_client_new(&client, cowd.socket));
+	return client;
+}
+
+struct cow_region *proof_region(uint32_t mode, uint64_t size_bytes)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	struct cow_region *region = NULL;
+
+	proof_ok(cow_region_new(&region, client,
+				&(struct cow_region_params){
+					.size_bytes = size_bytes, .mode = mode, .name = "proof"}));
+	return region;
+}
+
+int proof_file(void)
+{
+	char path[] = "/tmp/cowd-proof-XXXXXX";
+	int fd = mkostemp(path, O_CLOEXEC);
+
+	ck_assert_msg(fd >= 0, "%s: %s", path, strerror(errno));
+	ck_assert_int_eq(unlink(path), 0);
+	return fd;
+}
+
+void *proof_alloc(size_t n_bytes)
+{
+	void *memory = malloc(n_bytes);
+
+	ck_assert_ptr_nonnull(memory);
+	return memory;
+}
+
+/* Never 0, so that bytes which were not there show. */
+static uint64_t pattern(uint64_t seed, uint64_t off)
+{
+	return (off * 0x9e3779b97f4a7c15 + seed * 0xbf58476d1ce4e5b9) | 1;
+}
+
+void proof_fill(void *base, size_t n_bytes, uint64_t seed)
+{
+	uint64_t *words = base;
+
+	for (size_t i = 0; i < n_bytes / sizeof(*words); i++)
+		words[i] = pattern(seed, i * sizeof(*words));
+}
+
+int proof_is_filled(const void *base, size_t n_bytes, uint64_t seed, uint64_t off)
+{
+	const uint64_t *words = base;
+
+	for (size_t i = 0; i < n_bytes / sizeof(*words); i++) {
+		if (words[i] == pattern(seed, off + i * sizeof(*words)))
+			continue;
+		(void)fprintf(stderr, "at byte %" PRIu64 ": %#" PRIx64 ", want %#" PRIx64 "\n",
+			      off + i * sizeof(*words), words[i],
+			      pattern(seed, off + i * sizeof(*words)));
+		return 0;
+	}
+	return 1;
+}
+
+void proof_check_snapshot(struct cow_snapshot *snap, uint64_t seed)
+{
+	size_t piece = (size_t)1 << 20;
+	CLEANUP(freep) char *buf = proof_alloc(piece);
+	uint64_t size = cow_snapshot_size(snap);
+
+	for (uint64_t off = 0; off < size; off += piece) {
+		size_t len = min_u64(piece, size - off);
+
+		proof_ok(cow_snapshot_read(snap, buf, len, off));
+		ck_assert_msg(proof_is_filled(buf, len, seed, off), "snapshot is not as taken");
+	}
+}
+
+pid_t proof_fork(void (*child)(void *user), void *user)
+{
+	pid_t pid = fork();
+
+	ck_assert_int_ge(pid, 0);
+	if (pid)
+		return pid;
+	child(user);
+	_exit(EXIT_SUCCESS);
+}
+
+void proof_reap(pid_t pid, int signal)
+{
+	int status;
+
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	if (signal && WIFSIGNALED(status) && WTERMSIG(status) == signal)
+		return;
+	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status), "child ended with status %#x",
+		      (unsigned int)status);
+}
