@@ -32,3 +32,16 @@ cowctl_SOURCES = \
 
 completionsdir = $(datadir)/bash-completion/completions
 dist_completions_DATA = tools/completions/cowctl
+
+bin_PROGRAMS += cowbench
+cowbench_CFLAGS = $(TOOLS_CFLAGS)
+cowbench_LDFLAGS = $(EXE_LINKFLAGS)
+cowbench_LDADD = $(TOOLS_LIBS)
+cowbench_SOURCES = \
+	tools/bench.h \
+	tools/bench-compare.c \
+	tools/bench-measure.c \
+	tools/bench-memory.c \
+	tools/bench-modes.c \
+	tools/cowbench.c \
+	$(NULL)

@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowbench compare: every mode in one run of the program, taken in turn (fork, scoot, … fork,
+ * scoot, …) so that a machine that gets slower or faster meanwhile does so for all of them. Only
+ * one mode's memory exists at a time, and each turn begins with fresh memory that was written to
+ * throughout.
+ *
+ * A turn has two halves, for they would disturb each other. First: freeze, then time single reads
+ * of pages in the upper half of the memory and single writes to pages in the lower half, in random
+ * order; apart, since a read fault may map neighbours too. Second: freeze new memory, rewrite every
+ * page in order, and see how much more memory is held than before. Both halves give one stall each.
+ *
+ * A reading of the clock is part of each latency (20 to 40 ns); memcpy's column shows it.
+ */
+#include "config.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "common/err.h"
+#include "common/format.h"
+#include "tools/bench.h"
+#include "tools/report.h"
+#include "tools/samples.h"
+
+#define TOUCHES_PER_RUN 20000 /* of each kind: 20 values are above the 99.9th percentile */
+#define N_MODES_MAX     8
+
+/* What was measured of one mode: nanoseconds, and bytes. */
+struct figures {
+	struct samples stall;
+	struct samples first_read;
+	struct samples first_write;
+	struct samples rewrite;
+	struct samples extra;
+};
+
+struct compare {
+	const char *socket;
+	uint64_t size_bytes;
+	uint64_t n_runs;
+	bool is_json;
+	struct figures figures[N_MODES_MAX];
+};
+
+static void figures_deinit(struct figures *figures)
+{
+	samples_deinit(&figures->stall);
+	samples_deinit(&figures->first_read);
+	samples_deinit(&figures->first_write);
+	samples_deinit(&figures->rewrite);
+	samples_deinit(&figures->extra);
+}
+
+static int figures_init(struct figures *figures, uint64_t n_runs, size_t n_touches)
+{
+	int r;
+
+	r = samples_init(&figures->stall, 2 * n_runs);
+	if (!r)
+		r = samples_init(&figures->first_read, n_runs * n_touches);
+	if (!r)
+		r = samples_init(&figures->first_write, n_runs * n_touches);
+	if (!r)
+		r = samples_init(&figures->rewrite, n_runs);
+	if (!r)
+		r = samples_init(&figures->extra, n_runs);
+	return r;
+}
+
+/* How many pages of each half are touched. */
+static size_t n_touches_of(uint64_t size_bytes)
+{
+	return min_u64(TOUCHES_PER_RUN, size_bytes / page_size_bytes() / 2);
+}
+
+/* xorshift64: the same order in every mode. */
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* @n_chosen different numbers below @n_all in random order, to be freed; NULL without memory. */
+static uint64_t *choose(uint64_t n_all, size_t n_chosen, uint64_t seed)
+{
+	uint64_t *list = malloc(n_all * sizeof(*list));
+	uint64_t state = seed;
+
+	for (uint64_t i = 0; list && i < n_all; i++)
+		list[i] = i;
+	for (size_t i = 0; list && i < n_chosen; i++) {
+		uint64_t other = i + next_random(&state) % (n_all - i), value = list[other];
+
+		list[other] = list[i];
+		list[i] = value;
+	}
+	return list;
+}
+
+static void time_touches(struct subject *subject, struct figures *figures, const uint64_t *list,
+			 size_t n_touches)
+{
+	uint64_t page_size = page_size_bytes();
+	char *lower = subject->addr;
+	char *upper = subject->addr + subject->size_bytes / page_size / 2 * page_size;
+
+	for (size_t i = 0; i < n_touches; i++) {
+		const volatile char *page = upper + list[i] * page_size;
+		uint64_t begin = now_nsec();
+
+		(void)*page;
+		samples_add(&figures->first_read, now_nsec() - begin);
+	}
+	for (size_t i = 0; i < n_touches; i++) {
+		volatile char *page = lower + list[i] * page_size;
+		uint64_t begin = now_nsec();
+
+		*page = 1;
+		samples_add(&figures->first_write, now_nsec() - begin);
+	}
+}
+
+/* Fresh memory, written to throughout, frozen once with the clock running. */
+static int open_frozen(const struct compare *compare, const struct bench_mode *mode,
+		       struct subject *subject, uint64_t *held_before, struct figures *figures)
+{
+	uint64_t begin;
+	int r;
+
+	r = subject_open(subject, mode, bench_address(compare->socket), compare->size_bytes, true);
+	if (r)
+		return r;
+	subject_fill(subject);
+	r = memory_held(subject, held_before);
+	if (!r) {
+		begin = now_nsec();
+		r = mode->freeze(subject);
+		if (!r)
+			samples_add(&figures->stall, now_nsec() - begin);
+	}
+	if (r)
+		subject_close(subject);
+	return r;
+}
+
+static int half_touches(const struct compare *compare, const struct bench_mode *mode,
+			struct figures *figures, const uint64_t *list)
+{
+	struct subject subject;
+	uint64_t held_before;
+	int r;
+
+	r = open_frozen(compare, mode, &subject, &held_before, figures);
+	if (r)
+		return r;
+	time_touches(&subject, figures, list, n_touches_of(compare->size_bytes));
+	subject_close(&subject);
+	return 0;
+}
+
+static int half_rewrite(const struct compare *compare, const struct bench_mode *mode,
+			struct figures *figures)
+{
+	uint64_t held_before, held_after, begin;
+	struct subject subject;
+	int r;
+
+	r = open_frozen(compare, mode, &subject, &held_before, figures);
+	if (r)
+		return r;
+	begin = now_nsec();
+	subject_fill(&subject);
+	samples_add(&figures->rewrite, now_nsec() - begin);
+	r = memory_held(&subject, &held_after);
+	if (!r)
+		samples_add(&figures->extra,
+			    held_after > held_before ? held_after - held_before : 0);
+	subject_close(&subject);
+	return r;
+}
+
+static void show_turn(uint64_t run, uint64_t n_runs, const char *mode)
+{
+	if (!isatty(STDERR_FILENO))
+		return;
+	if (mode)
+		fprintf(stderr, "\r\033[Krun %llu of %llu: %s", (unsigned long long)run + 1,
+			(unsigned long long)n_runs, mode);
+	else
+		fputs("\r\033[K", stderr);
+}
+
+static int measure_all(struct compare *compare)
+{
+	uint64_t n_half = compare->size_bytes / page_size_bytes() / 2;
+	size_t n_touches = n_touches_of(compare->size_bytes);
+	int r = 0;
+
+	for (uint64_t run = 0; !r && run < compare->n_runs; run++) {
+		CLEANUP(freep) uint64_t *list = choose(n_half, n_touches, 0x9e3779b97f4a7c15 + run);
+
+		if (!list)
+			return err_oom(n_half * sizeof(*list), "the list of pages");
+		for (size_t i = 0; !r && i < n_bench_modes; i++) {
+			show_turn(run, compare->n_runs, bench_modes[i].name);
+			r = half_touches(compare, &bench_modes[i], &compare->figures[i], list);
+			if (!r)
+				r = half_rewrite(compare, &bench_modes[i], &compare->figures[i]);
+			show_turn(run, compare->n_runs, NULL);
+			if (r)
+				cli_say("%s: %s", bench_modes[i].name, err_sentence());
+		}
+	}
+	return r;
+}
+
+/* --- output --------------------------------------------------------------------------------------
+ */
+
+static void put_real(struct json_object *object, const char *key, double value)
+{
+	struct json_object *real = json_object_new_double(value);
+
+	/* Nanoseconds are what the clock gives: three decimals of a microsecond. */
+	json_object_set_serializer(real, json_object_double_to_json_string, (void *)"%.3f", NULL);
+	json_object_object_add(object, key, real);
+}
+
+static struct json_object *quantiles(struct samples *samples, const char *last_key, double last)
+{
+	struct json_object *object = json_object_new_object();
+
+	put_real(object, "p50", (double)samples_quantile(samples, 0.5) / 1e3);
+	put_real(object, "p99", (double)samples_quantile(samples, 0.99) / 1e3);
+	put_real(object, last_key, (double)samples_quantile(samples, last) / 1e3);
+	return object;
+}
+
+static struct json_object *mode_document(struct figures *figures)
+{
+	struct json_object *object = json_object_new_object();
+
+	json_object_object_add(object, "stall_us", quantiles(&figures->stall, "max", 1));
+	json_object_object_add(object, "first_read_us",
+			       quantiles(&figures->first_read, "p999", 0.999));
+	json_object_object_add(object, "first_write_us",
+			       quantiles(&figures->first_write, "p999", 0.999));
+	put_real(object, "rewrite_ms", (double)samples_quantile(&figures->rewrite, 0.5) / 1e6);
+	json_object_object_add(object, "extra_bytes",
+			       json_object_new_uint64(samples_quantile(&figures->extra, 0.5)));
+	return object;
+}
+
+static struct json_object *document_of(struct compare *compare)
+{
+	struct json_object *document = json_object_new_object();
+	struct json_object *modes = json_object_new_object();
+	struct utsname kernel;
+
+	uname(&kernel);
+	json_object_object_add(document, "size_bytes", json_object_new_uint64(compare->size_bytes));
+	json_object_object_add(document, "runs", json_object_new_uint64(compare->n_runs));
+	json_object_object_add(document, "page_bytes", json_object_new_uint64(page_size_bytes()));
+	json_object_object_add(document, "kernel", report_text(kernel.release));
+	for (size_t i = 0; i < n_bench_modes; i++)
+		json_object_object_add(modes, bench_modes[i].name,
+				       mode_document(&compare->figures[i]));
+	json_object_object_add(document, "modes", modes);
+	return document;
+}
+
+/* Member "b" of member "a", or of the object itself where @b is NULL, as a number. */
+static double number_at(struct json_object *mode, const char *a, const char *b)
+{
+	struct json_object *value = json_object_object_get(mode, a);
+
+	return json_object_get_double(b ? json_object_object_get(value, b) : value);
+}
+
+static void put_ratio(struct json_object *row, const char *key, struct json_object *fork,
+		      const char *a, const char *b)
+{
+	double base = number_at(fork, a, b);
+
+	if (base > 0)
+		put_real(row, key, number_at(row, a, b) / base);
+}
+
+/* The modes as rows of a table, each with its ratios to fork. */
+static struct json_object *rows_of(struct json_object *document)
+{
+	struct json_object *modes = json_object_object_get(document, "modes");
+	struct json_object *fork = json_object_object_get(modes, "fork");
+	struct json_object *rows = json_object_new_array();
+
+	json_object_object_foreach(modes, name, mode)
+	{
+		struct json_object *row = NULL;
+
+		/* A copy: the ratios are for people and are no part of the document. */
+		if (json_object_deep_copy(mode, &row, NULL))
+			continue;
+		json_object_object_add(row, "mode", json_object_new_string(name));
+		put_ratio(row, "stall_ratio", fork, "stall_us", "p50");
+		put_ratio(row, "write_ratio", fork, "first_write_us", "p50");
+		put_ratio(row, "rewrite_ratio", fork, "rewrite_ms", NULL);
+		json_object_array_add(rows, row);
+	}
+	return rows;
+}
+
+static const struct report_column whole_columns[] = {
+	{"mode", "MODE", REPORT_TEXT},
+	{"stall_us.p50", "STALL us p50", REPORT_NUMBER},
+	{"stall_us.p99", "p99", REPORT_NUMBER},
+	{"stall_us.max", "max", REPORT_NUMBER},
+	{"stall_ratio", "to fork", REPORT_RATIO},
+	{"rewrite_ms", "REWRITE ms", REPORT_NUMBER},
+	{"rewrite_ratio", "to fork", REPORT_RATIO},
+	{"extra_bytes", "EXTRA", REPORT_BYTES},
+};
+
+static const struct report_column page_columns[] = {
+	{"mode", "MODE", REPORT_TEXT},
+	{"first_read_us.p50", "READ us p50", REPORT_NUMBER},
+	{"first_read_us.p99", "p99", REPORT_NUMBER},
+	{"first_read_us.p999", "p99.9", REPORT_NUMBER},
+	{"first_write_us.p50", "WRITE us p50", REPORT_NUMBER},
+	{"first_write_us.p99", "p99", REPORT_NUMBER},
+	{"first_write_us.p999", "p99.9", REPORT_NUMBER},
+	{"write_ratio", "to fork", REPORT_RATIO},
+};
+
+static int print_tables(const struct compare *compare, struct json_object *document)
+{
+	struct json_object *rows = rows_of(document);
+	char size[FORMAT_BYTES_MAX];
+	int r;
+
+	printf("%s, %llu run%s, pages of %zu bytes, Linux %s\n\n",
+	       format_bytes(size, compare->size_bytes), (unsigned long long)compare->n_runs,
+	       compare->n_runs == 1 ? "" : "s", page_size_bytes(),
+	       json_object_get_string(json_object_object_get(document, "kernel")));
+	printf("Until the program goes on, then rewriting every page, and the memory this "
+	       "takes:\n");
+	r = report_table(rows, whole_columns, ARRAY_SIZE(whole_columns));
+	printf("\nFirst touch of a page afterwards, pages in random order:\n");
+	if (!r)
+		r = report_table(rows, page_columns, ARRAY_SIZE(page_columns));
+	json_object_put(rows);
+	return r;
+}
+
+static int print_result(struct compare *compare)
+{
+	struct json_object *document = document_of(compare);
+	int r;
+
+	r = compare->is_json ? report_json(document) : print_tables(compare, document);
+	json_object_put(document);
+	return r;
+}
+
+/* --- arguments -----------------------------------------------------------------------------------
+ */
+
+static int parse_options(struct compare *compare, int argc, char **argv)
+{
+	static const struct option long_options[] = {
+		{"json", no_argument, NULL, 'j'},
+		{"socket", required_argument, NULL, 'S'},
+		{0},
+	};
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":s:n:j", long_options, NULL)) != -1) {
+		switch (c) {
+		case 's':
+			if (!bench_parse_size(&compare->size_bytes, optarg))
+				return cli_usage("-s wants a size in MiB from 1 on, not '%s'",
+						 optarg);
+			break;
+		case 'n':
+			if (!cli_parse_u64(&compare->n_runs, optarg, 1, 10000))
+				return cli_usage("-n wants a number of runs from 1 on, not '%s'",
+						 optarg);
+			break;
+		case 'j':
+			compare->is_json = true;
+			break;
+		case 'S':
+			compare->socket = optarg;
+			break;
+		case ':':
+			return cli_usage("compare: %s needs a value", argv[optind - 1]);
+		default:
+			if (optopt)
+				return cli_usage("compare has no option -%c", optopt);
+			return cli_usage("compare has no option %s", argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		return cli_usage("compare: '%s' is an argument too many", argv[optind]);
+	return CLI_OK;
+}
+
+int bench_compare(int argc, char **argv)
+{
+	struct compare compare = {.size_bytes = 1ULL << 30, .n_runs = 5};
+	size_t n_touches;
+	int r;
+
+	r = parse_options(&compare, argc, argv);
+	if (r)
+		return r;
+	r = memory_check(compare.size_bytes, 2);
+	if (r)
+		return cli_fail(r, err_sentence(), "cannot compare");
+	n_touches = n_touches_of(compare.size_bytes);
+	for (size_t i = 0; !r && i < n_bench_modes; i++)
+		r = figures_init(&compare.figures[i], compare.n_runs, n_touches);
+	if (!r)
+		r = measure_all(&compare);
+	else
+		cli_say("%s", err_sentence());
+	if (!r && print_result(&compare))
+		r = cli_fail(-EIO, err_sentence(), "compare");
+	for (size_t i = 0; i < n_bench_modes; i++)
+		figures_deinit(&compare.figures[i]);
+	if (r < 0)
+		return r == -EPERM || r == -EACCES ? CLI_DENIED : CLI_FAILED;
+	return r;
+}

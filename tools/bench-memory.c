@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * How much memory there is, how much a subject holds, and which page frame lies where.
+ *
+ * What a subject holds is added up from what belongs to it, not taken from the free memory of the
+ * machine, in which everybody else's pages come and go: the anonymous pages of this process and of
+ * a forked child (each shared page once: Pss), their page tables, the pages of the memfds behind
+ * its regions, and what cowd keeps for its snapshots. cowd's code and small data are not in it.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/err.h"
+#include "common/format.h"
+#include "libclient/internal.h"
+#include "tools/bench.h"
+
+/* The figure after "@key:" in a file of lines "Key: 123 kB", in bytes. */
+static int read_kib(const char *path, const char *key, uint64_t *n_bytes)
+{
+	size_t n_key = strlen(key);
+	char line[256];
+	FILE *file;
+	int r = -ENOENT;
+
+	file = fopen(path, "re");
+	if (!file)
+		return err_raise_errno("%s", path);
+	while (r && fgets(line, sizeof(line), file)) {
+		unsigned long long kib;
+
+		if (!strncmp(line, key, n_key) && line[n_key] == ':' &&
+		    sscanf(line + n_key + 1, "%llu", &kib) == 1) {
+			*n_bytes = kib * 1024;
+			r = 0;
+		}
+	}
+	fclose(file);
+	return r ? err_raise(r, "%s has no %s", path, key) : 0;
+}
+
+int memory_check(uint64_t size_bytes, unsigned int n_copies)
+{
+	char need[FORMAT_BYTES_MAX], have[FORMAT_BYTES_MAX], size[FORMAT_BYTES_MAX];
+	uint64_t available_bytes, needed_bytes;
+	int r;
+
+	r = read_kib("/proc/meminfo", "MemAvailable", &available_bytes);
+	if (r)
+		return r;
+	/* Page tables, tables of stores and room for everybody else: an eighth, and 64 MiB. */
+	needed_bytes = size_bytes * n_copies + size_bytes / 8 + (64 << 20);
+	if (needed_bytes <= available_bytes)
+		return 0;
+	return err_raise(
+		-ENOMEM,
+		"%s and a copy of it need %s of memory, %s are available; choose a smaller -s",
+		format_bytes(size, size_bytes), format_bytes(need, needed_bytes),
+		format_bytes(have, available_bytes));
+}
+
+static int process_bytes(pid_t pid, uint64_t *n_bytes)
+{
+	uint64_t anonymous_bytes, table_bytes;
+	char path[64];
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)pid);
+	r = read_kib(path, "Pss_Anon", &anonymous_bytes);
+	if (r)
+		return r;
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	r = read_kib(path, "VmPTE", &table_bytes);
+	if (r)
+		return r;
+	*n_bytes += anonymous_bytes + table_bytes;
+	return 0;
+}
+
+/* What cowd holds for this process. */
+static int cowd_bytes(struct cow_client *client, uint64_t *n_bytes)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__ListRegions list_regions = COW__V1__LIST_REGIONS__INIT;
+	Cow__V1__ListSnapshots list_snapshots = COW__V1__LIST_SNAPSHOTS__INIT;
+	Cow__V1__Reply *reply = NULL;
+	uint32_t pid = (uint32_t)getpid();
+	int r;
+
+	request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
+	request.list_regions = &list_regions;
+	r = cowi_call(client, &request, NULL, 0, &reply, NULL);
+	if (r)
+		return r;
+	for (size_t i = 0; reply->regions && i < reply->regions->n_regions; i++)
+		if (reply->regions->regions[i]->pid == pid)
+			*n_bytes += reply->regions->regions[i]->used_bytes;
+	cow__v1__reply__free_unpacked(steal_ptr(&reply), NULL);
+
+	request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
+	request.list_snapshots = &list_snapshots;
+	r = cowi_call(client, &request, NULL, 0, &reply, NULL);
+	if (r)
+		return r;
+	for (size_t i = 0; reply->snapshots && i < reply->snapshots->n_snapshots; i++)
+		if (reply->snapshots->snapshots[i]->pid == pid)
+			*n_bytes += reply->snapshots->snapshots[i]->kept_bytes;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+int memory_held(struct subject *subject, uint64_t *n_bytes)
+{
+	uint64_t held_bytes = 0;
+	int r;
+
+	r = process_bytes(getpid(), &held_bytes);
+	if (!r && subject->child > 0)
+		r = process_bytes(subject->child, &held_bytes);
+	if (!r && subject->client)
+		r = cowd_bytes(subject->client, &held_bytes);
+	if (!r)
+		*n_bytes = held_bytes;
+	return r;
+}
+
+uint64_t page_entry(const void *addr)
+{
+	AUTO_FD int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry;
+
+	if (fd < 0 ||
+	    pread(fd, &entry, sizeof(entry),
+		  (off_t)((uintptr_t)addr / page_size_bytes() * sizeof(entry))) != sizeof(entry))
+		return 0;
+	return entry;
+}
+
+const char *page_describe(char buf[static PAGE_DESCRIBE_MAX], uint64_t entry)
+{
+	if (!(entry & PAGE_PRESENT))
+		snprintf(buf, PAGE_DESCRIBE_MAX, "(no page yet)");
+	else if (!PAGE_FRAME(entry)) /* pagemap.rst: since 4.0 frames are for CAP_SYS_ADMIN */
+		snprintf(buf, PAGE_DESCRIBE_MAX, "(frame hidden, it takes CAP_SYS_ADMIN)");
+	else
+		snprintf(buf, PAGE_DESCRIBE_MAX, "0x%016llx",
+			 (unsigned long long)(PAGE_FRAME(entry) * page_size_bytes()));
+	return buf;
+}

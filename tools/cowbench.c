@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowbench: what a frozen copy costs on this machine. `cowbench -m MODE` is the measuring tool of
+ * the talk; everything else is a subcommand, in a file of its own, of the table below.
+ */
+#include "config.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/bench.h"
+
+struct subcommand {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *arguments;
+	const char *description;
+};
+
+static const struct subcommand subcommands[] = {
+	{"compare", bench_compare, "[-s MiB] [-n RUNS] [--json]",
+	 "all modes side by side, against fork and memcpy"},
+};
+
+static void print_help(void)
+{
+	printf("Usage: cowbench -m {scoot|fork|mmapcopy|uffd} [-s MiB] [-p] [-t] [-x db|snap] "
+	       "[-v]\n"
+	       "       cowbench SUBCOMMAND [OPTION]...\n"
+	       "Measure what a frozen copy of memory costs.\n\n"
+	       "One shot of one mode:\n"
+	       "  -m MODE            how the copy is made: scoot, fork, mmapcopy or uffd\n"
+	       "  -s MiB             how much memory [1]\n"
+	       "  -p                 populate it when it is allocated\n"
+	       "  -t                 look at page frames before and after a write; implies -v\n"
+	       "  -x db|snap         until the program can go on, or the copy can be read [db]\n"
+	       "  -v                 say what is done\n\n"
+	       "Subcommands:\n");
+	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++)
+		printf("  %s %s\n        %s\n", subcommands[i].name, subcommands[i].arguments,
+		       subcommands[i].description);
+	printf("\nOptions of all:\n"
+	       "  --socket ADDRESS   use this cowd, not a private one\n"
+	       "  --help             print this\n"
+	       "  --version          print the version\n\n"
+	       "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 no daemon, 4 not allowed.\n");
+}
+
+/*
+ * A private cowd is the one that lies beside this program (so in the build tree), else the
+ * installed one, which the library knows. $COWD_ADDRESS counts only if it says how to start one:
+ * figures of a daemon that serves others are asked for by name.
+ */
+const char *bench_address(const char *socket)
+{
+	static char address[PATH_MAX + sizeof("exec:/cowd")];
+	const char *from_environment = getenv("COWD_ADDRESS");
+	char self[PATH_MAX];
+	ssize_t n;
+
+	if (socket)
+		return socket;
+	if (from_environment && !strncmp(from_environment, "exec:", strlen("exec:")))
+		return from_environment;
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n > 0) {
+		self[n] = '\0';
+		*strrchr(self, '/') = '\0';
+		snprintf(address, sizeof(address), "exec:%s/cowd", self);
+		if (!access(address + strlen("exec:"), X_OK))
+			return address;
+	}
+	return "exec:";
+}
+
+bool bench_parse_size(uint64_t *size_bytes, const char *text)
+{
+	uint64_t mib;
+
+	if (!cli_parse_u64(&mib, text, 1, 1 << 24))
+		return false;
+	*size_bytes = mib << 20;
+	return true;
+}
+
+static int run_subcommand(int argc, char **argv)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++)
+		if (!strcmp(subcommands[i].name, argv[0]))
+			return subcommands[i].run(argc, argv);
+	return cli_unknown("subcommand", argv[0],
+			   cli_nearest(argv[0], &subcommands[0].name, ARRAY_SIZE(subcommands),
+				       sizeof(subcommands[0])));
+}
+
+int main(int argc, char **argv)
+{
+	cli_name("cowbench");
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			print_help();
+			return cli_finish(CLI_OK);
+		}
+		if (!strcmp(argv[i], "--version")) {
+			printf("cowbench %s\n", PACKAGE_VERSION);
+			return cli_finish(CLI_OK);
+		}
+	}
+	if (argc < 2)
+		return cli_usage("-m MODE or SUBCOMMAND is missing");
+	if (argv[1][0] == '-')
+		return cli_finish(bench_measure(argc, argv));
+	return cli_finish(run_subcommand(argc - 1, argv + 1));
+}
