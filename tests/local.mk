@@ -70,6 +70,15 @@ tests_system_save_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_LDADD = $(PROOF_LDADD)
 
+# The installed units under a real systemd, and older kernels (./check --kernels).
+TESTS += tests/system/systemd.sh
+dist_noinst_SCRIPTS += \
+	tests/system/pid1.sh \
+	tests/system/systemd.sh \
+	tests/system/vm.sh \
+	$(NULL)
+EXTRA_DIST += tests/system/systemd-client.c
+
 # Lint that ./check runs too; `make tidy` is slow and wants clang-tidy.
 EXTRA_DIST += tests/lint/files.sh.inc
 dist_noinst_SCRIPTS += \
