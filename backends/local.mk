@@ -1,7 +1,23 @@
 # Both halves of each mechanism. Knows neither sockets nor protobuf.
 noinst_LTLIBRARIES += libbackends.la
 libbackends_la_SOURCES = \
+	backends/extents.c \
+	backends/extents.h \
+	backends/hold.c \
+	backends/hold.h \
 	backends/kernel.h \
+	backends/pagemap.c \
+	backends/pagemap.h \
+	backends/scoot/clone.c \
+	backends/scoot/internal.h \
+	backends/scoot/region.c \
+	backends/scoot/scoot.h \
+	backends/scoot/snapshot.c \
+	backends/scoot/take.c \
+	backends/settle.c \
+	backends/settle.h \
+	backends/space.c \
+	backends/space.h \
 	backends/uffdio.c \
 	backends/uffdio.h \
 	$(NULL)

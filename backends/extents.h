@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What backs a range of memory: runs of (range -> memfd, offset, owned or frozen).
+ *
+ * The one description that scoot and mmapcopy share. A region's map says what is mapped where now;
+ * a snapshot is a map too, all of it frozen.
+ *
+ *   owned    mapped MAP_SHARED: a write goes to the backing. Nobody else may refer to those bytes.
+ *   frozen   mapped MAP_PRIVATE: a write makes a private page, the backing's bytes never change.
+ *            Any number of maps may refer to them.
+ *
+ * Bytes of a backing may be changed again once one map alone refers to them. There is no count to
+ * be kept right for that: every map is in one list, and extents_is_shared() looks. Maps have few
+ * runs (adjacent ones merge), and the question is asked once for each run to be settled, never in a
+ * fault.
+ *
+ * Locks: one mutex of the process guards the list and the runs of every map, so that a map can be
+ * looked at for extents_is_shared() while its owner changes it. Who changes a map keeps others from
+ * changing the same map (the region's lock); then it may read its own map without the mutex.
+ */
+#ifndef COW_BACKENDS_EXTENTS_H
+#define COW_BACKENDS_EXTENTS_H
+
+#include <stdatomic.h>
+
+#include "common/util.h"
+
+/**
+ * struct backing - a memfd that holds pages
+ * @fd:    for reading and writing, or -1: opened by somebody else, only for reading
+ * @ro_fd: only for reading, or -1
+ * @id:    what cowd calls it; 0 while cowd does not know it; for the owner of the map to use
+ */
+struct backing {
+	_Atomic int n_refs;
+	int fd;
+	int ro_fd;
+	_Atomic uint64_t id;
+	uint64_t size_bytes;
+};
+
+/** backing_new() - takes both descriptors, of which one may be -1. 0 or -ENOMEM */
+int backing_new(struct backing **out, int *fd, int *ro_fd, uint64_t size_bytes);
+struct backing *backing_ref(struct backing *backing);
+struct backing *backing_unref(struct backing *backing);
+DEFINE_CLEANUP(backing_unref, struct backing *)
+/** backing_read_fd() - a descriptor to read @backing by, lent; the read-only one if there is one */
+int backing_read_fd(const struct backing *backing);
+/** backing_write() - all of @len bytes of @buf to @off. 0 or -errno */
+int backing_write(const struct backing *backing, const void *buf, size_t len, uint64_t off);
+/** backing_read() - all of @len bytes from @off into @buf. 0 or -errno */
+int backing_read(const struct backing *backing, void *buf, size_t len, uint64_t off);
+
+struct extent {
+	uint64_t off; /* bytes from the start of the map */
+	uint64_t len;
+	struct backing *backing; /* a reference */
+	uint64_t backing_off;
+	bool owned;
+};
+
+/**
+ * struct extents - a map; embedded in its owner
+ * @runs: in order, without gaps, from 0 to @size_bytes; neighbours that could be one are one
+ */
+struct extents {
+	struct extent *runs;
+	size_t n_runs;
+	size_t n_alloc;
+	uint64_t size_bytes;
+	struct extents *prev;
+	struct extents *next;
+	bool is_linked;
+};
+
+/** extents_init() - all of @size_bytes is @backing from 0 on. 0 or -ENOMEM */
+int extents_init(struct extents *map, struct backing *backing, uint64_t size_bytes, bool owned);
+/** extents_init_frozen() - a frozen copy of [@off, @off + @len) of @from. 0 or -ENOMEM */
+int extents_init_frozen(struct extents *map, const struct extents *from, uint64_t off,
+			uint64_t len);
+/** extents_move() - @to, not initialised, becomes what @from was; @from is as if deinited */
+void extents_move(struct extents *to, struct extents *from);
+/** extents_deinit() - idempotent, and right for a zeroed map */
+void extents_deinit(struct extents *map);
+
+/** extents_reserve() - make sure that the next @n_sets calls of extents_set() find memory. 0,
+ * -ENOMEM */
+int extents_reserve(struct extents *map, size_t n_sets);
+/** extents_set() - [@off, @off + @len) is now @backing from @backing_off on; after
+ * extents_reserve() */
+void extents_set(struct extents *map, uint64_t off, uint64_t len, struct backing *backing,
+		 uint64_t backing_off, bool owned);
+
+/** extents_find() - index of the run that holds @off, which is inside the map */
+size_t extents_find(const struct extents *map, uint64_t off);
+/** extents_is_owned() - whether one owned run is all there is */
+bool extents_is_owned(const struct extents *map);
+
+/**
+ * extents_is_shared() - whether any map but @except refers to those bytes of @backing
+ *
+ * Only the owner of an unshared run can make it shared, so a `false` stays true while the lock of
+ * @except's region is held.
+ */
+bool extents_is_shared(const struct backing *backing, uint64_t backing_off, uint64_t len,
+		       const struct extents *except);
+
+#endif

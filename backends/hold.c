@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Keeping threads out of a range; see hold.h.
+#include "config.h"
+
+#include "backends/hold.h"
+
+#include <sys/mman.h>
+
+#include "backends/uffdio.h"
+#include "common/err.h"
+
+#define RUNS_MAX 64
+
+int hold_init(int uffd)
+{
+	return uffdio_api(uffd, UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM, NULL);
+}
+
+static uint64_t as_u64(const char *addr)
+{
+	return (uint64_t)(uintptr_t)addr;
+}
+
+int hold_begin(int uffd, char *addr, uint64_t len)
+{
+	int r = uffdio_register(uffd, as_u64(addr), len,
+				UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+
+	if (r > 0)
+		return err_raise(
+			-EBUSY, "the region is not mapped as it was given: part of it was unmapped "
+				"or is registered with another userfaultfd");
+	return r;
+}
+
+/* The mapping at @addr is still there and registered: put the private pages into it. */
+static void copy_back(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len, char *side)
+{
+	struct page_run runs[RUNS_MAX];
+	uint64_t at = as_u64(side), end = as_u64(side) + len;
+	size_t n_runs;
+
+	while (at < end && !pagemap_private(pagemap, &at, end, runs, RUNS_MAX, &n_runs)) {
+		for (size_t i = 0; i < n_runs; i++) {
+			uint64_t off = runs[i].addr - as_u64(side);
+
+			while (uffdio_copy(uffd, as_u64(addr) + off, side + off, runs[i].len, 0) ==
+			       UFFDIO_E_AGAIN)
+				;
+		}
+	}
+}
+
+void hold_give_back(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len, char *side)
+{
+	uint64_t half = align_down(len / 2, page_size_bytes());
+
+	/* DONTUNMAP here too: a hole at @side could become another thread's mapping at any time. */
+	if (mremap(side, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, addr) !=
+	    MAP_FAILED)
+		return;
+	if (errno == EFAULT && half) {
+		hold_give_back(uffd, pagemap, addr, half, side);
+		hold_give_back(uffd, pagemap, addr + half, len - half, side + half);
+		return;
+	}
+	copy_back(uffd, pagemap, addr, len, side);
+}
+
+/*
+ * One mremap() moves one mapping. What is one run to us may be several mappings to the kernel
+ * (after mprotect() or madvise() of a part), which shows as EFAULT: then each half by itself.
+ */
+int hold_take(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len, char *side)
+{
+	uint64_t half = align_down(len / 2, page_size_bytes());
+	int r;
+
+	if (mremap(addr, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, side) !=
+	    MAP_FAILED)
+		return 0;
+	if (errno != EFAULT || !half)
+		return err_raise_errno("cannot move page tables of %llu bytes aside",
+				       (unsigned long long)len);
+	r = hold_take(uffd, pagemap, addr, half, side);
+	if (r)
+		return r;
+	r = hold_take(uffd, pagemap, addr + half, len - half, side + half);
+	if (r)
+		hold_give_back(uffd, pagemap, addr, half, side);
+	return r;
+}
+
+void hold_end(int uffd, char *addr, uint64_t len)
+{
+	/* Unregistering wakes those who wait on what is still registered, but not those who began
+	 * to wait on a mapping that was replaced since. */
+	int r = uffdio_unregister(uffd, as_u64(addr), len);
+
+	do {
+		r = uffdio_wake(uffd, as_u64(addr), len);
+	} while (r == UFFDIO_E_AGAIN);
+}

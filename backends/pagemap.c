@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Finding private pages; see pagemap.h.
+#include "config.h"
+
+#include "backends/pagemap.h"
+
+#include <fcntl.h>
+
+#include "backends/kernel.h"
+#include "common/err.h"
+
+#define ENTRY_PRESENT (1ULL << 63)
+#define ENTRY_SWAPPED (1ULL << 62)
+#define ENTRY_FILE    (1ULL << 61)
+
+#define SCAN_BATCH  256
+#define ENTRY_BATCH 512
+
+int pagemap_init(struct pagemap *pagemap)
+{
+	struct pm_scan_arg arg = {.size = sizeof(arg)};
+
+	*pagemap = (struct pagemap){.fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
+	if (pagemap->fd < 0)
+		return err_raise_errno("cannot open /proc/self/pagemap (is /proc mounted?)");
+	/* An empty range is a valid question; a kernel before 6.7 does not know the ioctl. */
+	pagemap->has_scan = ioctl(pagemap->fd, PAGEMAP_SCAN, &arg) >= 0;
+	return 0;
+}
+
+void pagemap_deinit(struct pagemap *pagemap)
+{
+	pagemap->fd = fd_close(pagemap->fd);
+}
+
+/* Add [@start, @end); false when there is no room. */
+static bool run_add(struct page_run *runs, size_t max, size_t *n_runs, uint64_t start, uint64_t end)
+{
+	if (*n_runs && runs[*n_runs - 1].addr + runs[*n_runs - 1].len == start) {
+		runs[*n_runs - 1].len += end - start;
+		return true;
+	}
+	if (*n_runs == max)
+		return false;
+	runs[(*n_runs)++] = (struct page_run){.addr = start, .len = end - start};
+	return true;
+}
+
+static int find_by_scan(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
+			struct page_run *runs, size_t max, size_t *n_runs)
+{
+	struct page_region found[SCAN_BATCH];
+
+	while (*at < end && *n_runs < max) {
+		struct pm_scan_arg arg = {
+			.size = sizeof(arg),
+			.start = *at,
+			.end = end,
+			.vec = (uint64_t)(uintptr_t)found,
+			.vec_len = min_u64(ARRAY_SIZE(found), max - *n_runs),
+			.category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
+			.category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO,
+			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+			/* the same for all that match: else a run would be cut where it differs */
+			.return_mask = PAGE_IS_FILE,
+		};
+		int n = ioctl(pagemap->fd, PAGEMAP_SCAN, &arg);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_raise_errno("cannot find changed pages (PAGEMAP_SCAN)");
+		for (int i = 0; i < n; i++)
+			(void)run_add(runs, max, n_runs, found[i].start, found[i].end);
+		*at = arg.walk_end;
+	}
+	return 0;
+}
+
+static int find_by_reading(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
+			   struct page_run *runs, size_t max, size_t *n_runs)
+{
+	const size_t page = page_size_bytes();
+	uint64_t entries[ENTRY_BATCH];
+
+	while (*at < end) {
+		uint64_t want = min_u64(ARRAY_SIZE(entries), (end - *at) / page);
+		ssize_t n = pread(pagemap->fd, entries, want * sizeof(entries[0]),
+				  (off_t)(*at / page * sizeof(entries[0])));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < (ssize_t)sizeof(entries[0]))
+			return err_raise_errno("cannot find changed pages (/proc/self/pagemap)");
+		for (size_t i = 0; i < (size_t)n / sizeof(entries[0]); i++, *at += page) {
+			if (!(entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED)) ||
+			    entries[i] & ENTRY_FILE)
+				continue;
+			if (!run_add(runs, max, n_runs, *at, *at + page))
+				return 0;
+		}
+	}
+	return 0;
+}
+
+int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
+		    struct page_run *runs, size_t max, size_t *n_runs)
+{
+	*n_runs = 0;
+	if (pagemap->has_scan)
+		return find_by_scan(pagemap, at, end, runs, max, n_runs);
+	return find_by_reading(pagemap, at, end, runs, max, n_runs);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which pages of a private file mapping are private: those written since it was mapped.
+ *
+ * Such a page is anonymous memory: present or swapped, and not of the file. The zero page is
+ * neither (nobody wrote it). Two ways to ask, with the same answer: the PAGEMAP_SCAN ioctl
+ * (since 6.7), which skips empty page tables and gives runs, and reading 8 bytes a page from
+ * /proc/self/pagemap, which any process may do for itself (bits 61 to 63 are not hidden from it;
+ * proc_pid_pagemap(5)).
+ */
+#ifndef COW_BACKENDS_PAGEMAP_H
+#define COW_BACKENDS_PAGEMAP_H
+
+#include "common/util.h"
+
+/**
+ * struct pagemap
+ * @fd:       /proc/self/pagemap; shows the address space of who opened it, also in a fork child
+ * @has_scan: PAGEMAP_SCAN works; may be set to false to have the other way tried
+ */
+struct pagemap {
+	int fd;
+	bool has_scan;
+};
+
+struct page_run {
+	uint64_t addr;
+	uint64_t len;
+};
+
+/** pagemap_init() - 0 or -errno; finds out what the kernel can */
+int pagemap_init(struct pagemap *pagemap);
+void pagemap_deinit(struct pagemap *pagemap);
+
+/**
+ * pagemap_private() - find runs of private pages
+ * @at:     first address to look at; advanced to where the search ended, so that it can go on
+ * @end:    where to end; both page aligned
+ * @runs:   gets them, in order, neighbours merged
+ * @max:    at most that many, at least 2
+ * @n_runs: how many were found
+ *
+ * Return: 0 or -errno.
+ */
+int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
+		    struct page_run *runs, size_t max, size_t *n_runs);
+
+#endif

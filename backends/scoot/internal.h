@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of backends/scoot share. */
+#ifndef COW_BACKENDS_SCOOT_INTERNAL_H
+#define COW_BACKENDS_SCOOT_INTERNAL_H
+
+#include "backends/scoot/scoot.h"
+
+/**
+ * struct scoot_aside - where page tables were moved to
+ * @addr: lies within 2 MiB, or 1 GiB if large, as the memory does that was there
+ * @base: the reservation that holds it
+ */
+struct scoot_aside {
+	char *addr;
+	uint64_t len;
+	char *base;
+	uint64_t base_len;
+	uint64_t done;
+	struct scoot_aside *next;
+};
+
+/** scoot_aside_new() - reserve address space to move [@like, @like + @len) to */
+int scoot_aside_new(struct scoot_aside **out, const char *like, uint64_t len);
+/** scoot_aside_push() - queue for dropping; takes it */
+void scoot_aside_push(struct scoot_region *region, struct scoot_aside *aside);
+struct scoot_aside *scoot_aside_free(struct scoot_aside *aside);
+DEFINE_CLEANUP(scoot_aside_free, struct scoot_aside *)
+
+/** scoot_check_memory() - 0; -EBUSY if mappings made now would be populated at once (mlockall) */
+int scoot_check_memory(void);
+/** scoot_map_private() - map [@off, @off + @len) of the region private on what its map says. 0,
+ * -errno */
+int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
+		      uint64_t len);
+
+/** scoot_snapshot_new() - frozen copy of the region's map, as it is now */
+int scoot_snapshot_new(struct scoot_snapshot **out, const struct scoot_region *region);
+/** scoot_snapshot_keep() - copy @len bytes of @src to @off of the overlay and note the run */
+int scoot_snapshot_keep(struct scoot_snapshot *snap, const char *src, uint64_t off, uint64_t len);
+/** scoot_snapshot_note() - the overlay has data in that run, after all runs noted so far */
+int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len);
+/** scoot_snapshot_note_data() - note all that the overlay has data for: a kept page is never a hole
+ */
+int scoot_snapshot_note_data(struct scoot_snapshot *snap);
+/**
+ * scoot_keep_run() - keep the private pages of a run, or all if cowd does not know its backing
+ * @pages: where its pages are: in place or aside
+ */
+int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
+		   const struct extent *run, char *pages);
+
+/** scoot_take_by_clone() - the overlapping case without a userfaultfd; everything is frozen. 0,
+ * -errno */
+int scoot_take_by_clone(struct scoot_region *region, struct scoot_snapshot *snap);
+
+#endif

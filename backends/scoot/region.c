@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A region's extent map, and what is done to it outside of a take; see scoot.h.
+#include "config.h"
+
+#include <sys/mman.h>
+
+#include "backends/hold.h"
+#include "backends/scoot/internal.h"
+#include "backends/space.h"
+#include "common/err.h"
+
+#define SPACE_HUGE_BYTES ((uint64_t)1 << 30)
+
+int scoot_aside_new(struct scoot_aside **out, const char *like, uint64_t len)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = calloc(1, sizeof(*aside));
+	uint64_t align = len >= SPACE_HUGE_BYTES ? SPACE_HUGE_BYTES : SETTLE_CHUNK_BYTES;
+	uint64_t skew = (uint64_t)(uintptr_t)like & (align - 1);
+	int r;
+
+	if (!aside)
+		return err_oom(sizeof(*aside), "old page tables");
+	aside->base_len = max_u64(len + skew, align);
+	r = space_reserve(&aside->base, aside->base_len);
+	if (r)
+		return r;
+	aside->addr = aside->base + skew;
+	aside->len = len;
+	*out = steal_ptr(&aside);
+	return 0;
+}
+
+struct scoot_aside *scoot_aside_free(struct scoot_aside *aside)
+{
+	if (aside)
+		space_release(aside->base, aside->base_len);
+	free(aside);
+	return NULL;
+}
+
+void scoot_aside_push(struct scoot_region *region, struct scoot_aside *aside)
+{
+	pthread_mutex_lock(&region->asides_lock);
+	aside->next = region->asides;
+	region->asides = aside;
+	pthread_mutex_unlock(&region->asides_lock);
+}
+
+/* Unmapping keeps other threads from mapping anything, so it comes when all is dropped. */
+bool scoot_tidy_step(struct scoot_region *region)
+{
+	struct scoot_aside *aside, **link;
+
+	pthread_mutex_lock(&region->asides_lock);
+	aside = region->asides;
+	pthread_mutex_unlock(&region->asides_lock);
+	if (!aside)
+		return false;
+	if (space_drop_step(aside->addr, aside->len, &aside->done))
+		return true;
+	pthread_mutex_lock(&region->asides_lock);
+	for (link = &region->asides; *link != aside; link = &(*link)->next)
+		;
+	*link = aside->next;
+	pthread_mutex_unlock(&region->asides_lock);
+	scoot_aside_free(aside);
+	return true;
+}
+
+int scoot_region_new(struct scoot_region **out, char *addr, struct backing *home, int *uffd)
+{
+	CLEANUP(scoot_region_freep) struct scoot_region *region = calloc(1, sizeof(*region));
+	int r;
+
+	if (!region)
+		return err_oom(sizeof(*region), "a region");
+	region->uffd = -1;
+	region->pagemap.fd = -1;
+	pthread_mutex_init(&region->asides_lock, NULL);
+	region->addr = addr;
+	region->size_bytes = home->size_bytes;
+	region->home = backing_ref(home);
+	r = extents_init(&region->map, home, home->size_bytes, true);
+	if (!r)
+		r = pagemap_init(&region->pagemap);
+	if (!r && *uffd >= 0) {
+		r = hold_init(*uffd);
+		if (!r)
+			r = settle_init(&region->settle, *uffd, &region->pagemap);
+	}
+	if (r)
+		return r;
+	if (madvise(addr, region->size_bytes, MADV_DONTFORK))
+		return err_raise_errno("cannot keep a region from fork children");
+	region->uffd = fd_steal(uffd);
+	*out = steal_ptr(&region);
+	return 0;
+}
+
+struct scoot_region *scoot_region_free(struct scoot_region *region)
+{
+	struct scoot_aside *aside;
+
+	if (!region)
+		return NULL;
+	while ((aside = region->asides)) {
+		region->asides = aside->next;
+		scoot_aside_free(aside);
+	}
+	if (region->settle.side)
+		settle_deinit(&region->settle);
+	pagemap_deinit(&region->pagemap);
+	region->uffd = fd_close(region->uffd);
+	extents_deinit(&region->map);
+	backing_unref(region->home);
+	pthread_mutex_destroy(&region->asides_lock);
+	free(region);
+	return NULL;
+}
+
+/*
+ * Under mlockall(MCL_FUTURE) the kernel populates a new writable private mapping before mmap()
+ * returns: a copy of the whole region. Seen by what it does to one page.
+ */
+int scoot_check_memory(void)
+{
+	const size_t page = page_size_bytes();
+	unsigned char is_present = 0;
+	void *probe = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (probe == MAP_FAILED)
+		return err_raise_errno("cannot map a page");
+	(void)mincore(probe, page, &is_present);
+	(void)munmap(probe, page);
+	if (is_present & 1)
+		return err_raise(-EBUSY,
+				 "mlockall(MCL_FUTURE) is in effect: freezing would copy the "
+				 "whole region at once; add MCL_ONFAULT, or use mode uffd");
+	return 0;
+}
+
+int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
+		      uint64_t len)
+{
+	char *addr = region->addr + off;
+	void *p = mmap(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+		       run->backing->fd, (off_t)(run->backing_off + (off - run->off)));
+
+	if (p == MAP_FAILED)
+		return err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
+	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
+	 */
+	(void)madvise(addr, len, MADV_DONTFORK);
+	return 0;
+}
+
+/* One owned run, or part of it. */
+static int freeze_part(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+	int r;
+
+	r = extents_reserve(&region->map, 1);
+	if (!r)
+		r = scoot_aside_new(&aside, region->addr + off, len);
+	if (!r)
+		r = hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr);
+	if (r)
+		return r;
+	r = scoot_map_private(region, &run, off, len);
+	if (!r)
+		extents_set(&region->map, off, len, run.backing, run.backing_off + (off - run.off),
+			    false);
+	/* On failure too: the shared mapping is still in place, and its page tables come back. */
+	scoot_aside_push(region, steal_ptr(&aside));
+	return r;
+}
+
+int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	const uint64_t end = off + len;
+	int r = scoot_check_memory();
+
+	while (!r && off < end) {
+		struct extent run = region->map.runs[extents_find(&region->map, off)];
+		uint64_t n = min_u64(run.off + run.len, end) - off;
+
+		if (run.owned)
+			r = freeze_part(region, run, off, n);
+		off += n;
+	}
+	return r;
+}
+
+/* The next chunk from settle_at on that may be settled; false when there is none to the end. */
+static bool find_settleable(struct scoot_region *region, uint64_t *off, uint64_t *len,
+			    struct extent *found)
+{
+	const struct extents *map = &region->map;
+	uint64_t at = region->settle_at;
+
+	for (size_t i = extents_find(map, at); i < map->n_runs; i++) {
+		const struct extent *run = &map->runs[i];
+		uint64_t start = max_u64(at, run->off);
+		uint64_t chunk_end = align_down(start, SETTLE_CHUNK_BYTES) + SETTLE_CHUNK_BYTES;
+
+		if (run->owned || run->backing->fd < 0 ||
+		    extents_is_shared(run->backing, run->backing_off, run->len, map))
+			continue;
+		*off = start;
+		*len = min_u64(chunk_end, run->off + run->len) - start;
+		*found = *run;
+		return true;
+	}
+	return false;
+}
+
+int scoot_settle_step(struct scoot_region *region, bool *more)
+{
+	struct extent run;
+	uint64_t off, len, backing_off;
+	int r;
+
+	*more = false;
+	if (region->uffd < 0 || extents_is_owned(&region->map))
+		return 0;
+	if (region->settle_at >= region->size_bytes)
+		region->settle_at = 0;
+	if (!find_settleable(region, &off, &len, &run)) {
+		*more = region->settle_at != 0;
+		region->settle_at = 0;
+		return 0;
+	}
+	backing_off = run.backing_off + (off - run.off);
+	r = extents_reserve(&region->map, 1);
+	if (!r)
+		r = settle_chunk(&region->settle, region->addr + off, len, run.backing,
+				 backing_off);
+	if (r)
+		return r;
+	extents_set(&region->map, off, len, run.backing, backing_off, true);
+	region->settle_at = off + len;
+	*more = !extents_is_owned(&region->map);
+	return 0;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * scoot: freeze memory by mapping it again.
+ *
+ * A region is mapped MAP_SHARED on a memfd. To take a snapshot its page tables are moved aside with
+ * mremap(MREMAP_DONTUNMAP) and the same memfd is mapped over it MAP_PRIVATE: from that instant on
+ * every write of the program makes a private page, and the memfd is the snapshot. Cost: tens of
+ * microseconds at any size, because page tables move as whole entries, no page is touched, and the
+ * old page tables are dropped later (scoot_tidy_step()).
+ *
+ * Between the two steps the region's address is never unmapped: after mremap() it holds the same
+ * shared mapping without page tables, so threads fault the same pages back in and go on. If the
+ * second step fails (strict overcommit, vm.max_map_count) the region is still what it was.
+ *
+ * What backs the region is its extent map (backends/extents.h). If all of it is one owned run, a
+ * take is the two steps above, and no thread ever waits. Otherwise every thread that touches the
+ * region waits (backends/hold.h) while each run is done by its kind:
+ *
+ *   owned             mapped private, as above
+ *   frozen, unshared  nobody else refers to the frozen bytes any more: pages written since go back
+ * to the backing, and a private mapping without private pages takes their place frozen, shared
+ * others still need the frozen bytes: pages written since are copied to an overlay, a sparse memfd
+ * as large as the region, at their own offsets. The snapshot is the frozen bytes with the overlay
+ * over them
+ *
+ * That costs in proportion to the pages written. In the background scoot_settle_step() makes
+ * unshared runs owned again, chunk by chunk, so that the next take finds one owned run.
+ *
+ * Without a userfaultfd (cowd lends none) nobody can be made to wait. Then nothing is ever settled,
+ * and all private pages are copied to the overlay by a child made with a bare clone(2): like that
+ * of fork() it sees them as they were at one instant (scoot/clone.c).
+ *
+ * Pages of a run whose backing cowd does not know (extent.backing->id is 0, after a region that was
+ * mmapcopied from has gone) go to the overlay whole.
+ *
+ * Nothing here knows of sockets. libclient/mode-scoot.c gives descriptors and addresses in and
+ * tells cowd. Whatever is said to be "under the region's lock" excludes every other such call for
+ * the same region; reading a snapshot needs no lock.
+ */
+#ifndef COW_BACKENDS_SCOOT_H
+#define COW_BACKENDS_SCOOT_H
+
+#include <pthread.h>
+
+#include "backends/extents.h"
+#include "backends/pagemap.h"
+#include "backends/settle.h"
+
+struct scoot_aside; /* old page tables, to be dropped */
+
+/**
+ * struct scoot_region
+ * @home:        the memfd that the region was made with; offset in it is offset in the region
+ * @map:         what is mapped now; changed under the region's lock only
+ * @uffd:        to make threads wait; -1: none, nothing settles
+ * @settle:      valid if @uffd is
+ * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
+ * @settle_at:   where the background goes on settling
+ */
+struct scoot_region {
+	char *addr;
+	uint64_t size_bytes;
+	struct backing *home;
+	struct extents map;
+	int uffd;
+	struct pagemap pagemap;
+	struct settle settle;
+	pthread_mutex_t asides_lock;
+	struct scoot_aside *asides;
+	uint64_t settle_at;
+};
+
+/**
+ * scoot_region_new() - describe memory that is a shared mapping of @home already
+ * @addr: of at least @home->size_bytes; borrowed
+ * @uffd: fresh userfaultfd of this process; taken. May be -1
+ *
+ * Sees to it that fork children do not inherit the mapping. Return: 0; -errno with a sentence.
+ */
+int scoot_region_new(struct scoot_region **out, char *addr, struct backing *home, int *uffd);
+/** scoot_region_free() - forgets, and drops what is aside; unmapping @addr is the caller's */
+struct scoot_region *scoot_region_free(struct scoot_region *region);
+DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
+
+/**
+ * struct scoot_snapshot - a frozen extent map, and pages over it
+ * @overlay: sparse, as large as the map; NULL if no page was private
+ * @kept:    runs of the overlay that hold data, in order
+ */
+struct scoot_snapshot {
+	struct extents map;
+	struct backing *overlay;
+	struct page_run *kept;
+	size_t n_kept;
+	size_t n_alloc;
+};
+
+/* scoot_take(): an overlay is needed; nothing was done. */
+#define SCOOT_E_OVERLAY 1
+
+/**
+ * scoot_take() - freeze the region
+ * @overlay: fresh backing as large as the region, lent; the snapshot holds a reference if it needs
+ *           it. May be NULL
+ *
+ * Under the region's lock. Return: 0; SCOOT_E_OVERLAY; -errno with a sentence: the memory is
+ * unharmed.
+ */
+int scoot_take(struct scoot_region *region, struct backing *overlay, struct scoot_snapshot **out);
+struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap);
+DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
+
+/** scoot_freeze() - make [@off, @off + @len) frozen, without a cut. Under the lock. 0 or -errno */
+int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len);
+
+/**
+ * scoot_settle_step() - settle one chunk that nobody else refers to
+ * @more: whether there is more to do
+ *
+ * Under the region's lock. Return: 0; -errno with a sentence, no byte is lost.
+ */
+int scoot_settle_step(struct scoot_region *region, bool *more);
+
+/** scoot_tidy_step() - drop some old page tables; one thread at a time, no lock. Return: more to do
+ */
+bool scoot_tidy_step(struct scoot_region *region);
+
+/* --- reading (snapshot.c) --------------------------------------------------------------------- */
+
+/**
+ * scoot_snapshot_opened() - a snapshot that another process took
+ * @map:     given
+ * @overlay: given, may be NULL; its data runs are found with SEEK_DATA
+ */
+int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
+			  struct backing **overlay);
+/** scoot_snapshot_read() - the range is inside. 0 or -errno */
+int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t len, uint64_t off);
+/**
+ * scoot_snapshot_map() - map it
+ * @addr: reserved, as large as the snapshot
+ * @prot: PROT_READ: no copy is made unless the overlay has too many runs. With PROT_WRITE: a
+ * private writable copy, which shares what is not written
+ *
+ * Return: 0; -errno with a sentence, and parts may be mapped.
+ */
+int scoot_snapshot_map(const struct scoot_snapshot *snap, char *addr, int prot);
+
+#endif

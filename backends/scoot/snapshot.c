@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Reading what was frozen; see scoot.h.
+#include "config.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backends/scoot/internal.h"
+#include "backends/space.h"
+#include "common/err.h"
+
+/* Of the 65530 mappings that a process may have by default, at most so many for one view. */
+#define VIEW_RUNS_MAX 8192
+
+int scoot_snapshot_new(struct scoot_snapshot **out, const struct scoot_region *region)
+{
+	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = calloc(1, sizeof(*snap));
+	int r;
+
+	if (!snap)
+		return err_oom(sizeof(*snap), "a snapshot");
+	r = extents_init_frozen(&snap->map, &region->map, 0, region->size_bytes);
+	if (r)
+		return r;
+	*out = steal_ptr(&snap);
+	return 0;
+}
+
+struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap)
+{
+	if (!snap)
+		return NULL;
+	extents_deinit(&snap->map);
+	backing_unref(snap->overlay);
+	free(snap->kept);
+	free(snap);
+	return NULL;
+}
+
+int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len)
+{
+	struct page_run *last = snap->n_kept ? &snap->kept[snap->n_kept - 1] : NULL;
+
+	if (last && last->addr + last->len == off) {
+		last->len += len;
+		return 0;
+	}
+	if (snap->n_kept == snap->n_alloc) {
+		size_t n_alloc = snap->n_alloc ? 2 * snap->n_alloc : 64;
+		struct page_run *kept = reallocarray(snap->kept, n_alloc, sizeof(*kept));
+
+		if (!kept)
+			return err_oom(n_alloc * sizeof(*kept), "runs of changed pages");
+		snap->kept = kept;
+		snap->n_alloc = n_alloc;
+	}
+	snap->kept[snap->n_kept++] = (struct page_run){.addr = off, .len = len};
+	return 0;
+}
+
+int scoot_snapshot_keep(struct scoot_snapshot *snap, const char *src, uint64_t off, uint64_t len)
+{
+	int r = scoot_snapshot_note(snap, off, len);
+
+	return r ? r : backing_write(snap->overlay, src, len, off);
+}
+
+int scoot_snapshot_note_data(struct scoot_snapshot *snap)
+{
+	const int fd = backing_read_fd(snap->overlay);
+	off_t data = 0, hole;
+	int r;
+
+	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			break;
+		r = scoot_snapshot_note(snap, (uint64_t)data, (uint64_t)(hole - data));
+		if (r)
+			return r;
+		data = hole;
+	}
+	return errno == ENXIO ? 0 : err_raise_errno("cannot find the pages of an overlay");
+}
+
+int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
+			  struct backing **overlay)
+{
+	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = calloc(1, sizeof(*snap));
+	int r;
+
+	if (!snap)
+		return err_oom(sizeof(*snap), "a snapshot");
+	if (*overlay) {
+		snap->overlay = backing_ref(*overlay);
+		r = scoot_snapshot_note_data(snap);
+		if (r)
+			return r;
+		*overlay = backing_unref(*overlay);
+	}
+	extents_move(&snap->map, map);
+	*out = steal_ptr(&snap);
+	return 0;
+}
+
+/* Index of the first kept run that ends behind @off. */
+static size_t find_kept(const struct scoot_snapshot *snap, uint64_t off)
+{
+	size_t low = 0, high = snap->n_kept;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (snap->kept[mid].addr + snap->kept[mid].len <= off)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static int read_map(const struct scoot_snapshot *snap, char *buf, uint64_t len, uint64_t off)
+{
+	const struct extents *map = &snap->map;
+
+	for (size_t i = extents_find(map, off); len; i++) {
+		const struct extent *run = &map->runs[i];
+		uint64_t skip = off - run->off, n = min_u64(len, run->len - skip);
+		int r = backing_read(run->backing, buf, n, run->backing_off + skip);
+
+		if (r)
+			return r;
+		buf += n;
+		off += n;
+		len -= n;
+	}
+	return 0;
+}
+
+int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t len, uint64_t off)
+{
+	char *to = buf;
+	size_t i = find_kept(snap, off);
+	int r = 0;
+
+	while (!r && len) {
+		const struct page_run *kept = i < snap->n_kept ? &snap->kept[i] : NULL;
+		uint64_t n = len;
+
+		if (kept && kept->addr <= off) {
+			n = min_u64(len, kept->addr + kept->len - off);
+			r = backing_read(snap->overlay, to, n, off);
+			i++;
+		} else {
+			if (kept)
+				n = min_u64(len, kept->addr - off);
+			r = read_map(snap, to, n, off);
+		}
+		to += n;
+		off += n;
+		len -= n;
+	}
+	return r;
+}
+
+static int map_run(char *addr, uint64_t len, const struct backing *backing, uint64_t backing_off,
+		   int prot, int flags)
+{
+	if (mmap(addr, len, prot, flags | MAP_FIXED | MAP_NORESERVE, backing_read_fd(backing),
+		 (off_t)backing_off) == MAP_FAILED)
+		return err_raise_errno("cannot map %llu bytes of a snapshot",
+				       (unsigned long long)len);
+	return 0;
+}
+
+/* Kept pages as mappings of the overlay. */
+static int map_kept(const struct scoot_snapshot *snap, char *addr)
+{
+	for (size_t i = 0; i < snap->n_kept; i++) {
+		const struct page_run *kept = &snap->kept[i];
+		int r = map_run(addr + kept->addr, kept->len, snap->overlay, kept->addr, PROT_READ,
+				MAP_SHARED);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Kept pages as private pages. */
+static int copy_kept(const struct scoot_snapshot *snap, char *addr)
+{
+	for (size_t i = 0; i < snap->n_kept; i++) {
+		const struct page_run *kept = &snap->kept[i];
+		int r = backing_read(snap->overlay, addr + kept->addr, kept->len, kept->addr);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int scoot_snapshot_map(const struct scoot_snapshot *snap, char *addr, int prot)
+{
+	const struct extents *map = &snap->map;
+	bool is_copied = prot & PROT_WRITE || snap->n_kept + map->n_runs > VIEW_RUNS_MAX;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < map->n_runs; i++) {
+		const struct extent *run = &map->runs[i];
+
+		r = map_run(addr + run->off, run->len, run->backing, run->backing_off,
+			    is_copied ? PROT_READ | PROT_WRITE : PROT_READ,
+			    is_copied ? MAP_PRIVATE : MAP_SHARED);
+	}
+	if (!r)
+		r = is_copied ? copy_kept(snap, addr) : map_kept(snap, addr);
+	if (!r && is_copied && !(prot & PROT_WRITE) && mprotect(addr, map->size_bytes, prot))
+		r = err_raise_errno("cannot make a view read-only");
+	return r;
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Taking a snapshot; see scoot.h.
+#include "config.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backends/hold.h"
+#include "backends/scoot/internal.h"
+#include "common/err.h"
+
+enum run_kind {
+	RUN_OWNED,
+	RUN_UNSHARED,
+	RUN_SHARED,
+};
+
+/* A run of the region's map as the take found it; the region's map keeps its backing alive. */
+struct taken_run {
+	struct extent extent;
+	enum run_kind kind;
+	bool is_done; /* mapped again, in the state that its kind leads to */
+};
+
+static enum run_kind kind_of(const struct scoot_region *region, const struct extent *run)
+{
+	if (!atomic_load(&run->backing->id))
+		return RUN_SHARED; /* cowd could not read it */
+	if (run->owned)
+		return RUN_OWNED;
+	if (region->uffd < 0 || run->backing->fd < 0 ||
+	    extents_is_shared(run->backing, run->backing_off, run->len, &region->map))
+		return RUN_SHARED;
+	return RUN_UNSHARED;
+}
+
+static int classify(const struct scoot_region *region, struct taken_run **out, bool *wants_overlay)
+{
+	const struct extents *map = &region->map;
+	struct taken_run *runs = calloc(map->n_runs, sizeof(*runs));
+
+	if (!runs)
+		return err_oom(map->n_runs * sizeof(*runs), "the runs of a region");
+	*wants_overlay = false;
+	for (size_t i = 0; i < map->n_runs; i++) {
+		runs[i].extent = map->runs[i];
+		runs[i].kind = kind_of(region, &map->runs[i]);
+		*wants_overlay |= runs[i].kind == RUN_SHARED;
+	}
+	*out = runs;
+	return 0;
+}
+
+/* Write the private pages of @run, which lie at @pages, to its own backing. */
+static int write_back(const struct scoot_region *region, const struct extent *run, char *pages)
+{
+	const uint64_t start = (uint64_t)(uintptr_t)pages;
+	struct page_run found[256];
+	uint64_t at = start;
+	size_t n_found;
+	int r;
+
+	while (at < start + run->len) {
+		r = pagemap_private(&region->pagemap, &at, start + run->len, found,
+				    ARRAY_SIZE(found), &n_found);
+		for (size_t i = 0; !r && i < n_found; i++) {
+			uint64_t off = found[i].addr - start;
+
+			r = backing_write(run->backing, pages + off, found[i].len,
+					  run->backing_off + off);
+		}
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
+		   const struct extent *run, char *pages)
+{
+	const uint64_t start = (uint64_t)(uintptr_t)pages;
+	struct page_run found[256];
+	uint64_t at = start;
+	size_t n_found;
+	int r;
+
+	if (!atomic_load(&run->backing->id))
+		return scoot_snapshot_keep(snap, pages, run->off, run->len);
+	while (at < start + run->len) {
+		r = pagemap_private(pagemap, &at, start + run->len, found, ARRAY_SIZE(found),
+				    &n_found);
+		for (size_t i = 0; !r && i < n_found; i++)
+			r = scoot_snapshot_keep(snap, (const char *)(uintptr_t)found[i].addr,
+						run->off + (found[i].addr - start), found[i].len);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* One run whose pages are aside; threads that touch it wait. */
+static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
+		      struct taken_run *run, char *pages)
+{
+	const struct extent *extent = &run->extent;
+	int r = 0;
+
+	if (run->kind == RUN_SHARED)
+		r = scoot_keep_run(&region->pagemap, snap, extent, pages);
+	else if (run->kind == RUN_UNSHARED)
+		r = write_back(region, extent, pages);
+	if (r)
+		return r;
+	if (run->kind == RUN_SHARED && !extent->owned) {
+		hold_give_back(region->uffd, &region->pagemap, region->addr + extent->off,
+			       extent->len, pages);
+	} else {
+		r = scoot_map_private(region, extent, extent->off, extent->len);
+		if (r)
+			return r;
+		extents_set(&region->map, extent->off, extent->len, extent->backing,
+			    extent->backing_off, false);
+	}
+	run->is_done = true;
+	hold_end(region->uffd, region->addr + extent->off, extent->len);
+	return 0;
+}
+
+/*
+ * Everything that is mapped is moved aside, then each run is finished. The cut is when the last run
+ * was moved: nobody has passed the region's memory between the first and the last.
+ */
+static int take_held(struct scoot_region *region, struct scoot_snapshot *snap,
+		     struct taken_run *runs, size_t n_runs)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+	size_t n_aside = 0;
+	int r;
+
+	r = scoot_aside_new(&aside, region->addr, region->size_bytes);
+	if (!r)
+		r = hold_begin(region->uffd, region->addr, region->size_bytes);
+	if (r)
+		return r;
+	while (!r && n_aside < n_runs) {
+		const struct extent *run = &runs[n_aside].extent;
+
+		r = hold_take(region->uffd, &region->pagemap, region->addr + run->off, run->len,
+			      aside->addr + run->off);
+		if (!r)
+			n_aside++;
+	}
+	for (size_t i = 0; !r && i < n_runs; i++)
+		r = finish_run(region, snap, &runs[i], aside->addr + runs[i].extent.off);
+	for (size_t i = 0; r && i < n_aside; i++) {
+		const struct extent *run = &runs[i].extent;
+
+		if (!runs[i].is_done)
+			hold_give_back(region->uffd, &region->pagemap, region->addr + run->off,
+				       run->len, aside->addr + run->off);
+	}
+	hold_end(region->uffd, region->addr, region->size_bytes);
+	scoot_aside_push(region, steal_ptr(&aside));
+	return r;
+}
+
+int scoot_take(struct scoot_region *region, struct backing *overlay, struct scoot_snapshot **out)
+{
+	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = NULL;
+	CLEANUP(freep) struct taken_run *runs = NULL;
+	size_t n_runs = region->map.n_runs;
+	bool is_plain, wants_overlay = false;
+	int r;
+
+	r = scoot_check_memory();
+	if (!r)
+		r = classify(region, &runs, &wants_overlay);
+	if (r)
+		return r;
+	if (wants_overlay && !overlay)
+		return SCOOT_E_OVERLAY;
+	is_plain = extents_is_owned(&region->map) && !wants_overlay;
+	/* From here on the snapshot's map refers to the same bytes, so nothing is unshared any
+	 * more. */
+	r = scoot_snapshot_new(&snap, region);
+	if (!r)
+		r = extents_reserve(&region->map, n_runs);
+	if (r)
+		return r;
+	if (wants_overlay)
+		snap->overlay = backing_ref(overlay);
+	if (is_plain)
+		r = scoot_freeze(region, 0, region->size_bytes);
+	else if (region->uffd < 0)
+		r = scoot_take_by_clone(region, snap);
+	else
+		r = take_held(region, snap, runs, n_runs);
+	if (r)
+		return r;
+	*out = steal_ptr(&snap);
+	return 0;
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Bringing frozen memory back to its backing; see settle.h.
+#include "config.h"
+
+#include "backends/settle.h"
+
+#include <sys/mman.h>
+
+#include "backends/hold.h"
+#include "backends/space.h"
+#include "common/err.h"
+
+#define RUNS_MAX 512
+
+int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap)
+{
+	*settle = (struct settle){.uffd = uffd, .pagemap = pagemap};
+	return space_reserve(&settle->side, 2 * SETTLE_CHUNK_BYTES);
+}
+
+void settle_deinit(struct settle *settle)
+{
+	space_release(settle->side, 2 * SETTLE_CHUNK_BYTES);
+	settle->side = NULL;
+}
+
+/* Write the private pages of [@addr, @addr + @len) to @backing. */
+static int write_back(struct settle *settle, char *addr, uint64_t len,
+		      const struct backing *backing, uint64_t backing_off)
+{
+	const uint64_t start = (uint64_t)(uintptr_t)addr;
+	struct page_run runs[RUNS_MAX];
+	uint64_t at = start;
+	size_t n_runs;
+	int r;
+
+	while (at < start + len) {
+		r = pagemap_private(settle->pagemap, &at, start + len, runs, RUNS_MAX, &n_runs);
+		for (size_t i = 0; !r && i < n_runs; i++) {
+			uint64_t off = runs[i].addr - start;
+
+			r = backing_write(backing, addr + off, runs[i].len, backing_off + off);
+			settle->n_pages += runs[i].len / page_size_bytes();
+		}
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* A shared mapping of the backing that no fork child gets, ready to be moved into place. */
+static int map_fresh(char *at, uint64_t len, const struct backing *backing, uint64_t backing_off)
+{
+	void *p = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing->fd,
+		       (off_t)backing_off);
+
+	if (p == MAP_FAILED || madvise(at, len, MADV_DONTFORK))
+		return err_raise_errno("cannot map %llu bytes shared again",
+				       (unsigned long long)len);
+	return 0;
+}
+
+int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct backing *backing,
+		 uint64_t backing_off)
+{
+	/* The chunk lies in a page-table page as it does in the region, so that the entry can move.
+	 */
+	const uint64_t skew = (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
+	char *old = settle->side + skew;
+	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
+	int r;
+
+	r = map_fresh(fresh, len, backing, backing_off);
+	if (!r)
+		r = hold_begin(settle->uffd, addr, len);
+	if (r) {
+		(void)space_clear(fresh, len);
+		return r;
+	}
+	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
+	if (!r) {
+		r = write_back(settle, old, len, backing, backing_off);
+		if (!r && mremap(fresh, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+				 addr) == MAP_FAILED)
+			r = err_raise_errno("cannot move a shared mapping into place");
+		if (r)
+			hold_give_back(settle->uffd, settle->pagemap, addr, len, old);
+	}
+	hold_end(settle->uffd, addr, len);
+	(void)space_clear(old, len);
+	(void)space_clear(fresh, len);
+	return r;
+}

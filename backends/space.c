@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Reserved address space; see space.h.
+#include "config.h"
+
+#include "backends/space.h"
+
+#include <sys/mman.h>
+
+#include "common/err.h"
+
+#define DROP_STEP_BYTES ((uint64_t)16 << 20)
+
+static uint64_t alignment_for(uint64_t len)
+{
+	if (len >= (uint64_t)1 << 30)
+		return (uint64_t)1 << 30;
+	if (len >= (uint64_t)2 << 20)
+		return (uint64_t)2 << 20;
+	return page_size_bytes();
+}
+
+int space_reserve(char **addr, uint64_t len)
+{
+	const uint64_t align = alignment_for(len);
+	uint64_t got, start, total = len + align;
+	void *p;
+
+	p = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return err_raise_errno("cannot reserve %llu bytes of address space",
+				       (unsigned long long)total);
+	got = (uint64_t)(uintptr_t)p;
+	start = align_up(got, align);
+	if (start > got)
+		(void)munmap(p, start - got);
+	if (got + total > start + len)
+		(void)munmap((char *)p + (start - got) + len, got + total - start - len);
+	*addr = (char *)p + (start - got);
+	return 0;
+}
+
+void space_release(char *addr, uint64_t len)
+{
+	if (addr)
+		(void)munmap(addr, len);
+}
+
+int space_clear(char *addr, uint64_t len)
+{
+	void *p = mmap(addr, len, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+
+	return p == MAP_FAILED ? err_raise_errno("cannot clear address space set aside") : 0;
+}
+
+bool space_drop_step(char *addr, uint64_t len, uint64_t *done)
+{
+	uint64_t step = min_u64(DROP_STEP_BYTES, len - *done);
+
+	if (step)
+		(void)madvise(addr + *done, step, MADV_DONTNEED);
+	*done += step;
+	return *done < len;
+}

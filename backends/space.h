@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Address space that nothing is mapped in yet: where page tables are moved aside to.
+ *
+ * Moving page tables costs tens of microseconds at any size where source and destination lie alike
+ * within 1 GiB (whole PUD entries move) or 2 MiB (PMD entries), so reservations are aligned as
+ * regions are.
+ */
+#ifndef COW_BACKENDS_SPACE_H
+#define COW_BACKENDS_SPACE_H
+
+#include "common/util.h"
+
+/** space_reserve() - @len bytes that cannot be touched, aligned to 1 GiB or 2 MiB if that large */
+int space_reserve(char **addr, uint64_t len);
+/** space_release() - give a reservation back, whatever was mapped there since */
+void space_release(char *addr, uint64_t len);
+/** space_clear() - make it a bare reservation again at once. 0 or -errno */
+int space_clear(char *addr, uint64_t len);
+
+/**
+ * space_drop_step() - forget part of the pages mapped at @addr
+ * @done: bytes dropped so far; advanced
+ *
+ * Page tables of a large mapping take long to drop (about 40 ms per GiB); in steps, and by
+ * MADV_DONTNEED, which does not keep other threads from faulting or mapping.
+ * Return: whether there is more to do.
+ */
+bool space_drop_step(char *addr, uint64_t len, uint64_t *done);
+
+#endif
