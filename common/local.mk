@@ -2,6 +2,8 @@ noinst_LTLIBRARIES += libcommon.la
 libcommon_la_SOURCES = \
 	common/err.c \
 	common/err.h \
+	common/format.c \
+	common/format.h \
 	common/hist.c \
 	common/hist.h \
 	common/util.h \
