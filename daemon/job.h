@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Work that may block (bulk reads and writes, arming, dropping large mappings), done by a pool of
+ * threads so that the loop never waits.
+ */
+#ifndef COWD_JOB_H
+#define COWD_JOB_H
+
+#include "daemon/loop.h"
+
+struct job_pool;
+
+/**
+ * struct job - one piece of work; embedded in its owner, which must outlive done()
+ * @run:  in a pool thread
+ * @done: afterwards, in the loop thread; may free the owner
+ */
+struct job {
+	void (*run)(struct job *job);
+	void (*done)(struct job *job);
+	struct task task;
+	struct job_pool *pool;
+	struct job *next;
+};
+
+/**
+ * job_pool_new() - start @n_threads threads, all signals blocked, named @name
+ *
+ * Threads are started before the sandbox closes. Return: 0, -errno.
+ */
+int job_pool_new(struct job_pool **out, struct loop *loop, unsigned int n_threads,
+		 const char *name);
+/** job_pool_free() - waits for running jobs; those not begun get run() skipped and done() skipped
+ */
+struct job_pool *job_pool_free(struct job_pool *pool);
+
+/**
+ * job_pool_finish() - wait until every job submitted is run and done(), those that done() submits
+ * too
+ *
+ * For the way out, after sessions have ended: runs the loop's tasks itself. Loop thread; blocks.
+ * Return: whether there was anything to wait for.
+ */
+bool job_pool_finish(struct job_pool *pool);
+
+/** job_submit() - queue; @job->run and ->done are set; from the loop thread */
+void job_submit(struct job_pool *pool, struct job *job);
+
+#endif
