@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Settings of cowd: defaults, then the configuration file (INI, cowd.conf(5)), then the command
+ * line.
+ */
+#ifndef COWD_OPTIONS_H
+#define COWD_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/quota.h"
+
+enum lend_policy {
+	LEND_NO = 0,
+	LEND_YES = 1,
+	LEND_USER_MODE_ONLY = 2, /* clients make a uffd that does not serve kernel-mode faults */
+};
+
+/* What --without-feature takes away that is not a bit of UFFDIO_API. */
+enum without {
+	WITHOUT_DONTUNMAP = 1 << 0,
+	WITHOUT_PAGEMAP_SCAN = 1 << 1,
+	WITHOUT_CONTINUE_WP = 1 << 2,
+};
+
+#define LIMIT_UNLIMITED UINT64_MAX
+
+/**
+ * struct options
+ *
+ * After options_parse() nothing changes but what options_reload() takes over: lend, limits,
+ * is_verbose.
+ */
+struct options {
+	char *config_path;
+	bool is_config_named; /* by --config: then it must exist */
+	char **argv;          /* the command line, lent: it goes before the file at a reload too */
+	int argc;
+	char *socket_path; /* where to listen when no socket was passed; NULL: only client_fd */
+	unsigned int socket_mode;
+	char *user;        /* to become when started as root; NULL or "": stay */
+	char *admin_group; /* its members may see what others hold; NULL or "": only root and cowd
+			    */
+	enum lend_policy lend;
+	uint64_t limits[QUOTA_N]; /* per uid */
+	unsigned int n_workers;   /* fault workers; 0: one per CPU */
+	unsigned int n_savers;
+	int client_fd; /* a private cowd: a connected socket passed by its one client; else -1 */
+	bool is_sandboxed; /* seccomp, no capabilities; false only by --no-sandbox, for sanitizers
+			    */
+	bool is_strict;    /* a call outside of the list ends cowd, so that a test sees it */
+	bool is_verbose;
+	uint64_t without_features; /* uffd feature bits to do without, for tests */
+	unsigned int without;      /* enum without */
+};
+
+/**
+ * options_parse() - defaults, file, command line
+ * @argv: lent for as long as @options lives
+ *
+ * Return: 0; 1: said what was asked for (--help, --version, --check-config), end well; -errno with
+ * a sentence that names file, line, key and the values allowed.
+ */
+int options_parse(struct options *options, int argc, char **argv);
+/** options_reload() - read the file again; on an error the old settings stay. 0 or -errno */
+int options_reload(struct options *options);
+void options_deinit(struct options *options);
+/** options_lend_name() - "yes", "no", "user-mode-only" */
+const char *options_lend_name(enum lend_policy lend);
+
+#endif
