@@ -11,12 +11,38 @@ libcowd_la_LIBADD = libbackends.la libproto.la libcommon.la \
 	$(SECCOMP_LIBS) $(SYSTEMD_LIBS) $(PROTOBUF_C_LIBS) $(INIH_LIBS) $(CAP_NG_LIBS)
 libcowd_la_SOURCES = \
 	daemon/daemon.h \
+	daemon/job.c \
 	daemon/job.h \
+	daemon/landlock.c \
+	daemon/list-rpc.c \
+	daemon/listener.c \
+	daemon/listener.h \
+	daemon/log.c \
+	daemon/log.h \
+	daemon/loop.c \
 	daemon/loop.h \
+	daemon/options-file.c \
+	daemon/options-file.h \
+	daemon/options.c \
 	daemon/options.h \
+	daemon/peer.c \
+	daemon/peer.h \
+	daemon/probe.c \
 	daemon/probe.h \
+	daemon/quota.c \
 	daemon/quota.h \
+	daemon/rpc.c \
 	daemon/rpc.h \
+	daemon/sandbox.c \
+	daemon/sandbox.h \
+	daemon/seccomp.c \
+	daemon/service.c \
+	daemon/service.h \
+	daemon/session-queue.c \
+	daemon/session-queue.h \
+	daemon/session-rpc.c \
+	daemon/session.c \
 	daemon/session.h \
+	daemon/stats.c \
 	daemon/stats.h \
 	$(NULL)

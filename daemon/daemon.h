@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What there is one of in a running cowd. Modules get it lent and keep to the parts that are
+ * theirs.
+ */
+#ifndef COWD_DAEMON_H
+#define COWD_DAEMON_H
+
+#include <sys/types.h>
+
+#include "daemon/job.h"
+#include "daemon/loop.h"
+#include "daemon/options.h"
+#include "daemon/probe.h"
+#include "daemon/quota.h"
+#include "daemon/stats.h"
+
+struct session;
+struct region;
+struct snapshot;
+struct backing;
+struct worker_pool;
+
+struct daemon {
+	struct options options;
+	struct probe probe; /* what this kernel can do */
+	struct stats stats;
+	struct loop *loop;
+	struct job_pool *jobs; /* arming, reading, dropping: short */
+	struct job_pool *savers;
+	struct worker_pool *workers;
+	struct quota *quota;
+	int uffd_device_fd;  /* /dev/userfaultfd, -1 when there is none */
+	int proc_self_fd_fd; /* O_PATH on /proc/self/fd, to see what a foreign descriptor is */
+	uint64_t next_id;    /* for everything that has an id; never reused */
+	uint64_t started_usec;
+	int statm_fd;    /* /proc/self/statm, opened before the sandbox closed; -1 without /proc */
+	gid_t admin_gid; /* of options.admin_group, when has_admin_gid */
+	bool has_admin_gid;
+	struct session *sessions;       /* by rising id */
+	struct session **sessions_last; /* the pointer that ends the list */
+	unsigned int n_sessions;
+	/* Hash tables by id (uthash), owned by region.c, snapshot.c, backing.c */
+	struct region *regions;
+	struct snapshot *snapshots;
+	struct backing *backings;
+};
+
+/** daemon_new_id() - a number that was never used before by this daemon */
+static inline uint64_t daemon_new_id(struct daemon *daemon)
+{
+	return ++daemon->next_id;
+}
+
+#endif

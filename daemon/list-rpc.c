@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Status, and the list of clients. Lists of regions and snapshots are in the files that own those.
+ *
+ * Anybody who may connect may see the totals; the rows of a list are shown to their own uid and to
+ * administrators only.
+ */
+#include "config.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "common/err.h"
+#include "daemon/daemon.h"
+#include "daemon/region.h"
+#include "daemon/rpc.h"
+#include "daemon/session.h"
+#include "daemon/snapshot.h"
+#include "daemon/store.h"
+#include "daemon/worker.h"
+
+static uint64_t now_usec(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* Second field of /proc/self/statm, proc(5); the file was opened before the sandbox closed. */
+static uint64_t resident_bytes(const struct daemon *daemon)
+{
+	char text[128];
+	uint64_t pages;
+	ssize_t n;
+
+	n = pread(daemon->statm_fd, text, sizeof(text) - 1, 0);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	if (sscanf(text, "%*u %" SCNu64, &pages) != 1)
+		return 0;
+	return pages * page_size_bytes();
+}
+
+static int fill_status(struct rpc_call *call, Cow__V1__StatusReply *reply)
+{
+	struct daemon *daemon = call->session->daemon;
+	char mechanisms[64];
+
+	reply->server = rpc_strdup(call, "cowd " PACKAGE_VERSION);
+	reply->kernel = rpc_strdup(call, daemon->probe.release);
+	reply->mechanisms =
+		rpc_strdup(call, probe_mechanisms(&daemon->probe, mechanisms, sizeof(mechanisms)));
+	reply->lend = rpc_strdup(call, options_lend_name(daemon->options.lend));
+	reply->socket = rpc_strdup(call, daemon->options.socket_path);
+	if (!reply->server || !reply->kernel || !reply->mechanisms || !reply->lend ||
+	    !reply->socket)
+		return -ENOMEM;
+	reply->pid = (uint32_t)getpid();
+	reply->uptime_usec = now_usec() - daemon->started_usec;
+	reply->uffd_features = daemon->probe.uffd_features;
+	reply->n_clients = daemon->n_sessions;
+	reply->n_regions = HASH_COUNT(daemon->regions);
+	reply->n_snapshots = HASH_COUNT(daemon->snapshots);
+	reply->region_bytes = quota_total(daemon->quota, QUOTA_REGION_BYTES);
+	reply->kept_bytes = quota_total(daemon->quota, QUOTA_KEPT_BYTES);
+	reply->n_workers = worker_pool_size(daemon->workers);
+	reply->memory_bytes = resident_bytes(daemon);
+	return 0;
+}
+
+int rpc_status(struct rpc_call *call)
+{
+	Cow__V1__StatusReply *reply = rpc_alloc(call, sizeof(*reply));
+	int r;
+
+	if (!reply)
+		return -ENOMEM;
+	cow__v1__status_reply__init(reply);
+	r = fill_status(call, reply);
+	if (r)
+		return r;
+	call->reply.result_case = COW__V1__REPLY__RESULT_STATUS;
+	call->reply.status = reply;
+	return 0;
+}
+
+static void add_up(Cow__V1__ClientInfo *row, const struct session *session)
+{
+	for (const struct region *region = session->regions; region; region = region->next) {
+		row->n_regions++;
+		row->region_bytes += region->size_bytes;
+		if (region->pool)
+			row->kept_bytes += store_pool_used(region->pool) * page_size_bytes();
+	}
+	for (const struct hold *hold = session->holds; hold; hold = hold->next)
+		row->n_snapshots++;
+}
+
+static int add_client(struct rpc_call *call, Cow__V1__ClientList *list,
+		      const struct session *session)
+{
+	Cow__V1__ClientInfo *row = rpc_alloc(call, sizeof(*row));
+
+	if (!row)
+		return -ENOMEM;
+	cow__v1__client_info__init(row);
+	row->program = rpc_strdup(call, session->program);
+	if (!row->program)
+		return -ENOMEM;
+	row->client_id = session->id;
+	row->pid = (uint32_t)session->pid;
+	row->uid = session->uid;
+	row->connected_usec = now_usec() - session->connected_usec;
+	add_up(row, session);
+	list->clients[list->n_clients++] = row;
+	return 0;
+}
+
+int rpc_list_clients(struct rpc_call *call)
+{
+	struct session *asker = call->session;
+	uint64_t after_id = call->request->list_clients->after_id;
+	Cow__V1__ClientList *list;
+	int r;
+
+	list = rpc_alloc(call, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	cow__v1__client_list__init(list);
+	list->clients = rpc_alloc(call, RPC_LIST_MAX * sizeof(void *));
+	if (!list->clients)
+		return -ENOMEM;
+	for (const struct session *s = asker->daemon->sessions; s; s = s->next) {
+		if (s->id <= after_id || !session_may_see(asker, s->uid))
+			continue;
+		if (list->n_clients == RPC_LIST_MAX) {
+			list->has_more = true;
+			break;
+		}
+		r = add_client(call, list, s);
+		if (r)
+			return r;
+	}
+	call->reply.result_case = COW__V1__REPLY__RESULT_CLIENTS;
+	call->reply.clients = list;
+	return 0;
+}

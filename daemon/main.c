@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowd: start, run, end.
+ *
+ * The order at start is the sandbox's (sandbox.c): open what needs rights, look at the kernel, give
+ * up rights, start threads, give up system calls, and only then accept anyone. The end is its
+ * mirror image: sessions, then work under way, then threads, then what they used.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <time.h>
+
+#include "common/err.h"
+#include "daemon/daemon.h"
+#include "daemon/listener.h"
+#include "daemon/log.h"
+#include "daemon/sandbox.h"
+#include "daemon/service.h"
+#include "daemon/session.h"
+#include "daemon/worker.h"
+
+#define EXIT_USAGE 2
+
+/* Threads that arm, read and drop: short work, and much of it waits for memory. */
+#define N_JOB_THREADS 4
+
+struct cowd {
+	struct daemon daemon;
+	struct listener *listener;
+	struct watchdog *watchdog;
+	struct watch signal_watch;
+	int device_errno; /* why there is no /dev/userfaultfd */
+};
+
+static void apply_settings(struct daemon *daemon)
+{
+	for (int i = 0; i < QUOTA_N; i++)
+		quota_set_limit(daemon->quota, (enum quota_kind)i, daemon->options.limits[i]);
+	log_set_verbose(daemon->options.is_verbose);
+}
+
+static void reload(struct daemon *daemon)
+{
+	service_reloading();
+	if (options_reload(&daemon->options)) {
+		log_error("settings stay as they were: %s", err_sentence());
+	} else {
+		apply_settings(daemon);
+		log_info("settings read again; lending: %s",
+			 options_lend_name(daemon->options.lend));
+	}
+	service_ready(daemon);
+}
+
+static void on_signal(struct watch *watch, uint32_t events)
+{
+	struct cowd *cowd = container_of(watch, struct cowd, signal_watch);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo == SIGHUP) {
+		reload(&cowd->daemon);
+		return;
+	}
+	log_info("ending: signal %u from pid %u", info.ssi_signo, info.ssi_pid);
+	loop_stop(cowd->daemon.loop);
+}
+
+static int start_signals(struct cowd *cowd)
+{
+	sigset_t mask;
+
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGTERM);
+	sigaddset(&mask, SIGINT);
+	sigaddset(&mask, SIGHUP);
+	/* A write to a closed pipe is an error of that save, not a signal. Blocking is no answer:
+	 * the signal stays pending. */
+	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || sigprocmask(SIG_BLOCK, &mask, NULL) < 0)
+		return err_raise_errno("cannot set up signals");
+	cowd->signal_watch.fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+	cowd->signal_watch.on_ready = on_signal;
+	if (cowd->signal_watch.fd < 0)
+		return err_raise_errno("cannot create a signalfd");
+	return loop_watch(cowd->daemon.loop, &cowd->signal_watch, EPOLLIN);
+}
+
+/* A socket passed by systemd goes before that of the settings. */
+static int open_listener(struct cowd *cowd)
+{
+	const struct options *options = &cowd->daemon.options;
+	AUTO_FD int passed_fd = -1;
+	int r;
+
+	r = service_take_socket(&passed_fd);
+	if (r)
+		return r;
+	if (passed_fd >= 0)
+		return listener_new(&cowd->listener, &cowd->daemon, &passed_fd);
+	if (options->socket_path)
+		return listener_new_at(&cowd->listener, &cowd->daemon, options->socket_path,
+				       options->socket_mode);
+	return 0;
+}
+
+static int open_files(struct cowd *cowd)
+{
+	struct daemon *daemon = &cowd->daemon;
+
+	daemon->proc_self_fd_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (daemon->proc_self_fd_fd < 0)
+		return err_raise_errno("cannot open /proc/self/fd; is /proc mounted?");
+	daemon->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	daemon->uffd_device_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (daemon->uffd_device_fd < 0)
+		cowd->device_errno = errno;
+	return 0;
+}
+
+static void find_admin_group(struct daemon *daemon)
+{
+	const char *name = daemon->options.admin_group;
+	const struct group *group;
+
+	if (!name || !*name)
+		return;
+	group = getgrnam(name);
+	if (!group) {
+		log_debug("there is no group \"%s\": only root sees what others hold", name);
+		return;
+	}
+	daemon->admin_gid = group->gr_gid;
+	daemon->has_admin_gid = true;
+}
+
+static int start_threads(struct daemon *daemon)
+{
+	int r;
+
+	r = job_pool_new(&daemon->jobs, daemon->loop, N_JOB_THREADS, "cowd-job");
+	if (!r)
+		r = job_pool_new(&daemon->savers, daemon->loop, daemon->options.n_savers,
+				 "cowd-saver");
+	if (!r)
+		r = worker_pool_new(&daemon->workers, daemon, daemon->options.n_workers);
+	return r;
+}
+
+static int start_serving(struct cowd *cowd)
+{
+	struct daemon *daemon = &cowd->daemon;
+	int client_fd = daemon->options.client_fd;
+	int r = 0;
+
+	if (client_fd >= 0)
+		r = session_new(NULL, daemon, &client_fd);
+	if (!r && cowd->listener)
+		r = listener_start(cowd->listener);
+	if (!r)
+		r = watchdog_new(&cowd->watchdog, daemon);
+	return r;
+}
+
+/* The one line that says what this kernel can do and what cowd makes of it. */
+static void say_what_was_found(const struct cowd *cowd)
+{
+	const struct daemon *daemon = &cowd->daemon;
+	const struct probe *probe = &daemon->probe;
+	char mechanisms[64];
+	char device[96] = "";
+
+	if (daemon->uffd_device_fd < 0)
+		(void)snprintf(device, sizeof(device),
+			       " (nothing to lend: /dev/userfaultfd: %s; see cowd(8))",
+			       strerrordesc_np(cowd->device_errno));
+	(void)probe_mechanisms(probe, mechanisms, sizeof(mechanisms));
+	log_info(
+		"cowd %s on Linux %s: uffd features 0x%llx, arming %s, mremap %s, pagemap scan %s; "
+		"mechanisms: %s; lending: %s%s",
+		PACKAGE_VERSION, probe->release, (unsigned long long)probe->uffd_features,
+		!probe->has_uffd  ? "none"
+		: probe->has_lazy ? "lazy or eager"
+				  : "eager",
+		probe->has_dontunmap ? "yes" : "no", probe->has_pagemap_scan ? "yes" : "no",
+		mechanisms[0] ? mechanisms : "none", options_lend_name(daemon->options.lend),
+		device);
+}
+
+static int start(struct cowd *cowd)
+{
+	struct daemon *daemon = &cowd->daemon;
+	struct timespec now;
+	int r;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	daemon->started_usec = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	sandbox_raise_limits();
+	if (daemon->options.client_fd >= 0) {
+		r = service_check_client(daemon->options.client_fd);
+		if (r)
+			return r;
+	}
+	r = loop_new(&daemon->loop);
+	if (!r)
+		r = start_signals(cowd);
+	if (!r)
+		r = quota_new(&daemon->quota);
+	if (!r)
+		r = open_files(cowd);
+	if (!r)
+		r = open_listener(cowd);
+	if (r)
+		return r;
+	apply_settings(daemon);
+	find_admin_group(daemon);
+	probe_kernel(&daemon->probe, &daemon->options, daemon->uffd_device_fd);
+	r = sandbox_enter(&daemon->options);
+	if (!r)
+		r = start_threads(daemon);
+	if (!r)
+		r = sandbox_close(&daemon->options);
+	if (!r)
+		r = start_serving(cowd);
+	if (r)
+		return r;
+	say_what_was_found(cowd);
+	service_ready(daemon);
+	return 0;
+}
+
+/* Sessions let go of their objects; some go in jobs, which may make further ones. */
+static void end_sessions(struct daemon *daemon)
+{
+	bool any = true;
+
+	while (daemon->sessions)
+		session_end(daemon->sessions, "cowd ends");
+	while (any) {
+		any = daemon->loop && loop_run_tasks(daemon->loop);
+		if (daemon->jobs)
+			any |= job_pool_finish(daemon->jobs);
+		if (daemon->savers)
+			any |= job_pool_finish(daemon->savers);
+	}
+}
+
+static void stop(struct cowd *cowd)
+{
+	struct daemon *daemon = &cowd->daemon;
+
+	cowd->listener = listener_free(cowd->listener);
+	cowd->watchdog = watchdog_free(cowd->watchdog);
+	end_sessions(daemon);
+	daemon->workers = worker_pool_free(daemon->workers);
+	daemon->savers = job_pool_free(daemon->savers);
+	daemon->jobs = job_pool_free(daemon->jobs);
+	loop_unwatch(&cowd->signal_watch);
+	cowd->signal_watch.fd = fd_close(cowd->signal_watch.fd);
+	daemon->quota = quota_free(daemon->quota);
+	daemon->loop = loop_free(daemon->loop);
+	daemon->uffd_device_fd = fd_close(daemon->uffd_device_fd);
+	daemon->statm_fd = fd_close(daemon->statm_fd);
+	daemon->proc_self_fd_fd = fd_close(daemon->proc_self_fd_fd);
+	options_deinit(&daemon->options);
+}
+
+int main(int argc, char **argv)
+{
+	static struct cowd cowd = {
+		.daemon = {.uffd_device_fd = -1, .proc_self_fd_fd = -1, .statm_fd = -1},
+		.signal_watch = {.fd = -1},
+	};
+	int r;
+
+	r = options_parse(&cowd.daemon.options, argc, argv);
+	if (r > 0)
+		return EXIT_SUCCESS;
+	if (r < 0) {
+		fprintf(stderr, "cowd: %s\n", err_sentence());
+		return EXIT_USAGE;
+	}
+	log_init(cowd.daemon.options.is_verbose);
+	r = start(&cowd);
+	if (!r)
+		r = loop_run(cowd.daemon.loop);
+	if (r)
+		log_error("%s", err_sentence());
+	service_stopping();
+	stop(&cowd);
+	return r ? EXIT_FAILURE : EXIT_SUCCESS;
+}

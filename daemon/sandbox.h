@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Giving up, at start, all that serving clients does not need. The stages are explained in
+ * sandbox.c. */
+#ifndef COWD_SANDBOX_H
+#define COWD_SANDBOX_H
+
+#include "daemon/options.h"
+
+/** sandbox_raise_limits() - stage "limits": as many descriptors as allowed; never fails */
+void sandbox_raise_limits(void);
+
+/**
+ * sandbox_enter() - stages "user", "privilege", "files"
+ *
+ * Context: one thread, all files open. Return: 0; -errno with a sentence, then cowd must not go on.
+ */
+int sandbox_enter(const struct options *options);
+
+/**
+ * sandbox_close() - stage "calls": the list of system calls, for all threads
+ *
+ * Context: all threads are started. Return: 0; -errno with a sentence.
+ */
+int sandbox_close(const struct options *options);
+
+/** sandbox_restrict_files() - landlock.c. 0, also on kernels without Landlock; -errno */
+int sandbox_restrict_files(const struct options *options);
+/** sandbox_restrict_calls() - seccomp.c. @is_strict: see options.h. 0 or -errno */
+int sandbox_restrict_calls(bool is_strict);
+
+#endif
