@@ -12,13 +12,13 @@
 static pthread_mutex_t maps_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct extents *maps;
 
-int backing_new(struct backing **out, int *fd, int *ro_fd, uint64_t size_bytes)
+int memfile_new(struct memfile **out, int *fd, int *ro_fd, uint64_t size_bytes)
 {
-	struct backing *backing = malloc(sizeof(*backing));
+	struct memfile *backing = malloc(sizeof(*backing));
 
 	if (!backing)
 		return err_oom(sizeof(*backing), "a backing");
-	*backing = (struct backing){
+	*backing = (struct memfile){
 		.n_refs = 1,
 		.fd = fd_steal(fd),
 		.ro_fd = fd_steal(ro_fd),
@@ -28,13 +28,13 @@ int backing_new(struct backing **out, int *fd, int *ro_fd, uint64_t size_bytes)
 	return 0;
 }
 
-struct backing *backing_ref(struct backing *backing)
+struct memfile *memfile_ref(struct memfile *backing)
 {
 	atomic_fetch_add(&backing->n_refs, 1);
 	return backing;
 }
 
-struct backing *backing_unref(struct backing *backing)
+struct memfile *memfile_unref(struct memfile *backing)
 {
 	if (!backing || atomic_fetch_sub(&backing->n_refs, 1) > 1)
 		return NULL;
@@ -44,12 +44,12 @@ struct backing *backing_unref(struct backing *backing)
 	return NULL;
 }
 
-int backing_read_fd(const struct backing *backing)
+int memfile_read_fd(const struct memfile *backing)
 {
 	return backing->ro_fd >= 0 ? backing->ro_fd : backing->fd;
 }
 
-int backing_write(const struct backing *backing, const void *buf, size_t len, uint64_t off)
+int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off)
 {
 	for (size_t done = 0; done < len;) {
 		ssize_t n = pwrite(backing->fd, (const char *)buf + done, len - done,
@@ -66,10 +66,10 @@ int backing_write(const struct backing *backing, const void *buf, size_t len, ui
 	return 0;
 }
 
-int backing_read(const struct backing *backing, void *buf, size_t len, uint64_t off)
+int memfile_read(const struct memfile *backing, void *buf, size_t len, uint64_t off)
 {
 	for (size_t done = 0; done < len;) {
-		ssize_t n = pread(backing_read_fd(backing), (char *)buf + done, len - done,
+		ssize_t n = pread(memfile_read_fd(backing), (char *)buf + done, len - done,
 				  (off_t)(off + done));
 
 		if (n < 0 && errno == EINTR)
@@ -110,7 +110,7 @@ static void map_unlink(struct extents *map)
 	pthread_mutex_unlock(&maps_lock);
 }
 
-int extents_init(struct extents *map, struct backing *backing, uint64_t size_bytes, bool owned)
+int extents_init(struct extents *map, struct memfile *backing, uint64_t size_bytes, bool owned)
 {
 	int r;
 
@@ -120,7 +120,7 @@ int extents_init(struct extents *map, struct backing *backing, uint64_t size_byt
 		return r;
 	map->runs[0] = (struct extent){
 		.len = size_bytes,
-		.backing = backing_ref(backing),
+		.backing = memfile_ref(backing),
 		.owned = owned,
 	};
 	map->n_runs = 1;
@@ -142,7 +142,7 @@ static void run_push(struct extents *map, struct extent run)
 
 	if (last && run_continues(last, &run)) {
 		last->len += run.len;
-		backing_unref(run.backing);
+		memfile_unref(run.backing);
 	} else {
 		map->runs[map->n_runs++] = run;
 	}
@@ -166,7 +166,7 @@ int extents_init_frozen(struct extents *map, const struct extents *from, uint64_
 		run_push(map, (struct extent){
 				      .off = start - off,
 				      .len = end - start,
-				      .backing = backing_ref(run->backing),
+				      .backing = memfile_ref(run->backing),
 				      .backing_off = run->backing_off + (start - run->off),
 			      });
 	}
@@ -186,7 +186,7 @@ void extents_deinit(struct extents *map)
 {
 	map_unlink(map);
 	for (size_t i = 0; i < map->n_runs; i++)
-		backing_unref(map->runs[i].backing);
+		memfile_unref(map->runs[i].backing);
 	free(map->runs);
 	*map = (struct extents){0};
 }
@@ -232,7 +232,7 @@ static void run_merge(struct extents *map, size_t idx)
 	if (!idx || idx >= map->n_runs || !run_continues(&map->runs[idx - 1], &map->runs[idx]))
 		return;
 	map->runs[idx - 1].len += map->runs[idx].len;
-	backing_unref(map->runs[idx].backing);
+	memfile_unref(map->runs[idx].backing);
 	memmove(&map->runs[idx], &map->runs[idx + 1], (map->n_runs - idx - 1) * sizeof(*map->runs));
 	map->n_runs--;
 }
@@ -253,7 +253,7 @@ static size_t run_split(struct extents *map, uint64_t off)
 		return idx;
 	memmove(run + 1, run, (map->n_runs - idx) * sizeof(*run));
 	map->n_runs++;
-	backing_ref(run->backing);
+	memfile_ref(run->backing);
 	run[0].len = head;
 	run[1].off = off;
 	run[1].len -= head;
@@ -261,13 +261,13 @@ static size_t run_split(struct extents *map, uint64_t off)
 	return idx + 1;
 }
 
-void extents_set(struct extents *map, uint64_t off, uint64_t len, struct backing *backing,
+void extents_set(struct extents *map, uint64_t off, uint64_t len, struct memfile *backing,
 		 uint64_t backing_off, bool owned)
 {
 	struct extent run = {
 		.off = off,
 		.len = len,
-		.backing = backing_ref(backing),
+		.backing = memfile_ref(backing),
 		.backing_off = backing_off,
 		.owned = owned,
 	};
@@ -277,7 +277,7 @@ void extents_set(struct extents *map, uint64_t off, uint64_t len, struct backing
 	first = run_split(map, off);
 	end = run_split(map, off + len);
 	for (size_t i = first; i < end; i++)
-		backing_unref(map->runs[i].backing);
+		memfile_unref(map->runs[i].backing);
 	memmove(&map->runs[first + 1], &map->runs[end], (map->n_runs - end) * sizeof(run));
 	map->n_runs -= end - first - 1;
 	map->runs[first] = run;
@@ -291,20 +291,22 @@ bool extents_is_owned(const struct extents *map)
 	return map->n_runs == 1 && map->runs[0].owned;
 }
 
-static bool map_refers(const struct extents *map, const struct backing *backing, uint64_t start,
-		       uint64_t end)
+/* How many runs of @map refer to any of those bytes. */
+static size_t count_users(const struct extents *map, const struct memfile *backing, uint64_t start,
+			  uint64_t end)
 {
+	size_t n = 0;
+
 	for (size_t i = 0; i < map->n_runs; i++) {
 		const struct extent *run = &map->runs[i];
 
-		if (run->backing == backing && run->backing_off < end &&
-		    start < run->backing_off + run->len)
-			return true;
+		n += run->backing == backing && run->backing_off < end &&
+		     start < run->backing_off + run->len;
 	}
-	return false;
+	return n;
 }
 
-bool extents_is_shared(const struct backing *backing, uint64_t backing_off, uint64_t len,
+bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint64_t len,
 		       const struct extents *except)
 {
 	bool is_shared = false;
@@ -312,7 +314,7 @@ bool extents_is_shared(const struct backing *backing, uint64_t backing_off, uint
 	pthread_mutex_lock(&maps_lock);
 	for (const struct extents *map = maps; map && !is_shared; map = map->next)
 		is_shared =
-			map != except && map_refers(map, backing, backing_off, backing_off + len);
+			count_users(map, backing, backing_off, backing_off + len) > (map == except);
 	pthread_mutex_unlock(&maps_lock);
 	return is_shared;
 }

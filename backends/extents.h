@@ -26,12 +26,12 @@
 #include "common/util.h"
 
 /**
- * struct backing - a memfd that holds pages
+ * struct memfile - a memfd that holds pages
  * @fd:    for reading and writing, or -1: opened by somebody else, only for reading
  * @ro_fd: only for reading, or -1
  * @id:    what cowd calls it; 0 while cowd does not know it; for the owner of the map to use
  */
-struct backing {
+struct memfile {
 	_Atomic int n_refs;
 	int fd;
 	int ro_fd;
@@ -39,22 +39,22 @@ struct backing {
 	uint64_t size_bytes;
 };
 
-/** backing_new() - takes both descriptors, of which one may be -1. 0 or -ENOMEM */
-int backing_new(struct backing **out, int *fd, int *ro_fd, uint64_t size_bytes);
-struct backing *backing_ref(struct backing *backing);
-struct backing *backing_unref(struct backing *backing);
-DEFINE_CLEANUP(backing_unref, struct backing *)
-/** backing_read_fd() - a descriptor to read @backing by, lent; the read-only one if there is one */
-int backing_read_fd(const struct backing *backing);
-/** backing_write() - all of @len bytes of @buf to @off. 0 or -errno */
-int backing_write(const struct backing *backing, const void *buf, size_t len, uint64_t off);
-/** backing_read() - all of @len bytes from @off into @buf. 0 or -errno */
-int backing_read(const struct backing *backing, void *buf, size_t len, uint64_t off);
+/** memfile_new() - takes both descriptors, of which one may be -1. 0 or -ENOMEM */
+int memfile_new(struct memfile **out, int *fd, int *ro_fd, uint64_t size_bytes);
+struct memfile *memfile_ref(struct memfile *backing);
+struct memfile *memfile_unref(struct memfile *backing);
+DEFINE_CLEANUP(memfile_unref, struct memfile *)
+/** memfile_read_fd() - a descriptor to read @backing by, lent; the read-only one if there is one */
+int memfile_read_fd(const struct memfile *backing);
+/** memfile_write() - all of @len bytes of @buf to @off. 0 or -errno */
+int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off);
+/** memfile_read() - all of @len bytes from @off into @buf. 0 or -errno */
+int memfile_read(const struct memfile *backing, void *buf, size_t len, uint64_t off);
 
 struct extent {
 	uint64_t off; /* bytes from the start of the map */
 	uint64_t len;
-	struct backing *backing; /* a reference */
+	struct memfile *backing; /* a reference */
 	uint64_t backing_off;
 	bool owned;
 };
@@ -74,7 +74,7 @@ struct extents {
 };
 
 /** extents_init() - all of @size_bytes is @backing from 0 on. 0 or -ENOMEM */
-int extents_init(struct extents *map, struct backing *backing, uint64_t size_bytes, bool owned);
+int extents_init(struct extents *map, struct memfile *backing, uint64_t size_bytes, bool owned);
 /** extents_init_frozen() - a frozen copy of [@off, @off + @len) of @from. 0 or -ENOMEM */
 int extents_init_frozen(struct extents *map, const struct extents *from, uint64_t off,
 			uint64_t len);
@@ -88,7 +88,7 @@ void extents_deinit(struct extents *map);
 int extents_reserve(struct extents *map, size_t n_sets);
 /** extents_set() - [@off, @off + @len) is now @backing from @backing_off on; after
  * extents_reserve() */
-void extents_set(struct extents *map, uint64_t off, uint64_t len, struct backing *backing,
+void extents_set(struct extents *map, uint64_t off, uint64_t len, struct memfile *backing,
 		 uint64_t backing_off, bool owned);
 
 /** extents_find() - index of the run that holds @off, which is inside the map */
@@ -97,12 +97,13 @@ size_t extents_find(const struct extents *map, uint64_t off);
 bool extents_is_owned(const struct extents *map);
 
 /**
- * extents_is_shared() - whether any map but @except refers to those bytes of @backing
+ * extents_is_shared() - whether anything but one run of @except refers to those bytes of @backing
+ * @except: the map whose run they are; NULL: whether anything refers to them
  *
  * Only the owner of an unshared run can make it shared, so a `false` stays true while the lock of
  * @except's region is held.
  */
-bool extents_is_shared(const struct backing *backing, uint64_t backing_off, uint64_t len,
+bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint64_t len,
 		       const struct extents *except);
 
 #endif

@@ -26,7 +26,7 @@ void settle_deinit(struct settle *settle)
 
 /* Write the private pages of [@addr, @addr + @len) to @backing. */
 static int write_back(struct settle *settle, char *addr, uint64_t len,
-		      const struct backing *backing, uint64_t backing_off)
+		      const struct memfile *backing, uint64_t backing_off)
 {
 	const uint64_t start = (uint64_t)(uintptr_t)addr;
 	struct page_run runs[RUNS_MAX];
@@ -39,7 +39,7 @@ static int write_back(struct settle *settle, char *addr, uint64_t len,
 		for (size_t i = 0; !r && i < n_runs; i++) {
 			uint64_t off = runs[i].addr - start;
 
-			r = backing_write(backing, addr + off, runs[i].len, backing_off + off);
+			r = memfile_write(backing, addr + off, runs[i].len, backing_off + off);
 			settle->n_pages += runs[i].len / page_size_bytes();
 		}
 		if (r)
@@ -49,7 +49,7 @@ static int write_back(struct settle *settle, char *addr, uint64_t len,
 }
 
 /* A shared mapping of the backing that no fork child gets, ready to be moved into place. */
-static int map_fresh(char *at, uint64_t len, const struct backing *backing, uint64_t backing_off)
+static int map_fresh(char *at, uint64_t len, const struct memfile *backing, uint64_t backing_off)
 {
 	void *p = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing->fd,
 		       (off_t)backing_off);
@@ -60,7 +60,7 @@ static int map_fresh(char *at, uint64_t len, const struct backing *backing, uint
 	return 0;
 }
 
-int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct backing *backing,
+int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
 		 uint64_t backing_off)
 {
 	/* The chunk lies in a page-table page as it does in the region, so that the entry can move.

@@ -45,7 +45,7 @@ void settle_deinit(struct settle *settle);
  * The new mapping is not inherited by fork children (MADV_DONTFORK) from its first instant on.
  * Return: 0; -errno with a sentence, and the memory is as it was.
  */
-int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct backing *backing,
+int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
 		 uint64_t backing_off);
 
 #endif

@@ -30,11 +30,11 @@ static int copy_pages(const struct pagemap *pagemap, const struct scoot_region *
 	int r = 0;
 
 	if (!atomic_load(&run->backing->id))
-		return backing_write(snap->overlay, region->addr + run->off, run->len, run->off);
+		return memfile_write(snap->overlay, region->addr + run->off, run->len, run->off);
 	while (!r && at < end) {
 		r = pagemap_private(pagemap, &at, end, found, RUNS_MAX, &n_found);
 		for (size_t i = 0; !r && i < n_found; i++)
-			r = backing_write(snap->overlay, (const char *)(uintptr_t)found[i].addr,
+			r = memfile_write(snap->overlay, (const char *)(uintptr_t)found[i].addr,
 					  found[i].len, found[i].addr - base);
 	}
 	return r;

@@ -67,7 +67,7 @@ bool scoot_tidy_step(struct scoot_region *region)
 	return true;
 }
 
-int scoot_region_new(struct scoot_region **out, char *addr, struct backing *home, int *uffd)
+int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd)
 {
 	CLEANUP(scoot_region_freep) struct scoot_region *region = calloc(1, sizeof(*region));
 	int r;
@@ -79,7 +79,7 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct backing *home
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->addr = addr;
 	region->size_bytes = home->size_bytes;
-	region->home = backing_ref(home);
+	region->home = memfile_ref(home);
 	r = extents_init(&region->map, home, home->size_bytes, true);
 	if (!r)
 		r = pagemap_init(&region->pagemap);
@@ -112,7 +112,7 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 	pagemap_deinit(&region->pagemap);
 	region->uffd = fd_close(region->uffd);
 	extents_deinit(&region->map);
-	backing_unref(region->home);
+	memfile_unref(region->home);
 	pthread_mutex_destroy(&region->asides_lock);
 	free(region);
 	return NULL;

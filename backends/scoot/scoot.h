@@ -60,7 +60,7 @@ struct scoot_aside; /* old page tables, to be dropped */
 struct scoot_region {
 	char *addr;
 	uint64_t size_bytes;
-	struct backing *home;
+	struct memfile *home;
 	struct extents map;
 	int uffd;
 	struct pagemap pagemap;
@@ -77,7 +77,7 @@ struct scoot_region {
  *
  * Sees to it that fork children do not inherit the mapping. Return: 0; -errno with a sentence.
  */
-int scoot_region_new(struct scoot_region **out, char *addr, struct backing *home, int *uffd);
+int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd);
 /** scoot_region_free() - forgets, and drops what is aside; unmapping @addr is the caller's */
 struct scoot_region *scoot_region_free(struct scoot_region *region);
 DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
@@ -89,7 +89,7 @@ DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
  */
 struct scoot_snapshot {
 	struct extents map;
-	struct backing *overlay;
+	struct memfile *overlay;
 	struct page_run *kept;
 	size_t n_kept;
 	size_t n_alloc;
@@ -106,7 +106,7 @@ struct scoot_snapshot {
  * Under the region's lock. Return: 0; SCOOT_E_OVERLAY; -errno with a sentence: the memory is
  * unharmed.
  */
-int scoot_take(struct scoot_region *region, struct backing *overlay, struct scoot_snapshot **out);
+int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out);
 struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap);
 DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
 
@@ -133,7 +133,7 @@ bool scoot_tidy_step(struct scoot_region *region);
  * @overlay: given, may be NULL; its data runs are found with SEEK_DATA
  */
 int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
-			  struct backing **overlay);
+			  struct memfile **overlay);
 /** scoot_snapshot_read() - the range is inside. 0 or -errno */
 int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t len, uint64_t off);
 /**

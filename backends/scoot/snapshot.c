@@ -31,7 +31,7 @@ struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap)
 	if (!snap)
 		return NULL;
 	extents_deinit(&snap->map);
-	backing_unref(snap->overlay);
+	memfile_unref(snap->overlay);
 	free(snap->kept);
 	free(snap);
 	return NULL;
@@ -62,12 +62,12 @@ int scoot_snapshot_keep(struct scoot_snapshot *snap, const char *src, uint64_t o
 {
 	int r = scoot_snapshot_note(snap, off, len);
 
-	return r ? r : backing_write(snap->overlay, src, len, off);
+	return r ? r : memfile_write(snap->overlay, src, len, off);
 }
 
 int scoot_snapshot_note_data(struct scoot_snapshot *snap)
 {
-	const int fd = backing_read_fd(snap->overlay);
+	const int fd = memfile_read_fd(snap->overlay);
 	off_t data = 0, hole;
 	int r;
 
@@ -84,7 +84,7 @@ int scoot_snapshot_note_data(struct scoot_snapshot *snap)
 }
 
 int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
-			  struct backing **overlay)
+			  struct memfile **overlay)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = calloc(1, sizeof(*snap));
 	int r;
@@ -92,11 +92,11 @@ int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
 	if (!snap)
 		return err_oom(sizeof(*snap), "a snapshot");
 	if (*overlay) {
-		snap->overlay = backing_ref(*overlay);
+		snap->overlay = memfile_ref(*overlay);
 		r = scoot_snapshot_note_data(snap);
 		if (r)
 			return r;
-		*overlay = backing_unref(*overlay);
+		*overlay = memfile_unref(*overlay);
 	}
 	extents_move(&snap->map, map);
 	*out = steal_ptr(&snap);
@@ -126,7 +126,7 @@ static int read_map(const struct scoot_snapshot *snap, char *buf, uint64_t len, 
 	for (size_t i = extents_find(map, off); len; i++) {
 		const struct extent *run = &map->runs[i];
 		uint64_t skip = off - run->off, n = min_u64(len, run->len - skip);
-		int r = backing_read(run->backing, buf, n, run->backing_off + skip);
+		int r = memfile_read(run->backing, buf, n, run->backing_off + skip);
 
 		if (r)
 			return r;
@@ -149,7 +149,7 @@ int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t l
 
 		if (kept && kept->addr <= off) {
 			n = min_u64(len, kept->addr + kept->len - off);
-			r = backing_read(snap->overlay, to, n, off);
+			r = memfile_read(snap->overlay, to, n, off);
 			i++;
 		} else {
 			if (kept)
@@ -163,10 +163,10 @@ int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t l
 	return r;
 }
 
-static int map_run(char *addr, uint64_t len, const struct backing *backing, uint64_t backing_off,
+static int map_run(char *addr, uint64_t len, const struct memfile *backing, uint64_t backing_off,
 		   int prot, int flags)
 {
-	if (mmap(addr, len, prot, flags | MAP_FIXED | MAP_NORESERVE, backing_read_fd(backing),
+	if (mmap(addr, len, prot, flags | MAP_FIXED | MAP_NORESERVE, memfile_read_fd(backing),
 		 (off_t)backing_off) == MAP_FAILED)
 		return err_raise_errno("cannot map %llu bytes of a snapshot",
 				       (unsigned long long)len);
@@ -192,7 +192,7 @@ static int copy_kept(const struct scoot_snapshot *snap, char *addr)
 {
 	for (size_t i = 0; i < snap->n_kept; i++) {
 		const struct page_run *kept = &snap->kept[i];
-		int r = backing_read(snap->overlay, addr + kept->addr, kept->len, kept->addr);
+		int r = memfile_read(snap->overlay, addr + kept->addr, kept->len, kept->addr);
 
 		if (r)
 			return r;

@@ -66,7 +66,7 @@ static int write_back(const struct scoot_region *region, const struct extent *ru
 		for (size_t i = 0; !r && i < n_found; i++) {
 			uint64_t off = found[i].addr - start;
 
-			r = backing_write(run->backing, pages + off, found[i].len,
+			r = memfile_write(run->backing, pages + off, found[i].len,
 					  run->backing_off + off);
 		}
 		if (r)
@@ -164,7 +164,7 @@ static int take_held(struct scoot_region *region, struct scoot_snapshot *snap,
 	return r;
 }
 
-int scoot_take(struct scoot_region *region, struct backing *overlay, struct scoot_snapshot **out)
+int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = NULL;
 	CLEANUP(freep) struct taken_run *runs = NULL;
@@ -188,7 +188,7 @@ int scoot_take(struct scoot_region *region, struct backing *overlay, struct scoo
 	if (r)
 		return r;
 	if (wants_overlay)
-		snap->overlay = backing_ref(overlay);
+		snap->overlay = memfile_ref(overlay);
 	if (is_plain)
 		r = scoot_freeze(region, 0, region->size_bytes);
 	else if (region->uffd < 0)

@@ -11,17 +11,17 @@
 #define STEPS   20000
 
 struct oracle {
-	struct backing *backing[N_PAGES];
+	struct memfile *backing[N_PAGES];
 	uint64_t off[N_PAGES];
 	bool owned[N_PAGES];
 };
 
-static struct backing *make_backing(void)
+static struct memfile *make_backing(void)
 {
-	struct backing *backing = NULL;
+	struct memfile *backing = NULL;
 	int fd = -1, ro_fd = -1;
 
-	ck_assert_int_eq(backing_new(&backing, &fd, &ro_fd, N_PAGES), 0);
+	ck_assert_int_eq(memfile_new(&backing, &fd, &ro_fd, N_PAGES), 0);
 	return backing;
 }
 
@@ -51,7 +51,7 @@ static void check_against(const struct extents *map, const struct oracle *oracle
 
 START_TEST(random_sets_match_a_plain_array)
 {
-	struct backing *backings[3];
+	struct memfile *backings[3];
 	struct oracle oracle = {0};
 	struct extents map;
 
@@ -67,7 +67,7 @@ START_TEST(random_sets_match_a_plain_array)
 	for (int step = 0; step < STEPS; step++) {
 		uint64_t off = (uint64_t)random() % N_PAGES;
 		uint64_t len = 1 + (uint64_t)random() % (N_PAGES - off);
-		struct backing *backing = backings[random() % 3];
+		struct memfile *backing = backings[random() % 3];
 		uint64_t backing_off = random() % 4 ? off : (uint64_t)random() % N_PAGES;
 		bool owned = random() % 2;
 
@@ -83,14 +83,14 @@ START_TEST(random_sets_match_a_plain_array)
 	extents_deinit(&map);
 	for (size_t i = 0; i < 3; i++) {
 		ck_assert_int_eq(backings[i]->n_refs, 1);
-		backing_unref(backings[i]);
+		memfile_unref(backings[i]);
 	}
 }
 END_TEST
 
 START_TEST(sharing_is_by_range_and_ends_with_the_other_map)
 {
-	struct backing *home = make_backing();
+	struct memfile *home = make_backing();
 	struct extents map, snap;
 
 	ck_assert_int_eq(extents_init(&map, home, N_PAGES, true), 0);
@@ -110,7 +110,7 @@ START_TEST(sharing_is_by_range_and_ends_with_the_other_map)
 	ck_assert(!extents_is_shared(home, 0, N_PAGES, &map));
 	extents_deinit(&snap); /* idempotent */
 	extents_deinit(&map);
-	backing_unref(home);
+	memfile_unref(home);
 }
 END_TEST
 

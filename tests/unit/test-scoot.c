@@ -37,21 +37,21 @@ static int make_uffd(void)
 	return -1;
 }
 
-static struct backing *make_backing(uint64_t size_bytes, uint64_t id)
+static struct memfile *make_backing(uint64_t size_bytes, uint64_t id)
 {
-	struct backing *backing = NULL;
+	struct memfile *backing = NULL;
 	int fd = memfd_create("scoot", MFD_CLOEXEC), ro_fd = -1;
 
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(ftruncate(fd, (off_t)size_bytes), 0);
-	ck_assert_int_eq(backing_new(&backing, &fd, &ro_fd, size_bytes), 0);
+	ck_assert_int_eq(memfile_new(&backing, &fd, &ro_fd, size_bytes), 0);
 	atomic_store(&backing->id, id);
 	return backing;
 }
 
 static struct scoot_region *make_region(uint64_t size_bytes, enum config config)
 {
-	CLEANUP(backing_unrefp) struct backing *home = make_backing(size_bytes, 1);
+	CLEANUP(memfile_unrefp) struct memfile *home = make_backing(size_bytes, 1);
 	struct scoot_region *region = NULL;
 	int uffd = config == WITHOUT_UFFD ? -1 : make_uffd();
 	char *addr;
@@ -77,7 +77,7 @@ static void end_region(struct scoot_region *region)
 
 static struct scoot_snapshot *take(struct scoot_region *region)
 {
-	CLEANUP(backing_unrefp) struct backing *overlay = NULL;
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
 	struct scoot_snapshot *snap = NULL;
 	int r = scoot_take(region, NULL, &snap);
 
@@ -416,7 +416,7 @@ START_TEST(an_opened_snapshot_reads_the_same)
 	CLEANUP(freep) char *plain = calloc(1, size_bytes);
 	struct scoot_snapshot *first = take(region), *opened = NULL;
 	struct pair_of_copies pair = {.copy = plain};
-	CLEANUP(backing_unrefp) struct backing *overlay = NULL;
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
 	struct extents map;
 
 	for (uint64_t off = 0; off < size_bytes; off += 3 * page_size_bytes()) {
@@ -424,7 +424,7 @@ START_TEST(an_opened_snapshot_reads_the_same)
 		plain[off] = (char)(off >> 12);
 	}
 	pair.snap = take(region);
-	overlay = backing_ref(pair.snap->overlay);
+	overlay = memfile_ref(pair.snap->overlay);
 	ck_assert_int_eq(extents_init_frozen(&map, &pair.snap->map, 0, size_bytes), 0);
 	ck_assert_int_eq(scoot_snapshot_opened(&opened, &map, &overlay), 0);
 	ck_assert_ptr_null(overlay);
