@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "common/err.h"
 
@@ -239,11 +240,34 @@ int uffdio_poison(int uffd, uint64_t addr, uint64_t n_bytes)
 	return fill_range(fill_poison, "UFFDIO_POISON", uffd, addr, 0, n_bytes, 0);
 }
 
+int uffdio_set_nonblock(int uffd)
+{
+	int flags = fcntl(uffd, F_GETFL);
+
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(uffd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return err_raise_errno("cannot make a userfaultfd non-blocking");
+	return 0;
+}
+
+/* O_NONBLOCK is of the open file, which its sender shares; RWF_NOWAIT is of this call alone. */
+static ssize_t read_nowait(int uffd, void *buf, size_t n_bytes)
+{
+	struct iovec iov = {buf, n_bytes};
+	ssize_t n;
+
+	n = preadv2(uffd, &iov, 1, -1, RWF_NOWAIT);
+	if (n >= 0 || errno != EOPNOTSUPP)
+		return n;
+	if (uffdio_set_nonblock(uffd) < 0)
+		return -1;
+	return read(uffd, buf, n_bytes);
+}
+
 int uffdio_read(int uffd, struct uffd_msg *msgs, size_t max, size_t *n_msgs)
 {
 	ssize_t n;
 
-	n = read(uffd, msgs, max * sizeof(*msgs));
+	n = read_nowait(uffd, msgs, max * sizeof(*msgs));
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		*n_msgs = 0;
 		return 0;

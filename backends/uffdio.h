@@ -87,11 +87,15 @@ int uffdio_continue(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode) MU
 /** uffdio_poison() - make touching what is missing in the range raise SIGBUS, and wake; >= 6.6 */
 int uffdio_poison(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
 
+/** uffdio_set_nonblock() - of a descriptor that somebody else made. 0 or -errno */
+int uffdio_set_nonblock(int uffd) MUST_CHECK;
+
 /**
  * uffdio_read() - take waiting messages
  * @n_msgs: gets how many; 0 when none waits
  *
- * Return: 0; -errno with a sentence.
+ * Does not wait, even if whoever else has the descriptor made it blocking again (Linux >= 6.10;
+ * before that there is a moment in which it could). Return: 0; -errno with a sentence.
  */
 int uffdio_read(int uffd, struct uffd_msg *msgs, size_t max, size_t *n_msgs) MUST_CHECK;
 

@@ -10,7 +10,12 @@ libcowd_la_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS) $(SYSTEMD_CFLAGS) $(PROTOBUF_
 libcowd_la_LIBADD = libbackends.la libproto.la libcommon.la \
 	$(SECCOMP_LIBS) $(SYSTEMD_LIBS) $(PROTOBUF_C_LIBS) $(INIH_LIBS) $(CAP_NG_LIBS)
 libcowd_la_SOURCES = \
+	daemon/backing.c \
+	daemon/backing.h \
 	daemon/daemon.h \
+	daemon/extent.c \
+	daemon/extent.h \
+	daemon/fault.c \
 	daemon/job.c \
 	daemon/job.h \
 	daemon/landlock.c \
@@ -25,16 +30,22 @@ libcowd_la_SOURCES = \
 	daemon/options-file.h \
 	daemon/options.c \
 	daemon/options.h \
+	daemon/outcome.h \
 	daemon/peer.c \
 	daemon/peer.h \
 	daemon/probe.c \
 	daemon/probe.h \
 	daemon/quota.c \
 	daemon/quota.h \
+	daemon/region-rpc.c \
+	daemon/region.c \
+	daemon/region.h \
 	daemon/rpc.c \
 	daemon/rpc.h \
 	daemon/sandbox.c \
 	daemon/sandbox.h \
+	daemon/saver.c \
+	daemon/saver.h \
 	daemon/seccomp.c \
 	daemon/service.c \
 	daemon/service.h \
@@ -43,6 +54,16 @@ libcowd_la_SOURCES = \
 	daemon/session-rpc.c \
 	daemon/session.c \
 	daemon/session.h \
+	daemon/snapshot-read.c \
+	daemon/snapshot-rpc.c \
+	daemon/snapshot.c \
+	daemon/snapshot.h \
 	daemon/stats.c \
 	daemon/stats.h \
+	daemon/store.c \
+	daemon/store.h \
+	daemon/view.c \
+	daemon/view.h \
+	daemon/worker.c \
+	daemon/worker.h \
 	$(NULL)

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Memfds that hold clients' memory; contracts and what the seals are worth are in backing.h. */
+#include "config.h"
+
+#include "daemon/backing.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "common/err.h"
+#include "daemon/daemon.h"
+#include "daemon/session.h"
+
+#define BACKING_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+/* A memfd with the right size and seals. */
+static int make_memfd(int *fd, uint64_t size_bytes)
+{
+	AUTO_FD int memfd = -1;
+
+	memfd = memfd_create("cowd-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (memfd < 0)
+		return err_raise_errno("cannot make a memfd for a region");
+	if (ftruncate(memfd, (off_t)size_bytes) < 0)
+		return err_raise_errno("cannot make a memfd of %llu bytes",
+				       (unsigned long long)size_bytes);
+	if (fcntl(memfd, F_ADD_SEALS, BACKING_SEALS) < 0)
+		return err_raise_errno("cannot seal the size of a memfd");
+	*fd = fd_steal(&memfd);
+	return 0;
+}
+
+/* A second file description of the same memory that never was writable. */
+static int open_read_only(int *ro_fd, const struct daemon *daemon, int fd)
+{
+	char name[16];
+	int ro;
+
+	(void)snprintf(name, sizeof(name), "%d", fd);
+	ro = openat(daemon->proc_self_fd_fd, name, O_RDONLY | O_CLOEXEC);
+	if (ro < 0)
+		return err_raise_errno("cannot open a memfd for reading only");
+	*ro_fd = ro;
+	return 0;
+}
+
+static int check_foreign(int fd, uint64_t size_bytes)
+{
+	struct statfs fs;
+	struct stat st;
+	int seals;
+
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+		return err_raise_errno("cannot look at the descriptor of a region's memory");
+	if (!S_ISREG(st.st_mode) || fs.f_type != TMPFS_MAGIC)
+		return err_raise(-EINVAL, "the descriptor of a region's memory is no memfd");
+	seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
+		return err_raise(-EINVAL, "the size of a region's memory is not sealed");
+	if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+		return err_raise(-EINVAL, "a region's memory is sealed against writing");
+	if ((uint64_t)st.st_size != size_bytes)
+		return err_raise(-EINVAL, "a region's memory has %lld bytes, not %llu",
+				 (long long)st.st_size, (unsigned long long)size_bytes);
+	if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+		return err_raise(-EBADF, "a region's memory is not open for reading and writing");
+	return 0;
+}
+
+static int check_size(uint64_t size_bytes)
+{
+	if (!size_bytes || size_bytes % page_size_bytes() || size_bytes > INT64_MAX / 2)
+		return err_raise(-EINVAL,
+				 "%llu bytes are no size for a region: it has to be a "
+				 "multiple of %zu",
+				 (unsigned long long)size_bytes, page_size_bytes());
+	return 0;
+}
+
+static int charge(struct backing *backing, struct quota_user *user)
+{
+	int r;
+
+	r = quota_charge(&backing->fds_charge, user, QUOTA_FDS, 2);
+	if (!r)
+		r = quota_charge(&backing->bytes_charge, user, QUOTA_REGION_BYTES,
+				 backing->size_bytes);
+	return r > 0 ? -EDQUOT : r;
+}
+
+/* @fd: -1 to have one made, else given on success */
+static int backing_make(struct backing **out, struct session *session, uint64_t size_bytes, int *fd)
+{
+	CLEANUP(backing_unrefp) struct backing *backing = NULL;
+	struct daemon *daemon = session->daemon;
+	int r;
+
+	backing = malloc(sizeof(*backing));
+	if (!backing)
+		return err_oom(sizeof(*backing), "a region");
+	*backing = (struct backing){.n_refs = 1, .daemon = daemon, .fd = -1, .ro_fd = -1};
+	backing->size_bytes = size_bytes;
+	backing->owner_id = session->id;
+
+	r = charge(backing, session->user);
+	if (r)
+		return r;
+	if (*fd < 0) {
+		r = make_memfd(&backing->fd, size_bytes);
+		if (r)
+			return r;
+	}
+	r = open_read_only(&backing->ro_fd, daemon, *fd < 0 ? backing->fd : *fd);
+	if (r)
+		return r;
+	if (*fd >= 0)
+		backing->fd = fd_steal(fd);
+	backing->id = daemon_new_id(daemon);
+	HASH_ADD(hh, daemon->backings, id, sizeof(backing->id), backing);
+	*out = steal_ptr(&backing);
+	return 0;
+}
+
+int backing_new(struct backing **out, struct session *session, uint64_t size_bytes)
+{
+	int fd = -1;
+	int r = check_size(size_bytes);
+
+	return r ? r : backing_make(out, session, size_bytes, &fd);
+}
+
+int backing_new_from(struct backing **out, struct session *session, uint64_t size_bytes, int *fd)
+{
+	int r;
+
+	r = check_size(size_bytes);
+	if (!r)
+		r = check_foreign(*fd, size_bytes);
+	return r ? r : backing_make(out, session, size_bytes, fd);
+}
+
+struct backing *backing_ref(struct backing *backing)
+{
+	backing->n_refs++;
+	return backing;
+}
+
+struct backing *backing_unref(struct backing *backing)
+{
+	if (!backing || --backing->n_refs)
+		return NULL;
+	if (backing->id)
+		HASH_DEL(backing->daemon->backings, backing);
+	backing->ro_fd = fd_close(backing->ro_fd);
+	backing->fd = fd_close(backing->fd);
+	charge_deinit(&backing->bytes_charge);
+	charge_deinit(&backing->fds_charge);
+	free(backing);
+	return NULL;
+}
+
+struct backing *backing_find(struct session *session, uint64_t id)
+{
+	struct backing *backing;
+
+	HASH_FIND(hh, session->daemon->backings, &id, sizeof(id), backing);
+	if (backing && backing->owner_id == session->id)
+		return backing;
+	(void)err_raise(-ENOENT, "there is no backing %llu of this client", (unsigned long long)id);
+	return NULL;
+}
+
+uint64_t backing_used_bytes(const struct backing *backing)
+{
+	struct stat st;
+
+	return fstat(backing->fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+}
+
+void backing_drop_all(struct session *session)
+{
+	while (session->backings) {
+		struct backing *backing = session->backings;
+
+		session->backings = backing->next;
+		backing->session = NULL;
+		backing_unref(backing);
+	}
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A backing is a memfd that holds the memory of a region, or of pages that a snapshot has apart.
+ *
+ * cowd makes it, so it knows what it is: seals keep its size as it is (F_SEAL_SHRINK, F_SEAL_GROW,
+ * F_SEAL_SEAL), so that no read of it can meet an end that moved. The seals say nothing about its
+ * content: whoever has the writable descriptor can change every byte, behind write protection too.
+ * That is the client's own memory; others get the second descriptor, which can only be read, and
+ * cannot be opened again for writing by anyone but the owner of the inode and root.
+ */
+#ifndef COWD_BACKING_H
+#define COWD_BACKING_H
+
+#include <uthash.h>
+
+#include "daemon/quota.h"
+
+struct daemon;
+struct session;
+
+/**
+ * struct backing
+ * @n_refs:  its region, its session's interest, and every snapshot made of it; loop thread only
+ * @fd:      for reading and writing
+ * @ro_fd:   the same memory, for reading only
+ * @session: whose interest keeps it, by BackingCreate; NULL for a region's own or once released
+ */
+struct backing {
+	unsigned int n_refs;
+	struct daemon *daemon;
+	struct session *session;
+	uint64_t id;
+	uint64_t owner_id; /* id of the session that made it; stays when the session has gone */
+	uint64_t size_bytes;
+	int fd;
+	int ro_fd;
+	struct charge bytes_charge;
+	struct charge fds_charge;
+	struct backing *next; /* in session->backings */
+	UT_hash_handle hh;    /* in daemon->backings */
+};
+
+/** backing_new() - a fresh one, all zeroes, charged to @session's uid. 0 or -errno */
+int backing_new(struct backing **out, struct session *session, uint64_t size_bytes);
+
+/**
+ * backing_new_from() - one that an earlier cowd made
+ * @fd: gives, on success
+ *
+ * Checked to be on tmpfs, sealed in size and as large as @size_bytes. 0 or -errno.
+ */
+int backing_new_from(struct backing **out, struct session *session, uint64_t size_bytes, int *fd);
+
+struct backing *backing_ref(struct backing *backing);
+struct backing *backing_unref(struct backing *backing);
+DEFINE_CLEANUP(backing_unref, struct backing *)
+
+/** backing_find() - one that @session made, or NULL with a sentence; lent */
+struct backing *backing_find(struct session *session, uint64_t id);
+
+/** backing_used_bytes() - memory that it takes now */
+uint64_t backing_used_bytes(const struct backing *backing);
+
+/** backing_drop_all() - the session's own interest in every backing ends */
+void backing_drop_all(struct session *session);
+
+#endif

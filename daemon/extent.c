@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Checking what a client says its snapshot is made of; contracts are in extent.h. */
+#include "config.h"
+
+#include "daemon/extent.h"
+
+#include "common/err.h"
+#include "daemon/backing.h"
+
+static bool is_inside(uint64_t off, uint64_t n_bytes, uint64_t size_bytes)
+{
+	return off <= size_bytes && n_bytes <= size_bytes - off;
+}
+
+static int parse_one(struct snapshot_extent *extent, const struct snapshot *snap,
+		     struct session *session, const Cow__V1__Extent *row)
+{
+	uint64_t mask = page_size_bytes() - 1;
+	struct backing *backing;
+
+	if (!row->size_bytes || (row->off | row->size_bytes | row->backing_off) & mask)
+		return err_raise(-EINVAL, "an extent of a snapshot is not made of whole pages");
+	if (!is_inside(row->off, row->size_bytes, snap->size_bytes))
+		return err_raise(-EINVAL, "an extent passes the end of its snapshot");
+	backing = backing_find(session, row->backing_id);
+	if (!backing)
+		return -ENOENT;
+	if (!is_inside(row->backing_off, row->size_bytes, backing->size_bytes))
+		return err_raise(-EINVAL, "an extent passes the end of backing %llu",
+				 (unsigned long long)backing->id);
+	*extent = (struct snapshot_extent){
+		.off = row->off,
+		.size_bytes = row->size_bytes,
+		.backing_off = row->backing_off,
+		.backing = backing_ref(backing),
+		.is_sparse = row->sparse,
+	};
+	return 0;
+}
+
+static int compare_off(const void *a, const void *b)
+{
+	const struct snapshot_extent *const *ea = a;
+	const struct snapshot_extent *const *eb = b;
+
+	return ((*ea)->off > (*eb)->off) - ((*ea)->off < (*eb)->off);
+}
+
+/* Whether every page of the snapshot is in some extent that has all of its pages. */
+static int check_cover(const struct snapshot *snap)
+{
+	CLEANUP(freep) const struct snapshot_extent **by_off = NULL;
+	uint64_t end = 0;
+
+	by_off = calloc(snap->n_extents + 1, sizeof(*by_off));
+	if (!by_off)
+		return err_oom(snap->n_extents * sizeof(*by_off), "extents");
+	for (size_t i = 0; i < snap->n_extents; i++)
+		by_off[i] = &snap->extents[i];
+	qsort(by_off, snap->n_extents, sizeof(*by_off), compare_off);
+	for (size_t i = 0; i < snap->n_extents && by_off[i]->off <= end; i++)
+		if (!by_off[i]->is_sparse)
+			end = max_u64(end, by_off[i]->off + by_off[i]->size_bytes);
+	if (end != snap->size_bytes)
+		return err_raise(-EINVAL, "the extents of a snapshot do not cover it");
+	return 0;
+}
+
+int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
+		 size_t n)
+{
+	int r;
+
+	if (!n || n > EXTENTS_MAX)
+		return err_raise(-EINVAL, "a snapshot of %zu extents", n);
+	snap->extents = calloc(n, sizeof(*snap->extents));
+	if (!snap->extents)
+		return err_oom(n * sizeof(*snap->extents), "extents");
+	for (size_t i = 0; i < n; i++) {
+		r = parse_one(&snap->extents[i], snap, session, list[i]);
+		if (r)
+			return r;
+		snap->n_extents++;
+	}
+	return check_cover(snap);
+}
+
+static int find_present(struct snapshot_extent *extent)
+{
+	uint64_t size = page_size_bytes();
+	uint64_t n_pages = extent->size_bytes / size;
+	uint64_t end = extent->backing_off + extent->size_bytes;
+	uint64_t pos = extent->backing_off;
+	int fd = extent->backing->ro_fd;
+
+	extent->present = calloc(n_pages / 64 + 1, sizeof(*extent->present));
+	if (!extent->present)
+		return err_oom(n_pages / 8, "extents");
+	while (pos < end) {
+		off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
+		off_t hole;
+
+		if (data < 0 && errno == ENXIO)
+			return 0;
+		hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return err_raise_errno("cannot look for data in a backing");
+		pos = (uint64_t)data;
+		for (; pos < min_u64((uint64_t)hole, end); pos += size) {
+			uint64_t idx = (pos - extent->backing_off) / size;
+
+			extent->present[idx / 64] |= 1ULL << (idx % 64);
+		}
+	}
+	return 0;
+}
+
+int extent_find_present(struct snapshot *snap)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < snap->n_extents && !r; i++)
+		if (snap->extents[i].is_sparse)
+			r = find_present(&snap->extents[i]);
+	return r;
+}

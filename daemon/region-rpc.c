@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Calls about regions and backings; what they mean is in proto/cow.proto. */
+#include "config.h"
+
+#include <string.h>
+
+#include "backends/uffdio.h"
+#include "common/err.h"
+#include "common/format.h"
+#include "daemon/backing.h"
+#include "daemon/daemon.h"
+#include "daemon/outcome.h"
+#include "daemon/region.h"
+#include "daemon/rpc.h"
+#include "daemon/session.h"
+
+static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
+{
+	switch (mode) {
+	case COW__V1__MODE__MODE_UFFD:
+		if (!daemon->probe.has_uffd)
+			return err_raise(-ENOSYS,
+					 "this kernel (%s) serves no write-protect faults "
+					 "on shared memory: mode uffd needs Linux 5.19",
+					 daemon->probe.release);
+		if (daemon->uffd_device_fd < 0 || daemon->options.lend == LEND_NO)
+			return err_raise(-EPERM, "cowd lends no userfaultfd: see lend= in "
+						 "cowd.conf(5), or use mode scoot");
+		return 0;
+	case COW__V1__MODE__MODE_SCOOT:
+	case COW__V1__MODE__MODE_MMAPCOPY:
+		return 0;
+	default:
+		return err_raise(-EINVAL, "there is no mode %d", (int)mode);
+	}
+}
+
+static int reply_region(struct rpc_call *call, const struct region *region)
+{
+	Cow__V1__RegionReply *reply = rpc_alloc(call, sizeof(*reply));
+
+	if (!reply)
+		return -ENOMEM;
+	cow__v1__region_reply__init(reply);
+	reply->region_id = region->id;
+	reply->backing_id = region->backing->id;
+	call->reply.result_case = COW__V1__REPLY__RESULT_REGION;
+	call->reply.region = reply;
+	call->reply_fds[call->n_reply_fds++] = region->backing->fd;
+	call->reply_fds[call->n_reply_fds++] = region->backing->ro_fd;
+	return 0;
+}
+
+static int make_region(struct rpc_call *call, struct backing *backing, Cow__V1__Mode mode,
+		       const char *name)
+{
+	struct region *region = NULL;
+	char clean[sizeof(region->name)];
+	int r;
+
+	format_clean(clean, sizeof(clean), name);
+	r = region_new(&region, call->session, backing, mode, clean);
+	if (r)
+		return r;
+	r = reply_region(call, region);
+	if (r)
+		region_disown(region);
+	return r;
+}
+
+int rpc_region_create(struct rpc_call *call)
+{
+	const Cow__V1__RegionCreate *create = call->request->region_create;
+	CLEANUP(backing_unrefp) struct backing *backing = NULL;
+	int r;
+
+	r = check_mode(call->session->daemon, create->mode);
+	if (!r)
+		r = backing_new(&backing, call->session, create->size_bytes);
+	return r ? r : make_region(call, backing, create->mode, create->name);
+}
+
+int rpc_region_restore(struct rpc_call *call)
+{
+	const Cow__V1__RegionRestore *restore = call->request->region_restore;
+	CLEANUP(backing_unrefp) struct backing *backing = NULL;
+	AUTO_FD int memfd = fdset_take(&call->fds, 0);
+	int r;
+
+	r = check_mode(call->session->daemon, restore->mode);
+	if (!r)
+		r = backing_new_from(&backing, call->session, restore->size_bytes, &memfd);
+	return r ? r : make_region(call, backing, restore->mode, restore->name);
+}
+
+/* --- attaching: the client's mmap lock is needed, so a job does it -----------------------------
+ */
+
+struct attach {
+	struct job job;
+	struct rpc_call *call;
+	struct region *region; /* a reference */
+	struct outcome outcome;
+};
+
+static void attach_run(struct job *job)
+{
+	struct attach *attach = container_of(job, struct attach, job);
+	struct region *region = attach->region;
+
+	outcome_set(&attach->outcome, region_register(region));
+	if (attach->outcome.error)
+		region->uffd = fd_close(region->uffd);
+}
+
+static void attach_done(struct job *job)
+{
+	struct attach *attach = container_of(job, struct attach, job);
+	struct region *region = attach->region;
+	int r;
+
+	region->is_attaching = false;
+	r = outcome_raise(&attach->outcome);
+	if (!r)
+		r = region_serve(region);
+	rpc_finish(attach->call, r);
+	region_unref(region);
+	free(attach);
+}
+
+static int check_attach(const struct rpc_call *call, const struct region *region, uint64_t addr)
+{
+	const struct daemon *daemon = region->daemon;
+
+	if (region->is_attached || region->is_attaching || region->uffd >= 0)
+		return err_raise(-EBUSY, "region %llu is attached already",
+				 (unsigned long long)region->id);
+	if (!addr || addr % page_size_bytes() || addr + region->size_bytes < addr)
+		return err_raise(-EINVAL, "%#llx is no address for a region",
+				 (unsigned long long)addr);
+	if (region->mode != COW__V1__MODE__MODE_UFFD)
+		return call->fds.n_fds ? RPC_E_FATAL : 0;
+	if (call->fds.n_fds != 1)
+		return err_raise(RPC_E_FATAL,
+				 "attaching a region of mode uffd without a descriptor");
+	if (!uffdio_is_uffd(daemon->proc_self_fd_fd, call->fds.fds[0]))
+		return err_raise(RPC_E_FATAL, "the descriptor of a region is no userfaultfd");
+	return 0;
+}
+
+int rpc_region_attach(struct rpc_call *call)
+{
+	const Cow__V1__RegionAttach *request = call->request->region_attach;
+	struct region *region;
+	struct attach *attach;
+	int r;
+
+	region = region_find(call->session, request->region_id);
+	if (!region)
+		return -ENOENT;
+	r = check_attach(call, region, request->addr);
+	if (r)
+		return r;
+	region->addr = request->addr;
+	if (region->mode != COW__V1__MODE__MODE_UFFD) {
+		region->is_attached = true;
+		return 0;
+	}
+	attach = malloc(sizeof(*attach));
+	if (!attach)
+		return err_oom(sizeof(*attach), "a region");
+	*attach = (struct attach){.call = call, .region = region_ref(region)};
+	attach->job.run = attach_run;
+	attach->job.done = attach_done;
+	region->uffd = fdset_take(&call->fds, 0);
+	region->is_attaching = true;
+	job_submit(region->daemon->jobs, &attach->job);
+	return RPC_E_DEFERRED;
+}
+
+int rpc_region_free(struct rpc_call *call)
+{
+	struct region *region;
+
+	region = region_find(call->session, call->request->region_free->region_id);
+	if (!region)
+		return -ENOENT;
+	region_disown(region);
+	return 0;
+}
+
+/* --- backings --------------------------------------------------------------------------------- */
+
+int rpc_backing_create(struct rpc_call *call)
+{
+	CLEANUP(backing_unrefp) struct backing *backing = NULL;
+	struct session *session = call->session;
+	Cow__V1__BackingReply *reply;
+	int r;
+
+	reply = rpc_alloc(call, sizeof(*reply));
+	if (!reply)
+		return -ENOMEM;
+	cow__v1__backing_reply__init(reply);
+	r = backing_new(&backing, session, call->request->backing_create->size_bytes);
+	if (r)
+		return r;
+	reply->backing_id = backing->id;
+	call->reply.result_case = COW__V1__REPLY__RESULT_BACKING;
+	call->reply.backing = reply;
+	call->reply_fds[call->n_reply_fds++] = backing->fd;
+	call->reply_fds[call->n_reply_fds++] = backing->ro_fd;
+	backing->session = session;
+	backing->next = session->backings;
+	session->backings = steal_ptr(&backing);
+	return 0;
+}
+
+int rpc_backing_release(struct rpc_call *call)
+{
+	struct session *session = call->session;
+	struct backing *backing;
+
+	backing = backing_find(session, call->request->backing_release->backing_id);
+	if (!backing)
+		return -ENOENT;
+	if (backing->session != session)
+		return err_raise(-EINVAL, "backing %llu is released already, or is a region's own",
+				 (unsigned long long)backing->id);
+	for (struct backing **pos = &session->backings; *pos; pos = &(*pos)->next) {
+		if (*pos == backing) {
+			*pos = backing->next;
+			break;
+		}
+	}
+	backing->session = NULL;
+	backing_unref(backing);
+	return 0;
+}
+
+/* --- list ------------------------------------------------------------------------------------- */
+
+static int add_region(struct rpc_call *call, Cow__V1__RegionList *list, const struct region *region)
+{
+	Cow__V1__RegionInfo *row = rpc_alloc(call, sizeof(*row));
+	int cpu = worker_cpu(&region->served);
+
+	if (!row)
+		return -ENOMEM;
+	cow__v1__region_info__init(row);
+	row->name = rpc_strdup(call, region->name);
+	if (!row->name)
+		return -ENOMEM;
+	row->region_id = region->id;
+	row->client_id = region->client_id;
+	row->pid = (uint32_t)region->pid;
+	row->uid = region->uid;
+	row->mode = region->mode;
+	row->addr = region->addr;
+	row->size_bytes = region->size_bytes;
+	row->used_bytes = backing_used_bytes(region->backing);
+	row->n_snapshots = region->n_snapshots;
+	row->n_faults = atomic_load_explicit(&region->n_faults, memory_order_relaxed);
+	row->cpu = cpu < 0 ? 0 : (uint32_t)cpu;
+	row->n_moves = atomic_load_explicit(&region->served.n_moves, memory_order_relaxed);
+	list->regions[list->n_regions++] = row;
+	return 0;
+}
+
+int rpc_list_regions(struct rpc_call *call)
+{
+	uint64_t after_id = call->request->list_regions->after_id;
+	struct session *asker = call->session;
+	Cow__V1__RegionList *list;
+	int r;
+
+	list = rpc_alloc(call, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	cow__v1__region_list__init(list);
+	list->regions = rpc_alloc(call, RPC_LIST_MAX * sizeof(void *));
+	if (!list->regions)
+		return -ENOMEM;
+	/* uthash keeps the order of insertion, which is that of ids. */
+	for (struct region *region = asker->daemon->regions; region; region = region->hh.next) {
+		if (region->id <= after_id || !session_may_see(asker, region->uid))
+			continue;
+		if (list->n_regions == RPC_LIST_MAX) {
+			list->has_more = true;
+			break;
+		}
+		r = add_region(call, list, region);
+		if (r)
+			return r;
+	}
+	call->reply.result_case = COW__V1__REPLY__RESULT_REGIONS;
+	call->reply.regions = list;
+	return 0;
+}

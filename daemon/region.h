@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A region: a range of a client's memory that can be frozen, and for mode uffd everything that has
+ * to do with serving its faults.
+ *
+ * Snapshots of a uffd region form a chain, oldest first. Each has a store with the pages that
+ * changed between it and the next one; page i of a snapshot is in the first store from its own
+ * onward that has it, else it is what the memory M holds still.
+ *
+ *   M is read with pread(2) by cowd, never through a mapping, so that a hole reads as zeroes and
+ * stays a hole. A reader copies from M first and looks at the stores afterwards: a page that no
+ * store has by then had not changed when it was copied, because a page is put into a store before
+ * its protection is lifted.
+ *
+ * Locks, in this order:
+ *   1. served.lock: one thread at a time resolves faults of the region. Whoever holds it without
+ *      serving *gates* the region: no thread of the client that waits for a page goes on. Taking a
+ *      snapshot holds it from before the first page is protected until the snapshot is in the
+ * chain.
+ *   2. chain_lock: shared to read pages and to keep them, exclusively to change which stores there
+ * are or to move entries between them. Held exclusively for short pieces only.
+ *   3. the pool's lock, see store.h.
+ * Everything else in the structure belongs to the loop thread.
+ *
+ * Operations that change the chain (take, release) are *region operations*: they run in the job
+ * pool, one at a time for each region, in order of submission.
+ *
+ * A region lives, and its faults are served, as long as its session or any snapshot needs it. What
+ * its owner says about having unmapped it is not relied on. When its process has gone (ESRCH) there
+ * is nothing more to serve and M stays as it was.
+ */
+#ifndef COWD_REGION_H
+#define COWD_REGION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uthash.h>
+
+#include "daemon/job.h"
+#include "daemon/quota.h"
+#include "daemon/store.h"
+#include "daemon/worker.h"
+#include "proto/cow.pb-c.h"
+
+struct backing;
+struct daemon;
+struct session;
+struct snapshot;
+
+/**
+ * struct region_op - something that changes a region's chain of snapshots; embedded in its owner
+ * @run:  in a job thread
+ * @done: in the loop thread; may free the owner
+ */
+struct region_op {
+	void (*run)(struct region_op *op);
+	void (*done)(struct region_op *op);
+	struct region *region; /* a reference, while submitted */
+	struct job job;
+	struct region_op *next;
+};
+
+struct region {
+	unsigned int n_refs;
+	struct daemon *daemon;
+	struct session *session; /* owner; NULL when it freed the region or has ended */
+	struct quota_user *user;
+	uint64_t id;
+	uint64_t client_id;
+	pid_t pid;
+	uid_t uid;
+	char name[64];
+	Cow__V1__Mode mode;
+	uint64_t addr;
+	uint64_t size_bytes;
+	uint64_t n_pages;
+	struct backing *backing; /* M; a reference */
+	struct charge charge;
+	struct charge fds_charge;
+	unsigned int n_snapshots;
+
+	/* mode uffd */
+	int uffd; /* -1: not attached, or the process has gone */
+	bool is_attached;
+	_Atomic bool is_gone;
+	struct served served;
+	pthread_rwlock_t chain_lock;
+	struct snapshot *oldest; /* chain_lock */
+	struct snapshot *newest;
+	struct store_pool *pool; /* set once, before the first snapshot is in the chain */
+	_Atomic uint64_t n_faults;
+	uint64_t last_end_idx; /* served.lock: where the last fault's pages ended, and … */
+	uint32_t run_pages;    /* … how many to keep at once if the next one is there */
+	uint32_t n_idle_turns; /* served.lock */
+	struct task lost_task; /* tells the loop thread that snapshots were lost */
+	_Atomic bool is_lost_posted;
+	bool is_attaching; /* region_register() is under way */
+
+	struct region_op *ops; /* queue; the first one is running */
+	struct region_op **ops_tail;
+	struct job end_job; /* after the last reference */
+
+	struct region *next; /* in session->regions */
+	UT_hash_handle hh;   /* in daemon->regions */
+};
+
+/**
+ * region_new() - with @backing as its memory
+ * @backing: the region takes a reference of its own
+ *
+ * Return: 0 with a reference for @session, in whose list it is; -EDQUOT, -ENOMEM.
+ */
+int region_new(struct region **out, struct session *session, struct backing *backing,
+	       Cow__V1__Mode mode, const char *name);
+struct region *region_ref(struct region *region);
+/** region_unref() - with the last one the region goes and nobody is kept waiting in its memory */
+struct region *region_unref(struct region *region);
+DEFINE_CLEANUP(region_unref, struct region *)
+
+/** region_find() - one of @session's own, or NULL with a sentence; lent */
+struct region *region_find(struct session *session, uint64_t id);
+
+/**
+ * region_register() - mode uffd: take over the client's userfaultfd
+ *
+ * Waits for the client's mmap lock, so in a job thread. region->addr and ->uffd are set; on an
+ * error the caller takes ->uffd back. Return: 0; -errno.
+ */
+int region_register(struct region *region);
+/** region_serve() - after region_register(): have a worker wait for its faults; loop thread. 0 or
+ * -errno */
+int region_serve(struct region *region);
+
+/** region_submit() - run @op when those before it are done; loop thread */
+void region_submit(struct region *region, struct region_op *op);
+
+/** region_disown() - the owner needs it no longer; drops the owner's reference */
+void region_disown(struct region *region);
+/** region_drop_all() - session_end(): disown all of its regions, and its backings */
+void region_drop_all(struct session *session);
+
+/* --- fault.c ---------------------------------------------------------------------------------- */
+
+/** fault_serve_region() - one turn of a region's faults; a served.serve function */
+enum served_verdict fault_serve_region(struct served *served, void *buf);
+
+#endif

@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Saves: snapshots written to descriptors that clients lent.
+ *
+ * A save is done in slices by the threads of the savers' pool, so that any number of saves share
+ * them fairly. No slice ever waits for a peer: a pipe or socket that takes no more ends the slice,
+ * and the loop watches the descriptor until it does (pwritev2(RWF_NOWAIT), send(MSG_DONTWAIT); the
+ * client's own O_NONBLOCK is left as it is, because it belongs to the open file that the client
+ * shares). What was read and not taken is read again: the snapshot does not change. So a client
+ * that lends a pipe that nobody reads holds up nobody, and costs a descriptor.
+ *
+ * Regular files are written at their offset with holes left out, existing data under a hole is
+ * punched out, and the offset ends up behind the snapshot, as after write(2). With O_APPEND every
+ * byte is written. A file on a FUSE file system may still make a thread wait for the process that
+ * serves it.
+ */
+#include "config.h"
+
+#include "daemon/saver.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "common/err.h"
+#include "daemon/daemon.h"
+#include "daemon/outcome.h"
+#include "daemon/rpc.h"
+#include "daemon/session.h"
+#include "daemon/snapshot.h"
+
+#define BUF_BYTES            ((size_t)256 * 1024)
+#define STREAM_BYTES         ((size_t)64 * 1024) /* what a pipe holds */
+#define SLICE_BYTES          ((uint64_t)16 << 20)
+#define SLICE_HOLE_BYTES     ((uint64_t)1 << 30)
+#define PEER_WAIT_MSEC       2
+#define PROGRESS_PERIOD_USEC 100000u
+/* What a pipe that polls writable takes without waiting, when RWF_NOWAIT is not known for pipes. */
+#define PIPE_STEP_BYTES      ((size_t)4096)
+
+/* How a slice ended, when it did not fail. */
+enum slice_end {
+	SLICE_MORE,
+	SLICE_WAIT,
+	SLICE_DONE
+};
+
+enum sink {
+	SINK_UNKNOWN,
+	SINK_FILE,
+	SINK_APPEND,
+	SINK_PIPE,
+	SINK_SOCKET
+};
+
+/**
+ * struct save
+ * @watch: waits until @fd takes more
+ * @off:   of the snapshot: all before it is written
+ * @base:  of a regular file: where the snapshot begins in it
+ */
+struct save {
+	struct job job;
+	struct watch watch;
+	bool is_watching;
+	struct rpc_call *call;
+	struct snapshot *snap; /* a reference */
+	struct charge charge;
+	int fd;
+	bool is_cancelled; /* loop thread */
+	uint64_t told_usec;
+	struct save *next; /* in session->saves */
+
+	/* one slice's thread, or the loop between slices */
+	enum sink sink;
+	enum slice_end end;
+	uint64_t off;
+	uint64_t base;
+	uint64_t file_bytes;
+	uint64_t written_bytes;
+	struct outcome outcome;
+};
+
+static uint64_t now_usec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+/* --- what the descriptor is ------------------------------------------------------------------- */
+
+static int open_file(struct save *save, const struct stat *st)
+{
+	off_t base;
+
+	if (fcntl(save->fd, F_GETFL) & O_APPEND) {
+		save->sink = SINK_APPEND;
+		return 0;
+	}
+	base = lseek(save->fd, 0, SEEK_CUR);
+	if (base < 0)
+		return err_raise_errno("cannot find the offset of the file to save to");
+	save->base = (uint64_t)base;
+	save->file_bytes = (uint64_t)st->st_size;
+	save->sink = SINK_FILE;
+	return 0;
+}
+
+static int open_sink(struct save *save)
+{
+	int type = 0;
+	socklen_t len = sizeof(type);
+	struct stat st;
+
+	if (fstat(save->fd, &st) < 0)
+		return err_raise_errno("cannot look at the file to save to");
+	if (S_ISREG(st.st_mode))
+		return open_file(save, &st);
+	if (S_ISFIFO(st.st_mode)) {
+		save->sink = SINK_PIPE;
+		return 0;
+	}
+	if (S_ISSOCK(st.st_mode) && getsockopt(save->fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
+	    type == SOCK_STREAM) {
+		save->sink = SINK_SOCKET;
+		return 0;
+	}
+	return err_raise(-EINVAL, "a snapshot can be saved to a regular file, a pipe or a stream "
+				  "socket, and to nothing else");
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+static ssize_t write_pipe(int fd, const void *buf, size_t n_bytes)
+{
+	/* pwritev2() does not write to it. */
+	struct iovec iov = {(void *)(uintptr_t)buf, n_bytes};
+	ssize_t n;
+
+	n = pwritev2(fd, &iov, 1, -1, RWF_NOWAIT);
+	if (n >= 0 || errno != EOPNOTSUPP)
+		return n;
+	/* Before Linux 6.5. The descriptor polled writable, so one page is taken at once. */
+	return write(fd, buf, min_u64(n_bytes, PIPE_STEP_BYTES));
+}
+
+static ssize_t write_some(const struct save *save, const void *buf, size_t n_bytes)
+{
+	switch (save->sink) {
+	case SINK_FILE:
+		return pwrite(save->fd, buf, n_bytes, (off_t)(save->base + save->off));
+	case SINK_SOCKET:
+		return send(save->fd, buf, n_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+	case SINK_PIPE:
+		return write_pipe(save->fd, buf, n_bytes);
+	default:
+		return write(save->fd, buf, n_bytes);
+	}
+}
+
+/* A peer that is reading takes more within moments; one that is not is left to the loop. */
+static bool takes_more_soon(const struct save *save)
+{
+	struct pollfd pollfd = {.fd = save->fd, .events = POLLOUT};
+
+	return poll(&pollfd, 1, PEER_WAIT_MSEC) > 0;
+}
+
+/* Moves save->off. 0; -errno; save->end is SLICE_WAIT when the descriptor takes no more. */
+static int write_bytes(struct save *save, const char *buf, size_t n_bytes)
+{
+	size_t n_done = 0;
+
+	while (n_done < n_bytes) {
+		ssize_t n = write_some(save, buf + n_done, n_bytes - n_done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN && save->sink != SINK_FILE) {
+			if (takes_more_soon(save))
+				continue;
+			save->end = SLICE_WAIT;
+			return 0;
+		}
+		if (n <= 0)
+			return n ? err_raise_errno("cannot save snapshot %llu at byte %llu",
+						   (unsigned long long)save->snap->id,
+						   (unsigned long long)save->off)
+				 : err_raise(-EIO, "the file to save to takes no bytes");
+		n_done += (size_t)n;
+		save->off += (size_t)n;
+		save->written_bytes += (size_t)n;
+		/* Whether it takes another page is for poll to say. */
+		if (save->sink == SINK_PIPE && n_done < n_bytes && !takes_more_soon(save)) {
+			save->end = SLICE_WAIT;
+			return 0;
+		}
+	}
+	return 0;
+}
+
+/* A run of zeroes of a regular file stays a hole. */
+static int skip_zeroes(struct save *save, char *buf, uint64_t n_bytes)
+{
+	uint64_t pos = save->base + save->off;
+	uint64_t n_old = save->file_bytes > pos ? min_u64(save->file_bytes - pos, n_bytes) : 0;
+
+	if (n_old && fallocate(save->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)pos,
+			       (off_t)n_old) < 0) {
+		/* This file system has no holes: write what fits the buffer, come back for more. */
+		n_bytes = min_u64(n_old, BUF_BYTES);
+		memset(buf, 0, n_bytes);
+		return write_bytes(save, buf, n_bytes);
+	}
+	save->off += n_bytes;
+	return 0;
+}
+
+static bool is_zero(const char *page, size_t size)
+{
+	const uint64_t *words = (const uint64_t *)(const void *)page;
+
+	return !words[0] && !memcmp(page, page + sizeof(*words), size - sizeof(*words));
+}
+
+/* Data of a regular file: write the stretches that are not zero. @buf belongs to save->off. */
+static int write_sparse(struct save *save, char *buf, size_t n_bytes)
+{
+	size_t size = page_size_bytes();
+	size_t pos = 0;
+	int r = 0;
+
+	while (pos < n_bytes && !r) {
+		bool is_hole = is_zero(buf + pos, size);
+		size_t end = pos + size;
+
+		while (end < n_bytes && is_zero(buf + end, size) == is_hole)
+			end += size;
+		if (!is_hole) {
+			r = write_bytes(save, buf + pos, end - pos);
+		} else {
+			uint64_t goal = save->off + (end - pos);
+
+			while (save->off < goal && !r)
+				r = skip_zeroes(save, buf + pos, goal - save->off);
+		}
+		pos = end;
+	}
+	return r;
+}
+
+/* Part of a run of the snapshot that is all data or all zeroes. */
+static int save_run(struct save *save, char *buf)
+{
+	uint64_t limit = min_u64(save->off + SLICE_HOLE_BYTES, save->snap->size_bytes);
+	uint64_t page_off = align_down(save->off, page_size_bytes());
+	uint64_t end = limit;
+	bool is_hole = false;
+	size_t n_bytes;
+	int r;
+
+	r = snapshot_next_data(save->snap, page_off, limit, &is_hole, &end);
+	if (r)
+		return r;
+	if (is_hole && save->sink == SINK_FILE)
+		return skip_zeroes(save, buf, end - save->off);
+	n_bytes = (size_t)min_u64(end - save->off,
+				  save->sink == SINK_FILE ? BUF_BYTES : STREAM_BYTES);
+	if (is_hole) {
+		memset(buf, 0, n_bytes);
+		return write_bytes(save, buf, n_bytes);
+	}
+	r = snapshot_read(save->snap, buf, n_bytes, save->off);
+	if (r)
+		return r;
+	return save->sink == SINK_FILE ? write_sparse(save, buf, n_bytes)
+				       : write_bytes(save, buf, n_bytes);
+}
+
+/* The last bytes may have been a hole, and the offset is to be behind them. */
+static int finish_file(struct save *save)
+{
+	uint64_t end = save->base + save->snap->size_bytes;
+
+	if (save->file_bytes < end && ftruncate(save->fd, (off_t)end) < 0)
+		return err_raise_errno("cannot set the size of the saved file");
+	if (lseek(save->fd, (off_t)end, SEEK_SET) < 0)
+		return err_raise_errno("cannot set the offset of the saved file");
+	return 0;
+}
+
+static int save_slice(struct save *save, char *buf)
+{
+	uint64_t first_off = save->off;
+	int r = 0;
+
+	if (save->sink == SINK_UNKNOWN)
+		r = open_sink(save);
+	save->end = SLICE_MORE;
+	while (!r && save->end == SLICE_MORE && save->off < save->snap->size_bytes) {
+		if (save->off - first_off >= SLICE_BYTES)
+			return 0;
+		r = save_run(save, buf);
+	}
+	if (r || save->end == SLICE_WAIT)
+		return r;
+	save->end = SLICE_DONE;
+	return save->sink == SINK_FILE ? finish_file(save) : 0;
+}
+
+static void save_run_job(struct job *job)
+{
+	struct save *save = container_of(job, struct save, job);
+	void *buf = NULL;
+
+	if (posix_memalign(&buf, page_size_bytes(), BUF_BYTES) != 0) {
+		outcome_set(&save->outcome, err_oom(BUF_BYTES, "a save"));
+		return;
+	}
+	outcome_set(&save->outcome, save_slice(save, buf));
+	free(buf);
+}
+
+/* --- in the loop thread ----------------------------------------------------------------------- */
+
+static void tell_progress(struct save *save)
+{
+	Cow__V1__SaveProgress progress = COW__V1__SAVE_PROGRESS__INIT;
+	Cow__V1__Reply event = COW__V1__REPLY__INIT;
+
+	progress.request_id = save->call->id;
+	progress.done_bytes = save->off;
+	progress.total_bytes = save->snap->size_bytes;
+	event.result_case = COW__V1__REPLY__RESULT_SAVE_PROGRESS;
+	event.save_progress = &progress;
+	if (!save->call->session->has_ended)
+		session_send(save->call->session, &event, NULL, 0);
+}
+
+static void unlink_save(struct save *save)
+{
+	struct save **pos = &save->call->session->saves;
+
+	for (; *pos; pos = &(*pos)->next) {
+		if (*pos == save) {
+			*pos = save->next;
+			return;
+		}
+	}
+}
+
+static int reply_save(struct save *save)
+{
+	Cow__V1__SaveReply *reply = rpc_alloc(save->call, sizeof(*reply));
+
+	if (!reply)
+		return -ENOMEM;
+	cow__v1__save_reply__init(reply);
+	reply->written_bytes = save->written_bytes;
+	save->call->reply.result_case = COW__V1__REPLY__RESULT_SAVE;
+	save->call->reply.save = reply;
+	return 0;
+}
+
+static void save_finish(struct save *save, int r)
+{
+	struct stats *stats = &save->snap->daemon->stats;
+
+	unlink_save(save);
+	if (!r) {
+		tell_progress(save);
+		r = reply_save(save);
+	}
+	stats_add(stats, saved_bytes, save->written_bytes);
+	if (r)
+		stats_add(stats, saves_failed, 1);
+	else
+		stats_add(stats, saves, 1);
+	/* Before the reply: who has it may expect the pipe's reader to see its end. */
+	save->fd = fd_close(save->fd);
+	rpc_finish(save->call, r);
+	charge_deinit(&save->charge);
+	snapshot_unref(save->snap);
+	free(save);
+}
+
+static int cancelled(const struct save *save)
+{
+	return err_raise(-ECANCELED, "the save of snapshot %llu was cancelled",
+			 (unsigned long long)save->snap->id);
+}
+
+static void save_on_writable(struct watch *watch, uint32_t events)
+{
+	struct save *save = container_of(watch, struct save, watch);
+
+	(void)events;
+	loop_unwatch(&save->watch);
+	save->is_watching = false;
+	job_submit(save->snap->daemon->savers, &save->job);
+}
+
+static int wait_writable(struct save *save)
+{
+	int r;
+
+	save->watch = (struct watch){.fd = save->fd, .on_ready = save_on_writable};
+	r = loop_watch(save->snap->daemon->loop, &save->watch, EPOLLOUT);
+	save->is_watching = !r;
+	return r;
+}
+
+static void save_slice_done(struct job *job)
+{
+	struct save *save = container_of(job, struct save, job);
+	uint64_t now = now_usec();
+	int r;
+
+	r = outcome_raise(&save->outcome);
+	if (!r && save->is_cancelled)
+		r = cancelled(save);
+	if (!r && save->end == SLICE_WAIT)
+		r = wait_writable(save);
+	if (r || save->end == SLICE_DONE) {
+		save_finish(save, r);
+		return;
+	}
+	if (now - save->told_usec >= PROGRESS_PERIOD_USEC) {
+		save->told_usec = now;
+		tell_progress(save);
+	}
+	if (save->end == SLICE_MORE)
+		job_submit(save->snap->daemon->savers, &save->job);
+}
+
+static void save_cancel(struct save *save)
+{
+	save->is_cancelled = true;
+	if (!save->is_watching)
+		return; /* save_slice_done() sees it */
+	loop_unwatch(&save->watch);
+	save->is_watching = false;
+	save_finish(save, cancelled(save));
+}
+
+void save_drop_all(struct session *session)
+{
+	struct save *next;
+
+	for (struct save *save = session->saves; save; save = next) {
+		next = save->next;
+		save_cancel(save);
+	}
+}
+
+/* --- calls ------------------------------------------------------------------------------------ */
+
+static int check_access(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return err_raise_errno("cannot look at the descriptor to save to");
+	if (flags & O_PATH || (flags & O_ACCMODE) == O_RDONLY)
+		return err_raise(-EBADF, "the descriptor to save to is not open for writing");
+	return 0;
+}
+
+int rpc_snapshot_save(struct rpc_call *call)
+{
+	struct session *session = call->session;
+	struct snapshot *snap;
+	struct save *save;
+	int r;
+
+	snap = snapshot_find(session, call->request->snapshot_save->snapshot_id);
+	if (!snap)
+		return -ENOENT;
+	if (snap->is_lost)
+		return snapshot_stale(snap);
+	r = check_access(call->fds.fds[0]);
+	if (r)
+		return r;
+	save = malloc(sizeof(*save));
+	if (!save)
+		return err_oom(sizeof(*save), "a save");
+	*save = (struct save){.call = call, .fd = -1};
+	r = quota_charge(&save->charge, session->user, QUOTA_FDS, 1);
+	if (r) {
+		free(save);
+		return r > 0 ? -EDQUOT : r;
+	}
+	save->fd = fdset_take(&call->fds, 0);
+	save->snap = snapshot_ref(snap);
+	save->job = (struct job){.run = save_run_job, .done = save_slice_done};
+	save->told_usec = now_usec();
+	save->next = session->saves;
+	session->saves = save;
+	job_submit(snap->daemon->savers, &save->job);
+	return RPC_E_DEFERRED;
+}
+
+int rpc_save_cancel(struct rpc_call *call)
+{
+	uint64_t id = call->request->save_cancel->request_id;
+
+	for (struct save *save = call->session->saves; save; save = save->next) {
+		if (save->call->id == id) {
+			save_cancel(save);
+			return 0;
+		}
+	}
+	return err_raise(-ENOENT, "there is no save %llu under way", (unsigned long long)id);
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Reading a snapshot's bytes, from any thread; contracts are in snapshot.h.
+ *
+ * Mode uffd: memory first, stores afterwards (region.h says why that order). Other modes: the
+ * extents in their order, each over those before it.
+ */
+#include "config.h"
+
+#include <string.h>
+
+#include "common/err.h"
+#include "daemon/backing.h"
+#include "daemon/snapshot.h"
+
+static int read_all(int fd, void *buf, size_t len, uint64_t off)
+{
+	size_t n_done = 0;
+
+	while (n_done < len) {
+		ssize_t n = pread(fd, (char *)buf + n_done, len - n_done, (off_t)(off + n_done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? err_raise_errno("cannot read a region's memory")
+				 : err_raise(-EIO, "a region's memory has become shorter");
+		n_done += (size_t)n;
+	}
+	return 0;
+}
+
+/* [@off, @*end) of @fd is of one kind: a hole or not. @*end is at most @limit. */
+static int seek_run(int fd, uint64_t off, uint64_t limit, bool *hole, uint64_t *end)
+{
+	off_t data = lseek(fd, (off_t)off, SEEK_DATA);
+
+	if (data < 0 && errno != ENXIO)
+		return err_raise_errno("cannot look for data in a region's memory");
+	*hole = data < 0 || (uint64_t)data > off;
+	if (*hole) {
+		*end = data < 0 ? limit : min_u64((uint64_t)data, limit);
+		return 0;
+	}
+	data = lseek(fd, (off_t)off, SEEK_HOLE);
+	if (data < 0)
+		return err_raise_errno("cannot look for holes in a region's memory");
+	*end = min_u64((uint64_t)data, limit);
+	/* A page that came or went between the two calls. */
+	if (*end <= off)
+		*end = min_u64(off + page_size_bytes(), limit);
+	return 0;
+}
+
+/* --- mode uffd, with region->chain_lock held shared --------------------------------------------
+ */
+
+/* What the first store from @snap's own onward says about page @idx. */
+static uint32_t find_slot(const struct snapshot *snap, uint64_t idx)
+{
+	for (; snap; snap = snap->newer) {
+		uint32_t slot = store_get(&snap->store, idx);
+
+		if (slot != STORE_EMPTY)
+			return slot;
+	}
+	return STORE_EMPTY;
+}
+
+/* Put pages that stores have over what was read from memory. */
+static void overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+{
+	size_t size = page_size_bytes();
+
+	for (size_t done = 0; done < len;) {
+		uint64_t pos = off + done;
+		size_t in_page = (size_t)(pos % size);
+		size_t n = (size_t)min_u64(size - in_page, len - done);
+		uint32_t slot = find_slot(snap, pos / size);
+
+		if (slot == STORE_ZERO)
+			memset(buf + done, 0, n);
+		else if (slot != STORE_EMPTY)
+			memcpy(buf + done,
+			       (char *)store_pool_page(snap->store.pool, slot) + in_page, n);
+		done += n;
+	}
+}
+
+static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	struct region *region = snap->region;
+	int r;
+
+	pthread_rwlock_rdlock(&region->chain_lock);
+	r = read_all(region->backing->fd, buf, len, off);
+	/* What was read of memory is ordered before what is read of the stores. */
+	atomic_thread_fence(memory_order_acquire);
+	if (!r && snap->is_lost)
+		r = snapshot_stale(snap);
+	if (!r)
+		overlay(snap, buf, len, off);
+	pthread_rwlock_unlock(&region->chain_lock);
+	return r;
+}
+
+/* In a run of memory that is a hole or is none, pages that stores have are what they say. */
+static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
+			 uint64_t *end)
+{
+	struct region *region = snap->region;
+	size_t size = page_size_bytes();
+	bool is_hole_in_memory = false;
+	uint64_t run_end = limit;
+	int r;
+
+	r = seek_run(region->backing->fd, off, limit, &is_hole_in_memory, &run_end);
+	if (r)
+		return r;
+	pthread_rwlock_rdlock(&region->chain_lock);
+	for (uint64_t pos = off; pos < run_end; pos += size) {
+		uint32_t slot = find_slot(snap, pos / size);
+		bool is_hole = slot == STORE_EMPTY ? is_hole_in_memory : slot == STORE_ZERO;
+
+		if (pos == off)
+			*hole = is_hole;
+		else if (is_hole != *hole)
+			run_end = pos;
+	}
+	*end = run_end;
+	r = snap->is_lost ? snapshot_stale(snap) : 0;
+	pthread_rwlock_unlock(&region->chain_lock);
+	return r;
+}
+
+/* --- other modes ------------------------------------------------------------------------------ */
+
+static bool is_present(const struct snapshot_extent *extent, uint64_t idx)
+{
+	return !extent->present || extent->present[idx / 64] >> (idx % 64) & 1;
+}
+
+/* From @off on, inside the extent, up to @limit: as long as pages are like the first one. */
+static uint64_t presence_end(const struct snapshot_extent *extent, uint64_t off, uint64_t limit)
+{
+	size_t size = page_size_bytes();
+	uint64_t idx = (off - extent->off) / size;
+	uint64_t end_idx = align_up(limit - extent->off, size) / size;
+	bool is_first = is_present(extent, idx);
+
+	if (!extent->present)
+		return limit;
+	while (idx < end_idx && is_present(extent, idx) == is_first)
+		idx++;
+	return min_u64(extent->off + idx * size, limit);
+}
+
+static int read_extent(const struct snapshot_extent *extent, char *buf, uint64_t off, uint64_t end)
+{
+	uint64_t pos = max_u64(off, extent->off);
+	int r = 0;
+
+	end = min_u64(end, extent->off + extent->size_bytes);
+	while (pos < end && !r) {
+		uint64_t run_end = presence_end(extent, pos, end);
+
+		if (is_present(extent, (pos - extent->off) / page_size_bytes()))
+			r = read_all(extent->backing->fd, buf + (pos - off), run_end - pos,
+				     extent->backing_off + (pos - extent->off));
+		pos = run_end;
+	}
+	return r;
+}
+
+static int read_extents(struct snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < snap->n_extents && !r; i++)
+		r = read_extent(&snap->extents[i], buf, off, off + len);
+	return r;
+}
+
+static int next_in_extent(const struct snapshot_extent *extent, uint64_t off, bool *hole,
+			  uint64_t *end)
+{
+	uint64_t delta = extent->backing_off - extent->off; /* may wrap, and wraps back */
+	int r;
+
+	*end = presence_end(extent, off, *end);
+	if (!is_present(extent, (off - extent->off) / page_size_bytes()))
+		return 0;
+	if (extent->is_sparse) {
+		*hole = false;
+		return 0;
+	}
+	r = seek_run(extent->backing->fd, off + delta, *end + delta, hole, end);
+	*end -= delta;
+	return r;
+}
+
+static int next_in_extents(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
+			   uint64_t *end)
+{
+	int r = 0;
+
+	*hole = true;
+	*end = limit;
+	for (size_t i = 0; i < snap->n_extents && !r; i++) {
+		const struct snapshot_extent *extent = &snap->extents[i];
+		uint64_t extent_end = extent->off + extent->size_bytes;
+
+		if (extent->off > off) {
+			*end = min_u64(*end, extent->off);
+		} else if (extent_end > off) {
+			*end = min_u64(*end, extent_end);
+			r = next_in_extent(extent, off, hole, end);
+		}
+	}
+	return r;
+}
+
+/* ---------------------------------------------------------------------------------------------- */
+
+int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	if (snap->is_lost)
+		return snapshot_stale(snap);
+	return snap->mode == COW__V1__MODE__MODE_UFFD ? read_chain(snap, buf, len, off)
+						      : read_extents(snap, buf, len, off);
+}
+
+int snapshot_next_data(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
+		       uint64_t *end)
+{
+	if (snap->is_lost)
+		return snapshot_stale(snap);
+	return snap->mode == COW__V1__MODE__MODE_UFFD
+		       ? next_in_chain(snap, off, limit, hole, end)
+		       : next_in_extents(snap, off, limit, hole, end);
+}

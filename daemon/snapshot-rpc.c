@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Calls about snapshots: take, open, release, read, map, list; proto/cow.proto says what they mean.
+ */
+#include "config.h"
+
+#include <string.h>
+
+#include "backends/uffdio.h"
+#include "common/err.h"
+#include "common/format.h"
+#include "daemon/backing.h"
+#include "daemon/daemon.h"
+#include "daemon/extent.h"
+#include "daemon/rpc.h"
+#include "daemon/session.h"
+#include "daemon/snapshot.h"
+#include "daemon/view.h"
+
+/* --- what a client is told about a snapshot --------------------------------------------------- */
+
+static int fill_extents(struct rpc_call *call, Cow__V1__SnapshotReply *reply,
+			const struct snapshot *snap)
+{
+	reply->extents = rpc_alloc(call, snap->n_extents * sizeof(void *));
+	reply->backing_ids = rpc_alloc(call, WIRE_FDS_MAX * sizeof(*reply->backing_ids));
+	if (!reply->extents || !reply->backing_ids)
+		return -ENOMEM;
+	for (size_t i = 0; i < snap->n_extents; i++) {
+		const struct snapshot_extent *extent = &snap->extents[i];
+		Cow__V1__Extent *row = rpc_alloc(call, sizeof(*row));
+		size_t j = 0;
+
+		if (!row)
+			return -ENOMEM;
+		cow__v1__extent__init(row);
+		row->off = extent->off;
+		row->size_bytes = extent->size_bytes;
+		row->backing_id = extent->backing->id;
+		row->backing_off = extent->backing_off;
+		row->sparse = extent->is_sparse;
+		reply->extents[reply->n_extents++] = row;
+
+		while (j < reply->n_backing_ids && reply->backing_ids[j] != extent->backing->id)
+			j++;
+		if (j < reply->n_backing_ids)
+			continue;
+		if (j == WIRE_FDS_MAX)
+			return err_raise(-EMFILE,
+					 "snapshot %llu is spread over more than %d memfds, too "
+					 "many to hand over: release older snapshots of its region",
+					 (unsigned long long)snap->id, WIRE_FDS_MAX);
+		reply->backing_ids[reply->n_backing_ids++] = extent->backing->id;
+		call->reply_fds[call->n_reply_fds++] = extent->backing->ro_fd;
+	}
+	return 0;
+}
+
+static int reply_snapshot(struct rpc_call *call, const struct snapshot *snap, bool with_extents)
+{
+	Cow__V1__SnapshotReply *reply = rpc_alloc(call, sizeof(*reply));
+	int r;
+
+	if (!reply)
+		return -ENOMEM;
+	cow__v1__snapshot_reply__init(reply);
+	reply->snapshot_id = snap->id;
+	reply->size_bytes = snap->size_bytes;
+	reply->mode = snap->mode;
+	reply->region_id = snap->region_id;
+	if (with_extents) {
+		r = fill_extents(call, reply, snap);
+		if (r)
+			return r;
+	}
+	call->reply.result_case = COW__V1__REPLY__RESULT_SNAPSHOT;
+	call->reply.snapshot = reply;
+	return 0;
+}
+
+/* --- take ------------------------------------------------------------------------------------- */
+
+static void take_run(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+	int r;
+
+	if (snap->mode == COW__V1__MODE__MODE_UFFD)
+		r = snapshot_arm(snap);
+	else
+		r = extent_find_present(snap);
+	outcome_set(&snap->outcome, r);
+}
+
+static void take_done(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+	struct rpc_call *call = snap->call;
+	int r;
+
+	r = outcome_raise(&snap->outcome);
+	if (!r && !call->session->has_ended)
+		r = snapshot_hold(snap, call->session);
+	if (!r)
+		r = reply_snapshot(call, snap, false);
+	if (!r)
+		stats_add(&snap->daemon->stats, snapshots_taken, 1);
+	snap->call = NULL;
+	rpc_finish(call, r);
+	snapshot_take_done(snap);
+}
+
+static int check_take(const struct region *region, const Cow__V1__SnapshotTake *take)
+{
+	if (region->mode != COW__V1__MODE__MODE_UFFD)
+		return 0;
+	if (!region->is_attached)
+		return err_raise(-EINVAL, "region %llu is not attached",
+				 (unsigned long long)region->id);
+	if (take->n_extents)
+		return err_raise(-EINVAL, "a snapshot of mode uffd is not made of extents");
+	return 0;
+}
+
+int rpc_snapshot_take(struct rpc_call *call)
+{
+	const Cow__V1__SnapshotTake *take = call->request->snapshot_take;
+	CLEANUP(snapshot_unrefp) struct snapshot *snap = NULL;
+	struct region *region;
+	char clean[sizeof(snap->name)];
+	int r;
+
+	region = region_find(call->session, take->region_id);
+	if (!region)
+		return -ENOENT;
+	r = check_take(region, take);
+	if (r)
+		return r;
+	format_clean(clean, sizeof(clean), take->name);
+	r = snapshot_new(&snap, region, clean);
+	if (r)
+		return r;
+	if (region->mode != COW__V1__MODE__MODE_UFFD) {
+		r = extent_parse(snap, call->session, take->extents, take->n_extents);
+		if (r)
+			return r;
+	}
+	snap->call = call;
+	snapshot_submit_take(snap, take_run, take_done);
+	return RPC_E_DEFERRED;
+}
+
+/* --- open, release ---------------------------------------------------------------------------- */
+
+int rpc_snapshot_open(struct rpc_call *call)
+{
+	uint64_t id = call->request->snapshot_open->snapshot_id;
+	struct session *session = call->session;
+	struct snapshot *snap;
+	int r;
+
+	HASH_FIND(hh, session->daemon->snapshots, &id, sizeof(id), snap);
+	/* One that is not theirs is answered like one that is not there. */
+	if (!snap || snap->call || !session_may_see(session, snap->uid))
+		return err_raise(-ENOENT, "there is no snapshot %llu that uid %u may open",
+				 (unsigned long long)id, (unsigned int)session->uid);
+	if (snap->is_lost)
+		return snapshot_stale(snap);
+	r = reply_snapshot(call, snap, snap->mode != COW__V1__MODE__MODE_UFFD);
+	return r ? r : snapshot_hold(snap, session);
+}
+
+int rpc_snapshot_release(struct rpc_call *call)
+{
+	return snapshot_release(call->session, call->request->snapshot_release->snapshot_id);
+}
+
+/* --- read: memory may have to come back from swap, so a job does it ----------------------------
+ */
+
+struct snapshot_reader {
+	struct job job;
+	struct rpc_call *call;
+	struct snapshot *snap; /* a reference */
+	Cow__V1__ReadReply *reply;
+	uint64_t off;
+	struct outcome outcome;
+};
+
+static void reader_run(struct job *job)
+{
+	struct snapshot_reader *reader = container_of(job, struct snapshot_reader, job);
+
+	outcome_set(&reader->outcome, snapshot_read(reader->snap, reader->reply->data.data,
+						    reader->reply->data.len, reader->off));
+}
+
+static void reader_done(struct job *job)
+{
+	struct snapshot_reader *reader = container_of(job, struct snapshot_reader, job);
+	struct rpc_call *call = reader->call;
+	struct snapshot *snap = reader->snap;
+	int r;
+
+	r = outcome_raise(&reader->outcome);
+	if (!r) {
+		call->reply.result_case = COW__V1__REPLY__RESULT_READ;
+		call->reply.read = reader->reply;
+	}
+	stats_add(&snap->daemon->stats, read_bytes, reader->reply->data.len);
+	rpc_finish(call, r); /* last use of @reader, which is of the call's memory */
+	snapshot_unref(snap);
+}
+
+int rpc_snapshot_read(struct rpc_call *call)
+{
+	const Cow__V1__SnapshotRead *request = call->request->snapshot_read;
+	struct snapshot_reader *reader;
+	struct snapshot *snap;
+
+	snap = snapshot_find(call->session, request->snapshot_id);
+	if (!snap)
+		return -ENOENT;
+	if (request->off > snap->size_bytes ||
+	    request->size_bytes > snap->size_bytes - request->off)
+		return err_raise(-EINVAL, "%llu bytes at %llu are outside of snapshot %llu",
+				 (unsigned long long)request->size_bytes,
+				 (unsigned long long)request->off, (unsigned long long)snap->id);
+	reader = rpc_alloc(call, sizeof(*reader));
+	if (!reader)
+		return -ENOMEM;
+	reader->reply = rpc_alloc(call, sizeof(*reader->reply));
+	if (!reader->reply)
+		return -ENOMEM;
+	cow__v1__read_reply__init(reader->reply);
+	reader->reply->data.len = (size_t)min_u64(request->size_bytes, WIRE_DATA_MAX_BYTES);
+	reader->reply->data.data = rpc_alloc(call, reader->reply->data.len);
+	if (!reader->reply->data.data)
+		return -ENOMEM;
+	reader->call = call;
+	reader->snap = snapshot_ref(snap);
+	reader->off = request->off;
+	reader->job.run = reader_run;
+	reader->job.done = reader_done;
+	job_submit(snap->daemon->jobs, &reader->job);
+	return RPC_E_DEFERRED;
+}
+
+/* --- list ------------------------------------------------------------------------------------- */
+
+static int add_snapshot(struct rpc_call *call, Cow__V1__SnapshotList *list,
+			const struct snapshot *snap, uint64_t now)
+{
+	Cow__V1__SnapshotInfo *row = rpc_alloc(call, sizeof(*row));
+	bool is_lost = snap->is_lost;
+
+	if (!row)
+		return -ENOMEM;
+	cow__v1__snapshot_info__init(row);
+	row->region_name = rpc_strdup(call, snap->region_name);
+	row->name = rpc_strdup(call, snap->name);
+	row->lost_because = rpc_strdup(call, is_lost ? snap->lost_because : "");
+	if (!row->region_name || !row->name || !row->lost_because)
+		return -ENOMEM;
+	row->snapshot_id = snap->id;
+	row->region_id = snap->region_id;
+	row->pid = (uint32_t)snap->pid;
+	row->uid = snap->uid;
+	row->mode = snap->mode;
+	row->state = is_lost ? COW__V1__SNAPSHOT_STATE__SNAPSHOT_LOST
+			     : COW__V1__SNAPSHOT_STATE__SNAPSHOT_LIVE;
+	row->size_bytes = snap->size_bytes;
+	row->kept_bytes = atomic_load(&snap->store.n_kept) * page_size_bytes();
+	row->age_usec = now - snap->taken_usec;
+	row->n_holders = snap->n_holders;
+	list->snapshots[list->n_snapshots++] = row;
+	return 0;
+}
+
+int rpc_list_snapshots(struct rpc_call *call)
+{
+	uint64_t after_id = call->request->list_snapshots->after_id;
+	struct session *asker = call->session;
+	Cow__V1__SnapshotList *list;
+	int r;
+
+	list = rpc_alloc(call, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	cow__v1__snapshot_list__init(list);
+	list->snapshots = rpc_alloc(call, RPC_LIST_MAX * sizeof(void *));
+	if (!list->snapshots)
+		return -ENOMEM;
+	for (struct snapshot *snap = asker->daemon->snapshots; snap; snap = snap->hh.next) {
+		if (snap->id <= after_id || snap->call || !session_may_see(asker, snap->uid))
+			continue;
+		if (list->n_snapshots == RPC_LIST_MAX) {
+			list->has_more = true;
+			break;
+		}
+		r = add_snapshot(call, list, snap, call->received_nsec / 1000);
+		if (r)
+			return r;
+	}
+	call->reply.result_case = COW__V1__REPLY__RESULT_SNAPSHOTS;
+	call->reply.snapshots = list;
+	return 0;
+}

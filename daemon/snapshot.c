@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Life of a snapshot: new, held, lost, gone. How its bytes are read is in snapshot-read.c.
+ * Contracts are in snapshot.h, the chain and its locks in region.h.
+ *
+ * In mode uffd a snapshot leaves its region's chain when nobody has it any more, or when it is
+ * lost: its pages go to the next older snapshot, unless that has them already. This is done in
+ * pieces, with the chain lock let go in between. A fault worker may put further pages into the
+ * store meanwhile, for older snapshots' sake, so the last piece goes over the store once more and
+ * takes it out of the chain.
+ */
+#include "config.h"
+
+#include "daemon/snapshot.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "backends/uffdio.h"
+#include "common/err.h"
+#include "daemon/backing.h"
+#include "daemon/daemon.h"
+#include "daemon/session.h"
+
+/* The client's mmap lock is let go after protecting so much. */
+#define ARM_PIECE_BYTES ((uint64_t)64 << 20)
+/* Pages handed down with the chain lock held. */
+#define HAND_DOWN_PAGES ((uint64_t)1 << 15)
+/* Unused slots that a region with snapshots keeps warm. */
+#define WARM_SLOTS      1024
+
+static uint64_t now_usec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+static void free_extents(struct snapshot *snap)
+{
+	for (size_t i = 0; i < snap->n_extents; i++) {
+		free(snap->extents[i].present);
+		backing_unref(snap->extents[i].backing);
+	}
+	free(snap->extents);
+	snap->extents = NULL;
+	snap->n_extents = 0;
+}
+
+static void snapshot_free(struct snapshot *snap)
+{
+	store_deinit(&snap->store);
+	free_extents(snap);
+	charge_deinit(&snap->charge);
+	snap->region->n_snapshots--;
+	region_unref(snap->region);
+	free(snap);
+}
+
+/* What only mode uffd needs; the pool is made with the first snapshot. */
+static int init_store(struct snapshot *snap)
+{
+	struct region *region = snap->region;
+	int r = 0;
+
+	if (!region->pool)
+		r = store_pool_new(&region->pool, region->n_pages, region->user);
+	return r ? r : store_init(&snap->store, region->pool, region->n_pages);
+}
+
+int snapshot_new(struct snapshot **out, struct region *region, const char *name)
+{
+	struct daemon *daemon = region->daemon;
+	struct snapshot *snap;
+	int r;
+
+	snap = malloc(sizeof(*snap));
+	if (!snap)
+		return err_oom(sizeof(*snap), "a snapshot");
+	*snap = (struct snapshot){.n_refs = 1, .daemon = daemon, .region_id = region->id};
+	snap->region = region_ref(region);
+	region->n_snapshots++;
+	snap->mode = region->mode;
+	snap->pid = region->pid;
+	snap->uid = region->uid;
+	snap->size_bytes = region->size_bytes;
+	snap->taken_usec = now_usec();
+	(void)snprintf(snap->region_name, sizeof(snap->region_name), "%s", region->name);
+	(void)snprintf(snap->name, sizeof(snap->name), "%s", name ? name : "");
+
+	r = quota_charge(&snap->charge, region->user, QUOTA_SNAPSHOTS, 1);
+	if (r > 0)
+		r = -EDQUOT;
+	if (!r && region->mode == COW__V1__MODE__MODE_UFFD)
+		r = init_store(snap);
+	if (r) {
+		snapshot_free(snap);
+		return r;
+	}
+	snap->id = daemon_new_id(daemon);
+	HASH_ADD(hh, daemon->snapshots, id, sizeof(snap->id), snap);
+	*out = snap;
+	return 0;
+}
+
+struct snapshot *snapshot_ref(struct snapshot *snap)
+{
+	snap->n_refs++;
+	return snap;
+}
+
+/* --- leaving the chain ------------------------------------------------------------------------ */
+
+static void leave_run(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+	struct region *region = snap->region;
+	uint64_t n_pages = snap->store.n_pages;
+	bool is_last;
+
+	atomic_store(&snap->is_leaving, true);
+	for (uint64_t first = 0; first < n_pages; first += HAND_DOWN_PAGES) {
+		pthread_rwlock_wrlock(&region->chain_lock);
+		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, first,
+				min_u64(first + HAND_DOWN_PAGES, n_pages));
+		pthread_rwlock_unlock(&region->chain_lock);
+	}
+	pthread_rwlock_wrlock(&region->chain_lock);
+	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0, n_pages);
+	if (snap->older)
+		snap->older->newer = snap->newer;
+	else
+		region->oldest = snap->newer;
+	if (snap->newer)
+		snap->newer->older = snap->older;
+	else
+		region->newest = snap->older;
+	is_last = !region->oldest;
+	pthread_rwlock_unlock(&region->chain_lock);
+	snap->is_chained = false;
+	store_deinit(&snap->store);
+	store_pool_trim(region->pool, is_last ? 0 : WARM_SLOTS);
+}
+
+static void leave_done(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+
+	if (!snap->n_refs)
+		snapshot_free(snap);
+}
+
+static void submit_leave(struct snapshot *snap)
+{
+	if (snap->op.region || !snap->is_chained)
+		return;
+	snap->op.run = leave_run;
+	snap->op.done = leave_done;
+	region_submit(snap->region, &snap->op);
+}
+
+/* The client froze memory for it, and may now change it. */
+static void tell_gone(const struct snapshot *snap)
+{
+	Cow__V1__SnapshotGone gone = COW__V1__SNAPSHOT_GONE__INIT;
+	Cow__V1__Reply event = COW__V1__REPLY__INIT;
+
+	if (!snap->region->session)
+		return;
+	gone.snapshot_id = snap->id;
+	event.result_case = COW__V1__REPLY__RESULT_SNAPSHOT_GONE;
+	event.snapshot_gone = &gone;
+	session_send(snap->region->session, &event, NULL, 0);
+}
+
+struct snapshot *snapshot_unref(struct snapshot *snap)
+{
+	if (!snap || --snap->n_refs)
+		return NULL;
+	HASH_DEL(snap->daemon->snapshots, snap);
+	if (snap->mode != COW__V1__MODE__MODE_UFFD)
+		tell_gone(snap);
+	if (snap->op.region)
+		return NULL; /* leave_done() frees it */
+	if (snap->is_chained)
+		submit_leave(snap);
+	else
+		snapshot_free(snap);
+	return NULL;
+}
+
+void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *op),
+			  void (*done)(struct region_op *op))
+{
+	snapshot_ref(snap);
+	snap->op.run = run;
+	snap->op.done = done;
+	region_submit(snap->region, &snap->op);
+}
+
+void snapshot_take_done(struct snapshot *snap)
+{
+	/* Lost before anybody had it: its holders are told now. */
+	if (snap->is_lost)
+		snapshot_lost_task(&snap->region->lost_task);
+	snapshot_unref(snap);
+}
+
+/* --- mode uffd: the cut ----------------------------------------------------------------------- */
+
+static int protect_all(struct region *region)
+{
+	int r = 0;
+
+	for (uint64_t off = 0; off < region->size_bytes && !r; off += ARM_PIECE_BYTES)
+		r = uffdio_protect(region->uffd, region->addr + off,
+				   min_u64(ARM_PIECE_BYTES, region->size_bytes - off));
+	switch (r) {
+	case UFFDIO_E_GONE:
+		return err_raise(-ESRCH, "the process that has the region has ended");
+	case UFFDIO_E_UNMAPPED:
+		return err_raise(-EFAULT, "the region is no longer mapped as it was registered");
+	case UFFDIO_E_AGAIN:
+		return err_raise(-EAGAIN, "the client's address space is being changed");
+	default:
+		return r;
+	}
+}
+
+int snapshot_arm(struct snapshot *snap)
+{
+	struct region *region = snap->region;
+	uint64_t started_usec = now_usec();
+	int r;
+
+	/*
+	 * While served.lock is held no fault of the region is resolved: whoever writes to a page
+	 * that is protected already waits until all of them are. So no write that is made because
+	 * of another one is in the snapshot without it.
+	 */
+	pthread_mutex_lock(&region->served.lock);
+	if (region->is_gone)
+		r = err_raise(-ESRCH, "the process that has the region has ended");
+	else
+		r = protect_all(region);
+	if (!r) {
+		pthread_rwlock_wrlock(&region->chain_lock);
+		snap->older = region->newest;
+		if (snap->older)
+			snap->older->newer = snap;
+		else
+			region->oldest = snap;
+		region->newest = snap;
+		pthread_rwlock_unlock(&region->chain_lock);
+		snap->is_chained = true;
+	}
+	pthread_mutex_unlock(&region->served.lock);
+	worker_kick(&region->served);
+	snap->taken_usec = now_usec();
+	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
+	return r;
+}
+
+/* --- holds ------------------------------------------------------------------------------------ */
+
+static struct hold *find_hold(struct session *session, uint64_t id)
+{
+	for (struct hold *hold = session->holds; hold; hold = hold->next)
+		if (hold->snapshot->id == id)
+			return hold;
+	(void)err_raise(-ENOENT, "this client holds no snapshot %llu", (unsigned long long)id);
+	return NULL;
+}
+
+struct snapshot *snapshot_find(struct session *session, uint64_t id)
+{
+	struct hold *hold = find_hold(session, id);
+
+	return hold ? hold->snapshot : NULL;
+}
+
+int snapshot_hold(struct snapshot *snap, struct session *session)
+{
+	struct hold *hold;
+
+	for (hold = snap->holds; hold; hold = hold->next_of_snapshot) {
+		if (hold->session == session) {
+			hold->count++;
+			return 0;
+		}
+	}
+	hold = malloc(sizeof(*hold));
+	if (!hold)
+		return err_oom(sizeof(*hold), "a hold on a snapshot");
+	*hold = (struct hold){.snapshot = snapshot_ref(snap), .session = session, .count = 1};
+	hold->next = session->holds;
+	session->holds = hold;
+	hold->next_of_snapshot = snap->holds;
+	snap->holds = hold;
+	snap->n_holders++;
+	return 0;
+}
+
+static void drop_hold(struct hold *hold)
+{
+	struct snapshot *snap = hold->snapshot;
+
+	for (struct hold **pos = &hold->session->holds; *pos; pos = &(*pos)->next) {
+		if (*pos == hold) {
+			*pos = hold->next;
+			break;
+		}
+	}
+	for (struct hold **pos = &snap->holds; *pos; pos = &(*pos)->next_of_snapshot) {
+		if (*pos == hold) {
+			*pos = hold->next_of_snapshot;
+			break;
+		}
+	}
+	snap->n_holders--;
+	free(hold);
+	snapshot_unref(snap);
+}
+
+int snapshot_release(struct session *session, uint64_t id)
+{
+	struct hold *hold = find_hold(session, id);
+
+	if (!hold)
+		return -ENOENT;
+	if (!--hold->count)
+		drop_hold(hold);
+	return 0;
+}
+
+void snapshot_drop_holds(struct session *session)
+{
+	while (session->holds)
+		drop_hold(session->holds);
+}
+
+/* --- lost ------------------------------------------------------------------------------------- */
+
+static void lose(struct snapshot *snap, const char *because)
+{
+	if (snap->is_lost || snap->is_leaving)
+		return;
+	(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
+	atomic_store(&snap->is_lost, true);
+	stats_add(&snap->daemon->stats, snapshots_lost, 1);
+}
+
+static void post_lost(struct region *region)
+{
+	if (!atomic_exchange(&region->is_lost_posted, true))
+		loop_post(region->daemon->loop, &region->lost_task);
+}
+
+void snapshot_lose(struct region *region, uint64_t idx, const char *because)
+{
+	struct snapshot *snap = region->newest;
+
+	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
+		lose(snap, because);
+	post_lost(region);
+}
+
+void snapshot_lose_all(struct region *region, const char *because)
+{
+	pthread_rwlock_rdlock(&region->chain_lock);
+	for (struct snapshot *snap = region->newest; snap; snap = snap->older)
+		lose(snap, because);
+	pthread_rwlock_unlock(&region->chain_lock);
+	post_lost(region);
+}
+
+static void tell_lost(struct snapshot *snap)
+{
+	Cow__V1__SnapshotLost lost = COW__V1__SNAPSHOT_LOST__INIT;
+	Cow__V1__Reply event = COW__V1__REPLY__INIT;
+
+	lost.snapshot_id = snap->id;
+	lost.sentence = snap->lost_because;
+	event.result_case = COW__V1__REPLY__RESULT_SNAPSHOT_LOST;
+	event.snapshot_lost = &lost;
+	for (struct hold *hold = snap->holds; hold; hold = hold->next_of_snapshot)
+		session_send(hold->session, &event, NULL, 0);
+}
+
+void snapshot_lost_task(struct task *task)
+{
+	struct region *region = container_of(task, struct region, lost_task);
+	struct snapshot *snap;
+
+	atomic_store(&region->is_lost_posted, false);
+	pthread_rwlock_rdlock(&region->chain_lock);
+	for (snap = region->oldest; snap; snap = snap->newer) {
+		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
+		if (!snap->is_lost || snap->is_lost_told || snap->op.region)
+			continue;
+		snap->is_lost_told = true;
+		tell_lost(snap);
+		submit_leave(snap);
+	}
+	pthread_rwlock_unlock(&region->chain_lock);
+}
+
+int snapshot_stale(const struct snapshot *snap)
+{
+	return err_raise(-ESTALE, "snapshot %llu is lost: %s", (unsigned long long)snap->id,
+			 snap->lost_because);
+}

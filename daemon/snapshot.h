@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A snapshot: what a region held at one instant.
+ *
+ * Mode uffd: a store in its region's chain (region.h). Other modes: a list of extents of backings
+ * that nobody writes any more.
+ *
+ * It is referenced by every session that took or opened it (struct hold), by views, and by reads
+ * and saves under way. With the last reference it leaves its region's chain, in a job, and is
+ * freed.
+ *
+ * Frozen or lost: is_lost is set before any page it needed is let go, and is looked at after bytes
+ * were copied and before they are used, so no bytes of a lost snapshot ever leave cowd.
+ */
+#ifndef COWD_SNAPSHOT_H
+#define COWD_SNAPSHOT_H
+
+#include <stdatomic.h>
+#include <uthash.h>
+
+#include "daemon/outcome.h"
+#include "daemon/quota.h"
+#include "daemon/region.h"
+#include "daemon/session.h"
+#include "daemon/store.h"
+
+struct backing;
+struct daemon;
+struct rpc_call;
+
+struct snapshot_extent {
+	uint64_t off;
+	uint64_t size_bytes;
+	uint64_t backing_off;
+	struct backing *backing; /* a reference */
+	uint64_t *present;       /* bit for each page of a sparse extent; NULL: all are there */
+	bool is_sparse;
+};
+
+struct snapshot {
+	unsigned int n_refs;
+	struct daemon *daemon;
+	uint64_t id;
+	uint64_t region_id;
+	char region_name[64];
+	char name[64];
+	Cow__V1__Mode mode;
+	pid_t pid;
+	uid_t uid;
+	uint64_t size_bytes;
+	uint64_t taken_usec;
+	struct charge charge;
+	unsigned int n_holders; /* sessions with a hold */
+	struct hold *holds;     /* all sessions', by hold->next_of_snapshot */
+	_Atomic bool is_lost;
+	_Atomic bool is_leaving; /* nobody has it any more; its pages are being handed down */
+	bool is_lost_told;       /* loop thread */
+	char lost_because[160];  /* written before is_lost is set */
+
+	/* mode uffd */
+	struct region *region;  /* a reference; NULL in other modes */
+	struct snapshot *older; /* region->chain_lock */
+	struct snapshot *newer;
+	struct store store;
+
+	struct region_op op;    /* take, then leave; op.region is set while one is under way */
+	bool is_chained;        /* by the ops; loop thread in between */
+	struct outcome outcome; /* of the take */
+	struct rpc_call *call;  /* that asked for the take */
+
+	/* other modes */
+	struct snapshot_extent *extents;
+	size_t n_extents;
+
+	UT_hash_handle hh; /* in daemon->snapshots */
+};
+
+/** snapshot_new() - of @region, charged to its user, not yet frozen. 0 or -errno */
+int snapshot_new(struct snapshot **out, struct region *region, const char *name);
+struct snapshot *snapshot_ref(struct snapshot *snap);
+struct snapshot *snapshot_unref(struct snapshot *snap);
+DEFINE_CLEANUP(snapshot_unref, struct snapshot *)
+
+/** snapshot_find() - one that @session holds, or NULL with a sentence; lent */
+struct snapshot *snapshot_find(struct session *session, uint64_t id);
+/** snapshot_hold() - one more hold for @session. 0 or -ENOMEM */
+int snapshot_hold(struct snapshot *snap, struct session *session);
+/** snapshot_release() - one hold less. 0 or -ENOENT */
+int snapshot_release(struct session *session, uint64_t id);
+/** snapshot_drop_holds() - session_end(): all holds of @session */
+void snapshot_drop_holds(struct session *session);
+
+/**
+ * snapshot_arm() - mode uffd: freeze now
+ *
+ * Context: a region operation's run(). Return: 0, in the chain; -errno with a sentence.
+ */
+int snapshot_arm(struct snapshot *snap);
+
+/**
+ * snapshot_read() - bytes of the snapshot
+ * @buf: where to
+ *
+ * Context: any thread that was lent a reference; does not wait for any client. [@off, @off + @len)
+ * is inside. Return: 0; -ESTALE, @buf then holds nothing of use; -EIO.
+ */
+int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
+
+/**
+ * snapshot_next_data() - where to look next, going up from @off
+ * @hole: gets true when [@off, *@end) reads as zeroes
+ * @end:  gets an end of that run, at most @limit; whole pages
+ *
+ * A run that is told to be data may be zeroes. Context: as snapshot_read(). Return: 0; -ESTALE.
+ */
+int snapshot_next_data(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
+		       uint64_t *end);
+
+/**
+ * snapshot_lose() - make lost whoever needs page @idx from M; see fault.c
+ *
+ * Context: region->chain_lock held shared, by one that serves. The loop thread tells the holders.
+ */
+void snapshot_lose(struct region *region, uint64_t idx, const char *because);
+
+/** snapshot_lose_all() - the same for every snapshot of @region */
+void snapshot_lose_all(struct region *region, const char *because);
+
+/** snapshot_lost_task() - region->lost_task: tell the holders, and let its pages go */
+void snapshot_lost_task(struct task *task);
+
+/** snapshot_submit_take() - run @run as a region operation, then @done; holds a reference meanwhile
+ */
+void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *op),
+			  void (*done)(struct region_op *op));
+/** snapshot_take_done() - last act of @done above; drops the reference */
+void snapshot_take_done(struct snapshot *snap);
+
+/** snapshot_stale() - raise -ESTALE with the reason */
+int snapshot_stale(const struct snapshot *snap);
+
+#endif

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Slots and who owns them; contracts and locks are in store.h.
+ *
+ * A pool grows by arenas: a piece of its memfd, mapped once and never moved. For each slot of an
+ * arena there are two bits: *used*, it was given out; *warm*, it has memory. Memory comes with
+ * first use and goes when store_pool_trim() punches it out, and the charge follows the warm bits,
+ * so what the uid is charged is what the slots take. Slots are chosen lowest first, so that the end
+ * of the pool empties.
+ */
+#include "config.h"
+
+#include "daemon/store.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "common/err.h"
+
+#define ARENA_SLOTS_MAX ((uint32_t)16384)
+#define SLOT_FIRST      2u /* after STORE_EMPTY and STORE_ZERO */
+/* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
+#define CHARGE_SLOTS    32u
+/* Entries of a store for each bit of its touched map. */
+#define TOUCH_SHIFT     10u
+
+struct arena {
+	char *mem;
+	uint64_t *used;
+	uint64_t *warm;
+	uint32_t n_used;
+	uint32_t n_warm;
+	uint32_t hint_word; /* no free slot below it */
+};
+
+struct store_pool {
+	pthread_mutex_t lock;
+	struct quota_user *user;
+	struct charge charge;
+	struct charge fd_charge;
+	uint64_t n_charged; /* slots; at least as many as are warm */
+	int fd;
+	uint32_t arena_slots;
+	size_t n_words; /* of 64 slots, in each arena */
+	struct arena *arenas;
+	size_t n_arenas;
+	size_t hint_arena; /* none below it has a free slot */
+	uint64_t n_used;
+	uint64_t n_warm;
+};
+
+int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user *user)
+{
+	CLEANUP(store_pool_freep) struct store_pool *pool = NULL;
+	int r;
+
+	pool = malloc(sizeof(*pool));
+	if (!pool)
+		return err_oom(sizeof(*pool), "a store");
+	*pool = (struct store_pool){.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
+	pool->user = quota_user_ref(user);
+	pool->arena_slots = (uint32_t)min_u64(align_up(n_pages, 64), ARENA_SLOTS_MAX);
+	pool->n_words = pool->arena_slots / 64;
+
+	r = quota_charge(&pool->fd_charge, user, QUOTA_FDS, 1);
+	if (r)
+		return r > 0 ? -EDQUOT : r;
+	pool->fd = memfd_create("cowd-store", MFD_CLOEXEC);
+	if (pool->fd < 0)
+		return err_raise_errno("cannot make a memfd for old pages");
+	*out = steal_ptr(&pool);
+	return 0;
+}
+
+struct store_pool *store_pool_free(struct store_pool *pool)
+{
+	if (!pool)
+		return NULL;
+	for (size_t i = 0; i < pool->n_arenas; i++) {
+		(void)munmap(pool->arenas[i].mem, pool->arena_slots * page_size_bytes());
+		free(pool->arenas[i].used);
+	}
+	free(pool->arenas);
+	pool->fd = fd_close(pool->fd);
+	charge_deinit(&pool->charge);
+	charge_deinit(&pool->fd_charge);
+	quota_user_unref(pool->user);
+	pthread_mutex_destroy(&pool->lock);
+	free(pool);
+	return NULL;
+}
+
+static int add_arena(struct store_pool *pool)
+{
+	size_t n_bytes = pool->arena_slots * page_size_bytes();
+	struct arena *arenas;
+	struct arena arena = {0};
+
+	arenas = realloc(pool->arenas, (pool->n_arenas + 1) * sizeof(*arenas));
+	if (!arenas)
+		return err_oom((pool->n_arenas + 1) * sizeof(*arenas), "a store");
+	pool->arenas = arenas;
+	if (ftruncate(pool->fd, (off_t)((pool->n_arenas + 1) * n_bytes)) < 0)
+		return err_raise_errno("cannot enlarge a store");
+	arena.used = calloc(2 * pool->n_words, sizeof(*arena.used));
+	if (!arena.used)
+		return err_oom(2 * pool->n_words * sizeof(*arena.used), "a store");
+	arena.warm = arena.used + pool->n_words;
+	arena.mem = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, pool->fd,
+			 (off_t)(pool->n_arenas * n_bytes));
+	if (arena.mem == MAP_FAILED) {
+		free(arena.used);
+		return err_raise_errno("cannot map %zu bytes of a store", n_bytes);
+	}
+	pool->arenas[pool->n_arenas++] = arena;
+	return 0;
+}
+
+/* Charge for one more warm slot. */
+static int charge_slot(struct store_pool *pool)
+{
+	uint64_t n_more = CHARGE_SLOTS;
+	int r = 0;
+
+	if (pool->n_warm < pool->n_charged)
+		return 0;
+	/* Near the limit the last slots are charged one by one. */
+	for (; n_more; n_more = n_more > 1 ? 1 : 0) {
+		uint64_t n_bytes = n_more * page_size_bytes();
+
+		r = pool->charge.user
+			    ? quota_charge_more(&pool->charge, n_bytes)
+			    : quota_charge(&pool->charge, pool->user, QUOTA_KEPT_BYTES, n_bytes);
+		if (r <= 0)
+			break;
+	}
+	if (r)
+		return r > 0 ? STORE_E_QUOTA : r;
+	pool->n_charged += n_more;
+	return 0;
+}
+
+static int take_slot(struct store_pool *pool, struct arena *arena, uint32_t *slot)
+{
+	for (uint32_t w = arena->hint_word; w < pool->n_words; w++) {
+		uint64_t bit;
+		int r;
+
+		if (!~arena->used[w])
+			continue;
+		arena->hint_word = w;
+		bit = 1ULL << __builtin_ctzll(~arena->used[w]);
+		if (!(arena->warm[w] & bit)) {
+			r = charge_slot(pool);
+			if (r)
+				return r;
+			arena->warm[w] |= bit;
+			arena->n_warm++;
+			pool->n_warm++;
+		}
+		arena->used[w] |= bit;
+		arena->n_used++;
+		pool->n_used++;
+		*slot = SLOT_FIRST + (uint32_t)(arena - pool->arenas) * pool->arena_slots + w * 64 +
+			(uint32_t)__builtin_ctzll(bit);
+		return 0;
+	}
+	return err_raise(-ENOMEM, "an arena of a store has lost a slot");
+}
+
+static void give_slot(struct store_pool *pool, uint32_t slot)
+{
+	size_t idx = (slot - SLOT_FIRST) / pool->arena_slots;
+	uint32_t i = (slot - SLOT_FIRST) % pool->arena_slots;
+	struct arena *arena = &pool->arenas[idx];
+
+	arena->used[i / 64] &= ~(1ULL << (i % 64));
+	arena->n_used--;
+	pool->n_used--;
+	if (i / 64 < arena->hint_word)
+		arena->hint_word = i / 64;
+	if (idx < pool->hint_arena)
+		pool->hint_arena = idx;
+}
+
+static int get_one(struct store_pool *pool, uint32_t *slot)
+{
+	int r;
+
+	while (pool->hint_arena < pool->n_arenas &&
+	       pool->arenas[pool->hint_arena].n_used == pool->arena_slots)
+		pool->hint_arena++;
+	if (pool->hint_arena == pool->n_arenas) {
+		r = add_arena(pool);
+		if (r)
+			return r;
+	}
+	return take_slot(pool, &pool->arenas[pool->hint_arena], slot);
+}
+
+int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	for (size_t i = 0; i < n; i++) {
+		r = get_one(pool, &slots[i]);
+		if (!r)
+			continue;
+		while (i--)
+			give_slot(pool, slots[i]);
+		break;
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return r;
+}
+
+void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n)
+{
+	pthread_mutex_lock(&pool->lock);
+	for (size_t i = 0; i < n; i++)
+		if (slots[i] >= SLOT_FIRST)
+			give_slot(pool, slots[i]);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+void *store_pool_page(struct store_pool *pool, uint32_t slot)
+{
+	size_t idx = (slot - SLOT_FIRST) / pool->arena_slots;
+	char *mem;
+
+	/* The array of arenas may be moved by a thread that adds one; an arena's memory is not. */
+	pthread_mutex_lock(&pool->lock);
+	mem = pool->arenas[idx].mem;
+	pthread_mutex_unlock(&pool->lock);
+	return mem + (size_t)((slot - SLOT_FIRST) % pool->arena_slots) * page_size_bytes();
+}
+
+/* Punch out runs of warm slots that nobody uses, from the end, until @n_excess are gone. */
+static void trim_arena(struct store_pool *pool, size_t idx, uint64_t *n_excess)
+{
+	size_t size = page_size_bytes();
+	struct arena *arena = &pool->arenas[idx];
+	uint32_t i = pool->arena_slots;
+
+	while (i && *n_excess && arena->n_warm > arena->n_used) {
+		uint32_t end = i;
+
+		while (i && *n_excess &&
+		       (arena->warm[(i - 1) / 64] & ~arena->used[(i - 1) / 64]) >> ((i - 1) % 64) &
+			       1) {
+			i--;
+			arena->warm[i / 64] &= ~(1ULL << (i % 64));
+			(*n_excess)--;
+		}
+		if (i == end) {
+			i--;
+			continue;
+		}
+		arena->n_warm -= end - i;
+		pool->n_warm -= end - i;
+		(void)fallocate(pool->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				(off_t)((idx * pool->arena_slots + i) * size),
+				(off_t)((end - i) * size));
+	}
+}
+
+void store_pool_trim(struct store_pool *pool, size_t n_keep)
+{
+	uint64_t n_excess;
+
+	pthread_mutex_lock(&pool->lock);
+	n_excess = pool->n_warm - pool->n_used;
+	n_excess -= min_u64(n_excess, n_keep);
+	for (size_t i = pool->n_arenas; i-- && n_excess;)
+		trim_arena(pool, i, &n_excess);
+	if (pool->n_charged > pool->n_warm) {
+		quota_refund(&pool->charge, (pool->n_charged - pool->n_warm) * page_size_bytes());
+		pool->n_charged = pool->n_warm;
+	}
+	pthread_mutex_unlock(&pool->lock);
+}
+
+uint64_t store_pool_used(struct store_pool *pool)
+{
+	uint64_t n_used;
+
+	pthread_mutex_lock(&pool->lock);
+	n_used = pool->n_used;
+	pthread_mutex_unlock(&pool->lock);
+	return n_used;
+}
+
+static size_t slots_bytes(const struct store *store)
+{
+	return align_up(store->n_pages * sizeof(*store->slots), page_size_bytes());
+}
+
+int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages)
+{
+	size_t n_touched = (n_pages >> TOUCH_SHIFT) / 64 + 1;
+	void *slots;
+
+	*store = (struct store){.pool = pool, .n_pages = n_pages};
+	store->touched = calloc(n_touched, sizeof(*store->touched));
+	if (!store->touched)
+		return err_oom(n_touched * sizeof(*store->touched), "a snapshot");
+	/* Reads as STORE_EMPTY and takes memory only where pages are kept. */
+	slots = mmap(NULL, slots_bytes(store), PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (slots == MAP_FAILED) {
+		store_deinit(store);
+		return err_oom(slots_bytes(store), "a snapshot");
+	}
+	store->slots = slots;
+	return 0;
+}
+
+void store_deinit(struct store *store)
+{
+	if (store->slots) {
+		store_hand_down(store, NULL, 0, store->n_pages);
+		(void)munmap(store->slots, slots_bytes(store));
+	}
+	store->slots = NULL;
+	free(store->touched);
+	store->touched = NULL;
+}
+
+static void touch(struct store *store, uint64_t idx)
+{
+	uint64_t bit = 1ULL << ((idx >> TOUCH_SHIFT) % 64);
+	_Atomic uint64_t *word = &store->touched[(idx >> TOUCH_SHIFT) / 64];
+
+	if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
+		atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
+}
+
+/* [@first, @end) is empty, and nobody puts anything there now. */
+static void untouch(struct store *store, uint64_t first, uint64_t end)
+{
+	uint64_t bit = 1ULL << ((first >> TOUCH_SHIFT) % 64);
+
+	if (first % (1u << TOUCH_SHIFT) || (end % (1u << TOUCH_SHIFT) && end != store->n_pages))
+		return;
+	atomic_fetch_and_explicit(&store->touched[(first >> TOUCH_SHIFT) / 64], ~bit,
+				  memory_order_relaxed);
+}
+
+int store_put(struct store *store, uint64_t idx, uint32_t slot)
+{
+	uint32_t empty = STORE_EMPTY;
+
+	if (!atomic_compare_exchange_strong_explicit(&store->slots[idx], &empty, slot,
+						     memory_order_release, memory_order_relaxed))
+		return STORE_E_KEPT;
+	touch(store, idx);
+	atomic_fetch_add_explicit(&store->n_kept, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* One stretch of entries that share a bit of the touched map. */
+static void hand_down_stretch(struct store *from, struct store *to, uint64_t first, uint64_t end)
+{
+	uint32_t dropped[64];
+	size_t n_dropped = 0;
+
+	for (uint64_t i = first; i < end; i++) {
+		uint32_t slot = store_get(from, i);
+
+		if (slot == STORE_EMPTY)
+			continue;
+		atomic_store_explicit(&from->slots[i], STORE_EMPTY, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&from->n_kept, 1, memory_order_relaxed);
+		if (to && store_put(to, i, slot) == 0)
+			continue;
+		dropped[n_dropped++] = slot;
+		if (n_dropped == ARRAY_SIZE(dropped)) {
+			store_pool_put(from->pool, dropped, n_dropped);
+			n_dropped = 0;
+		}
+	}
+	store_pool_put(from->pool, dropped, n_dropped);
+}
+
+void store_hand_down(struct store *from, struct store *to, uint64_t first, uint64_t end)
+{
+	for (uint64_t i = first; i < end;) {
+		uint64_t next = min_u64(end, ((i >> TOUCH_SHIFT) + 1) << TOUCH_SHIFT);
+		uint64_t word = atomic_load_explicit(&from->touched[(i >> TOUCH_SHIFT) / 64],
+						     memory_order_relaxed);
+
+		if (word >> ((i >> TOUCH_SHIFT) % 64) & 1) {
+			hand_down_stretch(from, to, i, next);
+			untouch(from, i, next);
+		}
+		i = next;
+	}
+}

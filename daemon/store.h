@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where old pages are kept.
+ *
+ * A *pool* belongs to a region: slots of one page each, in a memfd mapped in arenas of up to 64
+ * MiB. A *store* belongs to a snapshot: which slot holds page i as it was when the snapshot was
+ * taken and before it changed. A page that was all zeroes needs no slot. Because slots belong to
+ * the region, handing a page from one snapshot's store to an older one's moves a number, not bytes.
+ *
+ * Locks: a store's entries are atomic. They are set from empty to a slot by compare-and-swap, by
+ * any thread that holds the region's chain lock shared; they are moved and cleared with it held
+ * exclusively. The pool's own lock guards the choice of slots only and is the last one taken.
+ *
+ * A slot's memory is charged to the uid (QUOTA_KEPT_BYTES) before the slot is given out.
+ */
+#ifndef COWD_STORE_H
+#define COWD_STORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "daemon/quota.h"
+
+/* Named outcome: the uid may keep no more. */
+#define STORE_E_QUOTA 1
+/* Named outcome of store_put(): the page is kept already; the new copy was dropped. */
+#define STORE_E_KEPT  2
+
+/* What an entry of a store says; other values name a slot. */
+#define STORE_EMPTY 0u
+#define STORE_ZERO  1u
+
+struct store_pool;
+
+/** store_pool_new() - for a region of @n_pages, charged to @user. 0 or -errno */
+int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user *user);
+struct store_pool *store_pool_free(struct store_pool *pool);
+DEFINE_CLEANUP(store_pool_free, struct store_pool *)
+
+/**
+ * store_pool_get() - @n slots to be filled
+ * @slots: gets them
+ *
+ * Context: any thread. Return: 0; STORE_E_QUOTA, with a sentence, none was taken; -ENOMEM.
+ */
+int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n) MUST_CHECK;
+/** store_pool_put() - give slots back; STORE_EMPTY and STORE_ZERO are passed over */
+void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n);
+/** store_pool_page() - the memory of @slot, which is none of the two above */
+void *store_pool_page(struct store_pool *pool, uint32_t slot);
+/** store_pool_trim() - give memory of unused slots back to the kernel, all but @n_keep of them */
+void store_pool_trim(struct store_pool *pool, size_t n_keep);
+/** store_pool_used() - slots given out now */
+uint64_t store_pool_used(struct store_pool *pool);
+
+struct store {
+	struct store_pool *pool;   /* borrowed from the region */
+	_Atomic uint32_t *slots;   /* one for each page */
+	_Atomic uint64_t *touched; /* bit i: slots[i * 1024] to [i * 1024 + 1023] may be in use */
+	uint64_t n_pages;
+	_Atomic uint64_t n_kept; /* entries that are not empty */
+};
+
+/** store_init() - an empty one. 0 or -errno; on failure as store_deinit() leaves it */
+int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages);
+/** store_deinit() - idempotent; its slots are given back to the pool */
+void store_deinit(struct store *store);
+
+static inline uint32_t store_get(const struct store *store, uint64_t idx)
+{
+	return atomic_load_explicit(&store->slots[idx], memory_order_acquire);
+}
+
+/**
+ * store_put() - keep page @idx
+ * @slot: STORE_ZERO, or a slot already filled, which the store owns on success
+ *
+ * The bytes are visible to whoever sees the entry. Return: 0; STORE_E_KEPT, @slot is still the
+ * caller's.
+ */
+int store_put(struct store *store, uint64_t idx, uint32_t slot) MUST_CHECK;
+
+/**
+ * store_hand_down() - give pages [@first, @end) of @from to @to, or back to the pool
+ * @to: the next older snapshot's store; keeps what it has already; NULL: nobody needs the pages
+ *
+ * Context: any thread, region's chain lock held exclusively.
+ */
+void store_hand_down(struct store *from, struct store *to, uint64_t first, uint64_t end);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A view: a client's private anonymous mapping that shows a snapshot. Its pages are missing until
+ * they are touched; a fault worker then copies them in, several at a time when they are touched in
+ * order.
+ */
+#ifndef COWD_VIEW_H
+#define COWD_VIEW_H
+
+#include "daemon/job.h"
+#include "daemon/outcome.h"
+#include "daemon/quota.h"
+#include "daemon/worker.h"
+
+struct rpc_call;
+struct session;
+struct snapshot;
+
+struct view {
+	struct served served;
+	struct session *session;   /* in whose list it is */
+	struct snapshot *snapshot; /* a reference */
+	uint64_t id;
+	uint64_t addr;
+	uint64_t size_bytes;
+	int uffd;
+	struct charge charge;
+	uint64_t next_off;     /* served.lock: where a sequential reader would go on */
+	uint32_t ahead_pages;  /* served.lock: how many to fill at once */
+	struct job job;        /* mapping, then ending */
+	struct rpc_call *call; /* SnapshotMap, while under way */
+	struct outcome outcome;
+	struct view *next; /* in session->views */
+};
+
+/** view_new() - @uffd: gives, on success; was checked to be a userfaultfd. 0 or -errno */
+int view_new(struct view **out, struct session *session, struct snapshot *snap, uint64_t addr,
+	     int *uffd);
+/** view_free() - takes it out of its session's list */
+struct view *view_free(struct view *view);
+/** view_find() - one of @session's, or NULL with a sentence; lent */
+struct view *view_find(struct session *session, uint64_t id);
+/** view_drop_all() - session_end(): all views of @session */
+void view_drop_all(struct session *session);
+
+#endif
