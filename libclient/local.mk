@@ -4,7 +4,19 @@ noinst_LTLIBRARIES += libclient-internal.la
 libclient_internal_la_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
 libclient_internal_la_LIBADD = libbackends.la libproto.la libcommon.la $(PROTOBUF_C_LIBS)
 libclient_internal_la_SOURCES = \
+	libclient/call.c \
+	libclient/client-thread.c \
+	libclient/client.c \
+	libclient/conn.h \
+	libclient/connect.c \
+	libclient/exec.c \
 	libclient/internal.h \
+	libclient/map.c \
+	libclient/mode-uffd.c \
+	libclient/region.c \
+	libclient/registry.c \
+	libclient/snapshot.c \
+	libclient/version.c \
 	$(NULL)
 
 lib_LTLIBRARIES += libcowclient.la

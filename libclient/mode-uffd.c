@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Mode uffd, the client's half: cowd does the work.
+ *
+ * A region is a shared mapping of its memfd; a userfaultfd on it is made here, by the device that
+ * cowd lent, given to cowd, and not kept: when cowd goes, the last copy closes, protection
+ * vanishes, and the program's writes go on.
+ *
+ * A view is the other way round: its missing pages would read as zeroes without a userfaultfd. So a
+ * copy of the descriptor is kept, readers wait when cowd goes, and get SIGBUS once the snapshot is
+ * known to be lost (snapshot.c maps over the view and wakes them).
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backends/uffdio.h"
+#include "libclient/internal.h"
+
+/* How long to wait for an earlier cowd, or an earlier session of this one, to let go of a region.
+ */
+#define LET_GO_TRIES       100
+#define LET_GO_PERIOD_MSEC 10
+
+static int call_attach(struct cow_region *region)
+{
+	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	AUTO_FD int uffd = cowi_uffd_new(region->client);
+
+	if (uffd < 0)
+		return uffd;
+	attach.region_id = region->id;
+	attach.addr = (uintptr_t)region->addr;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
+	request.region_attach = &attach;
+	return cowi_call_in(region->client, region->generation, &request, &uffd, 1, NULL, NULL);
+}
+
+static int uffd_attach(struct cow_region *region, const struct cow_region_params *params)
+{
+	char *addr = NULL;
+	int r;
+
+	(void)params;
+	r = cowi_reserve(&addr, region->size_bytes);
+	if (r)
+		return r;
+	if (mmap(addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 region->backing_fd, 0) == MAP_FAILED) {
+		r = err_raise_errno("cannot map a region of %llu bytes",
+				    (unsigned long long)region->size_bytes);
+		(void)munmap(addr, region->size_bytes);
+		return r;
+	}
+	region->addr = addr;
+	/* A child would share every write, and has no protection: it does not get the region. */
+	if (madvise(addr, region->size_bytes, MADV_DONTFORK) < 0)
+		r = err_raise_errno("cannot keep a region from being inherited");
+	if (!r)
+		r = call_attach(region);
+	if (r) {
+		region->addr = NULL;
+		(void)munmap(addr, region->size_bytes);
+	}
+	return r;
+}
+
+/*
+ * The memory is registered with the userfaultfd of the earlier connection until cowd has closed
+ * that, which nothing tells us of.
+ */
+static int uffd_restore(struct cow_region *region)
+{
+	int r = call_attach(region);
+
+	for (int i = 0; r == -EBUSY && i < LET_GO_TRIES; i++) {
+		(void)poll(NULL, 0, LET_GO_PERIOD_MSEC);
+		r = call_attach(region);
+	}
+	return r;
+}
+
+static void uffd_detach(struct cow_region *region)
+{
+	(void)munmap(region->addr, region->size_bytes);
+}
+
+static int uffd_take(struct cow_snapshot *snap)
+{
+	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	pthread_mutex_lock(&snap->client->lock);
+	take.region_id = snap->region->id;
+	pthread_mutex_unlock(&snap->client->lock);
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
+	request.snapshot_take = &take;
+	r = cowi_call_in(snap->client, snap->generation, &request, NULL, 0, &reply, NULL);
+	if (r)
+		return r;
+	pthread_mutex_lock(&snap->client->lock);
+	snap->id = reply->snapshot->snapshot_id;
+	pthread_mutex_unlock(&snap->client->lock);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+static int read_some(struct cow_snapshot *snap, char *buf, size_t len, uint64_t off, size_t *n_done)
+{
+	Cow__V1__SnapshotRead read_call = COW__V1__SNAPSHOT_READ__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	r = cowi_snapshot_settle_id(snap, &read_call.snapshot_id);
+	if (r)
+		return r;
+	read_call.off = off;
+	read_call.size_bytes = min_u64(len, WIRE_DATA_MAX_BYTES);
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_READ;
+	request.snapshot_read = &read_call;
+	r = cowi_call_in(snap->client, snap->generation, &request, NULL, 0, &reply, NULL);
+	if (r)
+		return r;
+	*n_done = reply->read->data.len;
+	if (!*n_done || *n_done > len)
+		r = err_raise(-EPROTO, "cowd answered %zu bytes of a snapshot, asked for %zu",
+			      *n_done, len);
+	else
+		memcpy(buf, reply->read->data.data, *n_done);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
+static int uffd_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	char *pos = buf;
+
+	while (len) {
+		size_t n_done = 0;
+		int r = read_some(snap, pos, len, off, &n_done);
+
+		if (r)
+			return r;
+		pos += n_done;
+		off += n_done;
+		len -= n_done;
+	}
+	return 0;
+}
+
+static int call_map(struct cow_snapshot *snap, void *addr, int uffd)
+{
+	Cow__V1__SnapshotMap map = COW__V1__SNAPSHOT_MAP__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	r = cowi_snapshot_settle_id(snap, &map.snapshot_id);
+	if (r)
+		return r;
+	map.addr = (uintptr_t)addr;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_MAP;
+	request.snapshot_map = &map;
+	r = cowi_call_in(snap->client, snap->generation, &request, &uffd, 1, &reply, NULL);
+	if (r)
+		return r;
+	snap->view_id = reply->view->view_id;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+static int uffd_map(struct cow_snapshot *snap)
+{
+	AUTO_FD int uffd = -1;
+	void *addr;
+	int r = 0;
+
+	uffd = cowi_uffd_new(snap->client);
+	if (uffd < 0)
+		return uffd;
+	addr = mmap(NULL, snap->size_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		    -1, 0);
+	if (addr == MAP_FAILED)
+		return err_raise_errno("cannot reserve %llu bytes for a view",
+				       (unsigned long long)snap->size_bytes);
+	/* What is missing would read as zeroes in a child. */
+	if (madvise(addr, snap->size_bytes, MADV_DONTFORK) < 0)
+		r = err_raise_errno("cannot keep a view from being inherited");
+	if (!r)
+		r = call_map(snap, addr, uffd);
+	if (r) {
+		(void)munmap(addr, snap->size_bytes);
+		return r;
+	}
+	snap->view = addr;
+	snap->view_uffd = fd_steal(&uffd);
+	return 0;
+}
+
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+static void uffd_unmap(struct cow_snapshot *snap)
+{
+	Cow__V1__SnapshotUnmap unmap = COW__V1__SNAPSHOT_UNMAP__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	unmap.view_id = snap->view_id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_UNMAP;
+	request.snapshot_unmap = &unmap;
+	if (!cowi_check_process(snap->client))
+		(void)cowi_call_async_in(snap->client, snap->generation, &request, NULL, 0,
+					 ignore_reply, NULL);
+	(void)munmap((void *)(uintptr_t)snap->view, snap->size_bytes);
+	snap->view_uffd = fd_close(snap->view_uffd);
+}
+
+static void uffd_release(struct cow_snapshot *snap)
+{
+	(void)snap; /* cowd has all of it */
+}
+
+const struct cowi_mode_ops cowi_mode_uffd = {
+	.attach = uffd_attach,
+	.restore = uffd_restore,
+	.detach = uffd_detach,
+	.take = uffd_take,
+	.read = uffd_read,
+	.map = uffd_map,
+	.unmap = uffd_unmap,
+	.release = uffd_release,
+};
