@@ -80,35 +80,62 @@ static int process_bytes(pid_t pid, uint64_t *n_bytes)
 	return 0;
 }
 
-/* What cowd holds for this process. */
-static int cowd_bytes(struct cow_client *client, uint64_t *n_bytes)
+/* What the backings of this process's regions hold. Lists come in parts. */
+static int regions_bytes(struct cow_client *client, uint64_t *n_bytes)
 {
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__ListRegions list_regions = COW__V1__LIST_REGIONS__INIT;
-	Cow__V1__ListSnapshots list_snapshots = COW__V1__LIST_SNAPSHOTS__INIT;
-	Cow__V1__Reply *reply = NULL;
+	Cow__V1__ListRegions call = COW__V1__LIST_REGIONS__INIT;
 	uint32_t pid = (uint32_t)getpid();
-	int r;
+	bool has_more = true;
 
-	request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
-	request.list_regions = &list_regions;
-	r = cowi_call(client, &request, NULL, 0, &reply, NULL);
-	if (r)
-		return r;
-	for (size_t i = 0; reply->regions && i < reply->regions->n_regions; i++)
-		if (reply->regions->regions[i]->pid == pid)
-			*n_bytes += reply->regions->regions[i]->used_bytes;
-	cow__v1__reply__free_unpacked(steal_ptr(&reply), NULL);
+	while (has_more) {
+		Cow__V1__Request request = COW__V1__REQUEST__INIT;
+		Cow__V1__Reply *reply = NULL;
+		uint64_t after_id = call.after_id;
+		int r;
 
-	request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
-	request.list_snapshots = &list_snapshots;
-	r = cowi_call(client, &request, NULL, 0, &reply, NULL);
-	if (r)
-		return r;
-	for (size_t i = 0; reply->snapshots && i < reply->snapshots->n_snapshots; i++)
-		if (reply->snapshots->snapshots[i]->pid == pid)
-			*n_bytes += reply->snapshots->snapshots[i]->kept_bytes;
-	cow__v1__reply__free_unpacked(reply, NULL);
+		request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
+		request.list_regions = &call;
+		r = cowi_call(client, &request, NULL, 0, &reply, NULL);
+		if (r)
+			return r;
+		for (size_t i = 0; reply->regions && i < reply->regions->n_regions; i++) {
+			call.after_id = reply->regions->regions[i]->region_id;
+			if (reply->regions->regions[i]->pid == pid)
+				*n_bytes += reply->regions->regions[i]->used_bytes;
+		}
+		has_more = reply->regions && reply->regions->has_more && call.after_id > after_id;
+		cow__v1__reply__free_unpacked(reply, NULL);
+	}
+	return 0;
+}
+
+/* What cowd keeps for this process's snapshots. */
+static int snapshots_bytes(struct cow_client *client, uint64_t *n_bytes)
+{
+	Cow__V1__ListSnapshots call = COW__V1__LIST_SNAPSHOTS__INIT;
+	uint32_t pid = (uint32_t)getpid();
+	bool has_more = true;
+
+	while (has_more) {
+		Cow__V1__Request request = COW__V1__REQUEST__INIT;
+		Cow__V1__Reply *reply = NULL;
+		uint64_t after_id = call.after_id;
+		int r;
+
+		request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
+		request.list_snapshots = &call;
+		r = cowi_call(client, &request, NULL, 0, &reply, NULL);
+		if (r)
+			return r;
+		for (size_t i = 0; reply->snapshots && i < reply->snapshots->n_snapshots; i++) {
+			call.after_id = reply->snapshots->snapshots[i]->snapshot_id;
+			if (reply->snapshots->snapshots[i]->pid == pid)
+				*n_bytes += reply->snapshots->snapshots[i]->kept_bytes;
+		}
+		has_more =
+			reply->snapshots && reply->snapshots->has_more && call.after_id > after_id;
+		cow__v1__reply__free_unpacked(reply, NULL);
+	}
 	return 0;
 }
 
@@ -121,7 +148,9 @@ int memory_held(struct subject *subject, uint64_t *n_bytes)
 	if (!r && subject->child > 0)
 		r = process_bytes(subject->child, &held_bytes);
 	if (!r && subject->client)
-		r = cowd_bytes(subject->client, &held_bytes);
+		r = regions_bytes(subject->client, &held_bytes);
+	if (!r && subject->client)
+		r = snapshots_bytes(subject->client, &held_bytes);
 	if (!r)
 		*n_bytes = held_bytes;
 	return r;

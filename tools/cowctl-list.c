@@ -65,23 +65,6 @@ static int query(struct ctl *ctl, Cow__V1__Request *request, Cow__V1__Reply__Res
 	return CLI_OK;
 }
 
-static int print_rows(struct ctl *ctl, struct json_object *rows, const char *key,
-		      const struct report_column *columns, size_t n_columns)
-{
-	struct json_object *document = NULL;
-	int r;
-
-	if (ctl->is_json) {
-		document = json_object_new_object();
-		json_object_object_add(document, key, json_object_get(rows));
-		r = report_json(document);
-		json_object_put(document);
-	} else {
-		r = report_table(rows, columns, n_columns);
-	}
-	return r ? cli_fail(r, err_sentence(), key) : CLI_OK;
-}
-
 static const struct report_column status_fields[] = {
 	{"server", "Server", REPORT_TEXT},
 	{"pid", "PID", REPORT_NUMBER},
@@ -139,6 +122,72 @@ int ctl_status(struct ctl *ctl, char **args)
 	return r ? cli_fail(r, err_sentence(), "status") : CLI_OK;
 }
 
+/* --- lists: cowd gives them in parts -----------------------------------------------------------
+ */
+
+union list_call {
+	Cow__V1__ListClients clients;
+	Cow__V1__ListRegions regions;
+	Cow__V1__ListSnapshots snapshots;
+};
+
+/**
+ * struct list - one kind of thing that cowd lists
+ * @key:     name of the array in the JSON document
+ * @columns: of the table; the JSON rows may hold more
+ * @ask:     have @request ask for those after @after_id; @call is memory for it
+ * @add:     put a part's entries on @rows. Return: whether there are more after *@last_id
+ */
+struct list {
+	const char *key;
+	Cow__V1__Reply__ResultCase result;
+	const struct report_column *columns;
+	size_t n_columns;
+	void (*ask)(Cow__V1__Request *request, union list_call *call, uint64_t after_id);
+	bool (*add)(struct json_object *rows, const Cow__V1__Reply *reply, uint64_t *last_id);
+};
+
+static int collect(struct ctl *ctl, const struct list *list, struct json_object *rows)
+{
+	uint64_t last_id = 0;
+	bool has_more = true;
+
+	while (has_more) {
+		Cow__V1__Request request = COW__V1__REQUEST__INIT;
+		Cow__V1__Reply *reply = NULL;
+		uint64_t after_id = last_id;
+		union list_call call;
+		int r;
+
+		list->ask(&request, &call, after_id);
+		r = query(ctl, &request, list->result, &reply);
+		if (r)
+			return r;
+		/* An id that does not rise would have us ask for ever. */
+		has_more = list->add(rows, reply, &last_id) && last_id > after_id;
+		cow__v1__reply__free_unpacked(reply, NULL);
+	}
+	return CLI_OK;
+}
+
+static int print_list(struct ctl *ctl, const struct list *list)
+{
+	struct json_object *document = json_object_new_object();
+	struct json_object *rows = json_object_new_array();
+	int r, status;
+
+	json_object_object_add(document, list->key, rows);
+	status = collect(ctl, list, rows);
+	if (!status) {
+		r = ctl->is_json ? report_json(document)
+				 : report_table(rows, list->columns, list->n_columns);
+		if (r)
+			status = cli_fail(r, err_sentence(), list->key);
+	}
+	json_object_put(document);
+	return status;
+}
+
 static const struct report_column client_columns[] = {
 	{"client", "CLIENT", REPORT_NUMBER},
 	{"pid", "PID", REPORT_NUMBER},
@@ -151,21 +200,16 @@ static const struct report_column client_columns[] = {
 	{"connected_usec", "SINCE", REPORT_USEC},
 };
 
-int ctl_clients(struct ctl *ctl, char **args)
+static void ask_clients(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
 {
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__ListClients call = COW__V1__LIST_CLIENTS__INIT;
-	struct json_object *rows;
-	Cow__V1__Reply *reply = NULL;
-	int r;
+	cow__v1__list_clients__init(&call->clients);
+	call->clients.after_id = after_id;
+	request->call_case = COW__V1__REQUEST__CALL_LIST_CLIENTS;
+	request->list_clients = &call->clients;
+}
 
-	(void)args;
-	request.call_case = COW__V1__REQUEST__CALL_LIST_CLIENTS;
-	request.list_clients = &call;
-	r = query(ctl, &request, COW__V1__REPLY__RESULT_CLIENTS, &reply);
-	if (r)
-		return r;
-	rows = json_object_new_array();
+static bool add_clients(struct json_object *rows, const Cow__V1__Reply *reply, uint64_t *last_id)
+{
 	for (size_t i = 0; i < reply->clients->n_clients; i++) {
 		const Cow__V1__ClientInfo *c = reply->clients->clients[i];
 		struct json_object *row = json_object_new_object();
@@ -180,11 +224,19 @@ int ctl_clients(struct ctl *ctl, char **args)
 		put_number(row, "kept_bytes", c->kept_bytes);
 		put_number(row, "connected_usec", c->connected_usec);
 		json_object_array_add(rows, row);
+		*last_id = c->client_id;
 	}
-	r = print_rows(ctl, rows, "clients", client_columns, ARRAY_SIZE(client_columns));
-	json_object_put(rows);
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return r;
+	return reply->clients->has_more;
+}
+
+int ctl_clients(struct ctl *ctl, char **args)
+{
+	static const struct list list = {"clients",      COW__V1__REPLY__RESULT_CLIENTS,
+					 client_columns, ARRAY_SIZE(client_columns),
+					 ask_clients,    add_clients};
+
+	(void)args;
+	return print_list(ctl, &list);
 }
 
 static const struct report_column region_columns[] = {
@@ -196,21 +248,16 @@ static const struct report_column region_columns[] = {
 	{"faults", "FAULTS", REPORT_NUMBER},
 };
 
-int ctl_regions(struct ctl *ctl, char **args)
+static void ask_regions(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
 {
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__ListRegions call = COW__V1__LIST_REGIONS__INIT;
-	struct json_object *rows;
-	Cow__V1__Reply *reply = NULL;
-	int r;
+	cow__v1__list_regions__init(&call->regions);
+	call->regions.after_id = after_id;
+	request->call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
+	request->list_regions = &call->regions;
+}
 
-	(void)args;
-	request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
-	request.list_regions = &call;
-	r = query(ctl, &request, COW__V1__REPLY__RESULT_REGIONS, &reply);
-	if (r)
-		return r;
-	rows = json_object_new_array();
+static bool add_regions(struct json_object *rows, const Cow__V1__Reply *reply, uint64_t *last_id)
+{
 	for (size_t i = 0; i < reply->regions->n_regions; i++) {
 		const Cow__V1__RegionInfo *g = reply->regions->regions[i];
 		struct json_object *row = json_object_new_object();
@@ -229,11 +276,19 @@ int ctl_regions(struct ctl *ctl, char **args)
 		put_number(row, "cpu", g->cpu);
 		put_number(row, "moves", g->n_moves);
 		json_object_array_add(rows, row);
+		*last_id = g->region_id;
 	}
-	r = print_rows(ctl, rows, "regions", region_columns, ARRAY_SIZE(region_columns));
-	json_object_put(rows);
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return r;
+	return reply->regions->has_more;
+}
+
+int ctl_regions(struct ctl *ctl, char **args)
+{
+	static const struct list list = {"regions",      COW__V1__REPLY__RESULT_REGIONS,
+					 region_columns, ARRAY_SIZE(region_columns),
+					 ask_regions,    add_regions};
+
+	(void)args;
+	return print_list(ctl, &list);
 }
 
 static const struct report_column snapshot_columns[] = {
@@ -245,21 +300,16 @@ static const struct report_column snapshot_columns[] = {
 	{"holders", "HOLDERS", REPORT_NUMBER},   {"lost_because", "LOST BECAUSE", REPORT_TEXT},
 };
 
-int ctl_snapshots(struct ctl *ctl, char **args)
+static void ask_snapshots(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
 {
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__ListSnapshots call = COW__V1__LIST_SNAPSHOTS__INIT;
-	struct json_object *rows;
-	Cow__V1__Reply *reply = NULL;
-	int r;
+	cow__v1__list_snapshots__init(&call->snapshots);
+	call->snapshots.after_id = after_id;
+	request->call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
+	request->list_snapshots = &call->snapshots;
+}
 
-	(void)args;
-	request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
-	request.list_snapshots = &call;
-	r = query(ctl, &request, COW__V1__REPLY__RESULT_SNAPSHOTS, &reply);
-	if (r)
-		return r;
-	rows = json_object_new_array();
+static bool add_snapshots(struct json_object *rows, const Cow__V1__Reply *reply, uint64_t *last_id)
+{
 	for (size_t i = 0; i < reply->snapshots->n_snapshots; i++) {
 		const Cow__V1__SnapshotInfo *s = reply->snapshots->snapshots[i];
 		struct json_object *row = json_object_new_object();
@@ -278,12 +328,23 @@ int ctl_snapshots(struct ctl *ctl, char **args)
 		put_number(row, "holders", s->n_holders);
 		put_text(row, "lost_because", s->lost_because);
 		json_object_array_add(rows, row);
+		*last_id = s->snapshot_id;
 	}
-	r = print_rows(ctl, rows, "snapshots", snapshot_columns, ARRAY_SIZE(snapshot_columns));
-	json_object_put(rows);
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return r;
+	return reply->snapshots->has_more;
 }
+
+int ctl_snapshots(struct ctl *ctl, char **args)
+{
+	static const struct list list = {"snapshots",      COW__V1__REPLY__RESULT_SNAPSHOTS,
+					 snapshot_columns, ARRAY_SIZE(snapshot_columns),
+					 ask_snapshots,    add_snapshots};
+
+	(void)args;
+	return print_list(ctl, &list);
+}
+
+/* --- counters and latencies ----------------------------------------------------------------------
+ */
 
 static const struct report_column counter_columns[] = {
 	{"name", "COUNTER", REPORT_TEXT},
