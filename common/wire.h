@@ -10,6 +10,7 @@
 #ifndef COW_COMMON_WIRE_H
 #define COW_COMMON_WIRE_H
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "common/util.h"
