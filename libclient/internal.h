@@ -38,6 +38,15 @@ struct cowi_task {
 	_Bool is_queued;
 };
 
+/*
+ * A snapshot that cowd reported lost before the thread that took it had noted its id: the report may
+ * overtake that thread, never the reply.
+ */
+struct cowi_early_loss {
+	uint64_t id;
+	char because[160];
+};
+
 struct cow_client {
 	_Atomic int n_refs;
 	pid_t pid; /* who made it: a fork child must not use it */
@@ -51,6 +60,8 @@ struct cow_client {
 	struct cow_snapshot *snapshots; /* linked by ->next, not references */
 	struct cowi_conn *conn;         /* everything else about the connection: client.c */
 	struct cow_client *next;        /* in the list of clients, for fork */
+	struct cowi_early_loss early_losses[16]; /* lock; a ring */
+	unsigned int n_early_losses;             /* lock; ever written to the ring */
 };
 
 /**
@@ -99,9 +110,11 @@ struct cow_region {
 	pthread_mutex_t take_lock;
 	struct cow_region *next;    /* in client->regions */
 	struct scoot_region *scoot; /* backends/scoot: extent map; NULL in mode uffd */
+	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
 	int restore_error;          /* client->lock: why id is 0 although there is a connection */
 	char restore_because[160];
-	_Bool is_listed; /* client->lock: in client->regions */
+	_Bool is_listed;   /* client->lock: in client->regions */
+	_Bool is_attached; /* @attach succeeded, so there is something to @detach */
 };
 
 struct cow_snapshot {
@@ -122,6 +135,8 @@ struct cow_snapshot {
 	struct scoot_snapshot *scoot; /* backends/scoot: frozen extent map; NULL in mode uffd */
 	unsigned int view_state;      /* enum cowi_view_state; client->lock */
 	_Bool is_listed;              /* client->lock: in client->snapshots */
+	_Bool is_taken;               /* @take succeeded, so there is something to @release */
+	uint64_t held_id;             /* client->lock; what cowd has to be told to release; or 0 */
 };
 
 /* A view that is being made must not be replaced by one that raises SIGBUS until it is there. */
@@ -201,8 +216,11 @@ int cowi_connect(struct cow_client *client);
 /** cowi_post() - have @task run soon in the client's thread; no-op while it is queued already */
 void cowi_post(struct cow_client *client, struct cowi_task *task);
 
-/** cowi_uffd_new() - a userfaultfd on this process by the lent device, CLOEXEC, non-blocking, or
- * -errno */
+/**
+ * cowi_uffd_new() - a userfaultfd on this process by the device that cowd lent
+ *
+ * Return: CLOEXEC and non-blocking; -EPERM when cowd lends none; another -errno.
+ */
 int cowi_uffd_new(struct cow_client *client);
 
 /* --- snapshot.c ------------------------------------------------------------------------------- */
@@ -216,6 +234,8 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id);
 /** cowi_snapshots_lost() - all of @client's that depend on the connection that ended */
 void cowi_snapshots_lost(struct cow_client *client, const char *because);
+/** cowi_snapshot_lost_event() - cowd says that it cannot keep snapshot @id; client's thread */
+void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char *because);
 /** cowi_snapshot_find() - the one that cowd knows by @id, with a reference, or NULL */
 struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id);
 
@@ -226,8 +246,7 @@ void cowi_regions_restore(struct cow_client *client);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
 void cowi_regions_forget(struct cow_client *client);
 
-/* --- registry.c: every region of this process by address ---------------------------------------
- */
+/* --- registry.c: every region of this process by address -------------------------------------- */
 
 int cowi_registry_add(struct cow_region *region);
 void cowi_registry_remove(struct cow_region *region);

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/* Requests and the way of their replies to who waits for them; see conn.h. */
+#include "config.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "libclient/conn.h"
+
+/* What a reply without an error holds, by what was asked. */
+static int expected_result(const Cow__V1__Request *request)
+{
+	switch (request->call_case) {
+	case COW__V1__REQUEST__CALL_HELLO:
+		return COW__V1__REPLY__RESULT_HELLO;
+	case COW__V1__REQUEST__CALL_REGION_CREATE:
+	case COW__V1__REQUEST__CALL_REGION_RESTORE:
+		return COW__V1__REPLY__RESULT_REGION;
+	case COW__V1__REQUEST__CALL_BACKING_CREATE:
+		return COW__V1__REPLY__RESULT_BACKING;
+	case COW__V1__REQUEST__CALL_SNAPSHOT_TAKE:
+	case COW__V1__REQUEST__CALL_SNAPSHOT_OPEN:
+		return COW__V1__REPLY__RESULT_SNAPSHOT;
+	case COW__V1__REQUEST__CALL_SNAPSHOT_READ:
+		return COW__V1__REPLY__RESULT_READ;
+	case COW__V1__REQUEST__CALL_SNAPSHOT_SAVE:
+		return COW__V1__REPLY__RESULT_SAVE;
+	case COW__V1__REQUEST__CALL_SNAPSHOT_MAP:
+		return COW__V1__REPLY__RESULT_VIEW;
+	case COW__V1__REQUEST__CALL_STATUS:
+		return COW__V1__REPLY__RESULT_STATUS;
+	case COW__V1__REQUEST__CALL_LIST_CLIENTS:
+		return COW__V1__REPLY__RESULT_CLIENTS;
+	case COW__V1__REQUEST__CALL_LIST_REGIONS:
+		return COW__V1__REPLY__RESULT_REGIONS;
+	case COW__V1__REQUEST__CALL_LIST_SNAPSHOTS:
+		return COW__V1__REPLY__RESULT_SNAPSHOTS;
+	case COW__V1__REQUEST__CALL_STATS:
+		return COW__V1__REPLY__RESULT_STATS;
+	default:
+		return COW__V1__REPLY__RESULT__NOT_SET;
+	}
+}
+
+static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_bytes, const int *fds,
+			size_t n_fds)
+{
+	struct cowi_packet *packet = malloc(sizeof(*packet) + n_bytes);
+
+	if (!packet)
+		return err_oom(sizeof(*packet) + n_bytes, "a request");
+	packet->next = NULL;
+	packet->n_bytes = n_bytes;
+	packet->fds.n_fds = 0;
+	memcpy(packet->bytes, bytes, n_bytes);
+	for (size_t i = 0; i < n_fds; i++) {
+		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+
+		if (fd < 0) {
+			int r = err_raise_errno("cannot duplicate a descriptor for cowd");
+
+			fdset_deinit(&packet->fds);
+			free(packet);
+			return r;
+		}
+		packet->fds.fds[packet->fds.n_fds++] = fd;
+	}
+	*conn->out_end = packet;
+	conn->out_end = &packet->next;
+	return 0;
+}
+
+/* With client->lock held. The packet has to keep its place behind those queued already. */
+static int send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
+		       size_t n_fds)
+{
+	struct cowi_conn *conn = client->conn;
+	int r = -EAGAIN;
+
+	if (!conn->out)
+		r = wire_send(conn->sock, bytes, n_bytes, fds, n_fds, MSG_DONTWAIT);
+	if (r == -EAGAIN) {
+		r = queue_packet(conn, bytes, n_bytes, fds, n_fds);
+		cowi_thread_wake(client);
+	}
+	if (r == -ECONNRESET)
+		r = err_raise(-ENOTCONN, "cowd at %s closed the connection", client->address);
+	return r;
+}
+
+/* With client->lock held: whether a request for @generation may go out now, by this thread. */
+static int check_connection(struct cow_client *client, uint64_t generation)
+{
+	struct cowi_conn *conn = client->conn;
+
+	if (conn->sock < 0 || (!conn->is_up && !cowi_in_client_thread(client)))
+		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
+				 client->address);
+	if (generation && generation != client->generation)
+		return err_raise(-ENOTCONN,
+				 "the cowd that knew this has gone, another is at %s now",
+				 client->address);
+	return 0;
+}
+
+static void pending_remove(struct cowi_conn *conn, struct cowi_pending *pending)
+{
+	for (struct cowi_pending **p = &conn->pending; *p; p = &(*p)->next) {
+		if (*p == pending) {
+			*p = pending->next;
+			return;
+		}
+	}
+}
+
+/* With client->lock held. On success the client's thread answers @pending, sooner or later. */
+static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		  const int *fds, size_t n_fds, struct cowi_pending *pending)
+{
+	struct cowi_conn *conn = client->conn;
+	uint8_t small[512];
+	CLEANUP(freep) uint8_t *large = NULL;
+	uint8_t *bytes = small;
+	size_t n_bytes;
+	int r;
+
+	r = check_connection(client, generation);
+	if (r)
+		return r;
+	request->id = ++conn->next_request_id;
+	request->n_fds = (uint32_t)n_fds;
+	n_bytes = cow__v1__request__get_packed_size(request);
+	if (n_bytes > sizeof(small)) {
+		bytes = large = malloc(n_bytes);
+		if (!large)
+			return err_oom(n_bytes, "a request");
+	}
+	cow__v1__request__pack(request, bytes);
+	pending->id = request->id;
+	pending->result_case = expected_result(request);
+	pending->next = conn->pending;
+	conn->pending = pending;
+	r = send_packet(client, bytes, n_bytes, fds, n_fds);
+	if (r)
+		pending_remove(conn, pending);
+	return r;
+}
+
+/* The client's own thread reads the socket itself until @pending is answered. No lock held. */
+static void await_in_thread(struct cow_client *client, struct cowi_pending *pending)
+{
+	uint64_t deadline_msec = cowi_now_msec() + COWI_ANSWER_TIMEOUT_MSEC;
+
+	while (!pending->is_done) {
+		struct pollfd pollfd = {.fd = client->conn->sock, .events = POLLIN};
+		uint64_t now_msec = cowi_now_msec();
+
+		if (cowi_has_output(client))
+			pollfd.events |= POLLOUT;
+		if (now_msec >= deadline_msec) {
+			cowi_disconnect(client, "cowd does not answer");
+			return;
+		}
+		(void)poll(&pollfd, 1, (int)(deadline_msec - now_msec));
+		if (pollfd.revents & POLLOUT)
+			cowi_flush(client);
+		(void)cowi_receive(client);
+	}
+}
+
+static void no_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+/* Ask for the end of a save; its own reply, -ECANCELED or not, is what counts. */
+static void send_cancel(struct cow_client *client, uint64_t request_id)
+{
+	Cow__V1__SaveCancel cancel = COW__V1__SAVE_CANCEL__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	cancel.request_id = request_id;
+	request.call_case = COW__V1__REQUEST__CALL_SAVE_CANCEL;
+	request.save_cancel = &cancel;
+	(void)cowi_call_async(client, &request, NULL, 0, no_reply, NULL);
+}
+
+/* With client->lock held, which is given up while waiting and while @progress is called. */
+static void await(struct cow_client *client, struct cowi_pending *pending, cow_progress_fn progress,
+		  void *user)
+{
+	bool is_cancelled = false;
+
+	while (!pending->is_done) {
+		uint64_t done_bytes = pending->done_bytes, total_bytes = pending->total_bytes;
+
+		if (!pending->has_progress || !progress || is_cancelled) {
+			pthread_cond_wait(&pending->answered, &client->lock);
+			continue;
+		}
+		pending->has_progress = false;
+		pthread_mutex_unlock(&client->lock);
+		is_cancelled = progress(user, done_bytes, total_bytes) != 0;
+		if (is_cancelled)
+			send_cancel(client, pending->id);
+		pthread_mutex_lock(&client->lock);
+	}
+}
+
+/* Give the parts of an answer to who asked; the rest is freed. */
+static int hand_over(struct cowi_pending *pending, Cow__V1__Reply **reply, struct fdset *reply_fds)
+{
+	if (pending->error)
+		(void)err_raise(pending->error, "%s", pending->sentence);
+	if (!pending->error && reply_fds) {
+		*reply_fds = pending->fds;
+		pending->fds.n_fds = 0;
+	}
+	if (!pending->error && reply)
+		*reply = steal_ptr(&pending->reply);
+	fdset_deinit(&pending->fds);
+	if (pending->reply)
+		cow__v1__reply__free_unpacked(pending->reply, NULL);
+	return pending->error;
+}
+
+static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds,
+		cow_progress_fn progress, void *user)
+{
+	struct cowi_pending pending = {.answered = PTHREAD_COND_INITIALIZER};
+	bool in_thread = cowi_in_client_thread(client);
+	int r;
+
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	r = submit(client, generation, request, fds, n_fds, &pending);
+	if (!r && !in_thread)
+		await(client, &pending, progress, user);
+	pthread_mutex_unlock(&client->lock);
+	if (!r && in_thread)
+		await_in_thread(client, &pending);
+	pthread_cond_destroy(&pending.answered);
+	return r ? r : hand_over(&pending, reply, reply_fds);
+}
+
+int cowi_call_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		 const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds)
+{
+	return call(client, generation, request, fds, n_fds, reply, reply_fds, NULL, NULL);
+}
+
+int cowi_call_progress(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		       const int *fds, size_t n_fds, Cow__V1__Reply **reply,
+		       cow_progress_fn progress, void *user)
+{
+	return call(client, generation, request, fds, n_fds, reply, NULL, progress, user);
+}
+
+int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *fds, size_t n_fds,
+	      Cow__V1__Reply **reply, struct fdset *reply_fds)
+{
+	int r = cowi_connect(client);
+
+	return r ? r : call(client, 0, request, fds, n_fds, reply, reply_fds, NULL, NULL);
+}
+
+int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		       const int *fds, size_t n_fds,
+		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
+{
+	struct cowi_pending *pending;
+	int r;
+
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	pending = calloc(1, sizeof(*pending));
+	if (!pending)
+		return err_oom(sizeof(*pending), "a request");
+	pending->on_reply = on_reply;
+	pending->user = user;
+	pthread_mutex_lock(&client->lock);
+	r = submit(client, generation, request, fds, n_fds, pending);
+	pthread_mutex_unlock(&client->lock);
+	if (r)
+		free(pending);
+	return r;
+}
+
+int cowi_call_async(struct cow_client *client, Cow__V1__Request *request, const int *fds,
+		    size_t n_fds, void (*on_reply)(void *user, int error, Cow__V1__Reply *reply),
+		    void *user)
+{
+	return cowi_call_async_in(client, 0, request, fds, n_fds, on_reply, user);
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * The thread of a client: it alone reads the socket, runs posted tasks, and makes and ends
+ * connections.
+ *
+ * It blocks all signals, so that a program's handlers never run on its small stack, and it polls
+ * for three things: the socket, the eventfd by which others ask something of it, and the time of
+ * the next attempt to connect. Such attempts are made unasked only while there are regions: those
+ * must be known to cowd before the next snapshot, and a caller should not have to wait for that. A
+ * client without regions connects again when it is used again.
+ *
+ * A reply is handed over under client->lock: the answer of a synchronous call belongs to the caller
+ * as soon as is_done is seen, and its memory is on that caller's stack.
+ */
+#include "config.h"
+
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "libclient/conn.h"
+
+#define STACK_BYTES      ((size_t)512 * 1024)
+/* Packets read before tasks and callers get their turn. */
+#define PACKETS_PER_TURN 64
+
+uint64_t cowi_now_msec(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+void cowi_thread_wake(struct cow_client *client)
+{
+	const uint64_t one = 1;
+
+	/* Full means that a wake-up is waiting already. */
+	(void)!write(client->conn->wake_fd, &one, sizeof(one));
+}
+
+bool cowi_has_output(struct cow_client *client)
+{
+	bool has_output;
+
+	pthread_mutex_lock(&client->lock);
+	has_output = client->conn->out != NULL;
+	pthread_mutex_unlock(&client->lock);
+	return has_output;
+}
+
+/* With client->lock held. */
+static void drop_output(struct cowi_conn *conn)
+{
+	while (conn->out) {
+		struct cowi_packet *packet = conn->out;
+
+		conn->out = packet->next;
+		fdset_deinit(&packet->fds);
+		free(packet);
+	}
+	conn->out_end = &conn->out;
+}
+
+void cowi_flush(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+
+	pthread_mutex_lock(&client->lock);
+	while (conn->out && conn->sock >= 0) {
+		struct cowi_packet *packet = conn->out;
+
+		/* Other errors than a full buffer show when reading, which ends the connection. */
+		if (wire_send(conn->sock, packet->bytes, packet->n_bytes, packet->fds.fds,
+			      packet->fds.n_fds, MSG_DONTWAIT) == -EAGAIN)
+			break;
+		conn->out = packet->next;
+		if (!conn->out)
+			conn->out_end = &conn->out;
+		fdset_deinit(&packet->fds);
+		free(packet);
+	}
+	pthread_mutex_unlock(&client->lock);
+}
+
+/*
+ * Hand an answer over. @reply (may be NULL) and what is in @fds go with it. No lock held; @pending
+ * is not in the list any more, and not to be touched afterwards.
+ */
+static void answer(struct cow_client *client, struct cowi_pending *pending, int error,
+		   const char *sentence, Cow__V1__Reply *reply, struct fdset *fds)
+{
+	if (pending->on_reply) {
+		if (error)
+			(void)err_raise(error, "%s", sentence);
+		pending->on_reply(pending->user, error, reply);
+		fdset_deinit(fds);
+		if (reply)
+			cow__v1__reply__free_unpacked(reply, NULL);
+		free(pending);
+		return;
+	}
+	pthread_mutex_lock(&client->lock);
+	pending->error = error;
+	(void)snprintf(pending->sentence, sizeof(pending->sentence), "%s", sentence);
+	pending->reply = reply;
+	pending->fds = *fds;
+	fds->n_fds = 0;
+	pending->is_done = true;
+	pthread_cond_signal(&pending->answered);
+	pthread_mutex_unlock(&client->lock);
+}
+
+void cowi_disconnect(struct cow_client *client, const char *why)
+{
+	struct cowi_conn *conn = client->conn;
+	struct cowi_pending *pending;
+	char because[512];
+
+	/* @why may be this thread's sentence, which the callbacks change. */
+	(void)snprintf(because, sizeof(because), "the connection to cowd ended: %s", why);
+	pthread_mutex_lock(&client->lock);
+	if (conn->sock < 0) {
+		pthread_mutex_unlock(&client->lock);
+		return;
+	}
+	conn->sock = fd_close(conn->sock);
+	conn->is_up = false;
+	drop_output(conn);
+	pending = conn->pending;
+	conn->pending = NULL;
+	if (client->regions && !conn->retry_at_msec) {
+		conn->backoff_msec = COWI_BACKOFF_MIN_MSEC;
+		conn->retry_at_msec = cowi_now_msec() + conn->backoff_msec;
+	}
+	client->n_early_losses = 0;
+	memset(client->early_losses, 0, sizeof(client->early_losses));
+	pthread_mutex_unlock(&client->lock);
+
+	cowi_regions_forget(client);
+	cowi_snapshots_lost(client, because);
+	while (pending) {
+		struct cowi_pending *next = pending->next;
+		struct fdset none = {.n_fds = 0};
+
+		answer(client, pending, -ENOTCONN, because, NULL, &none);
+		pending = next;
+	}
+}
+
+static void on_progress(struct cow_client *client, const Cow__V1__SaveProgress *progress)
+{
+	pthread_mutex_lock(&client->lock);
+	for (struct cowi_pending *p = client->conn->pending; p; p = p->next) {
+		if (p->id == progress->request_id && !p->on_reply) {
+			p->has_progress = true;
+			p->done_bytes = progress->done_bytes;
+			p->total_bytes = progress->total_bytes;
+			pthread_cond_signal(&p->answered);
+			break;
+		}
+	}
+	pthread_mutex_unlock(&client->lock);
+}
+
+/* An unknown event is one of a later cowd that this library did not ask for: it may be ignored. */
+static void on_event(struct cow_client *client, const Cow__V1__Reply *event)
+{
+	switch (event->result_case) {
+	case COW__V1__REPLY__RESULT_SAVE_PROGRESS:
+		on_progress(client, event->save_progress);
+		break;
+	case COW__V1__REPLY__RESULT_SNAPSHOT_LOST:
+		cowi_snapshot_lost_event(client, event->snapshot_lost->snapshot_id,
+					 event->snapshot_lost->sentence);
+		break;
+	case COW__V1__REPLY__RESULT_SNAPSHOT_GONE:
+		cowi_scoot_gone(client, event->snapshot_gone->snapshot_id);
+		break;
+	default:
+		break;
+	}
+}
+
+static struct cowi_pending *pending_take(struct cow_client *client, uint64_t id)
+{
+	struct cowi_pending *found = NULL;
+
+	pthread_mutex_lock(&client->lock);
+	for (struct cowi_pending **p = &client->conn->pending; *p; p = &(*p)->next) {
+		if ((*p)->id == id) {
+			found = *p;
+			*p = found->next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&client->lock);
+	return found;
+}
+
+/* Return: NULL, or what is wrong with the packet. @reply and @fds are taken in any case. */
+static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, struct fdset *fds)
+{
+	struct cowi_pending *pending = pending_take(client, reply->id);
+	int error = reply->error > 0 && reply->error < 4096 ? -(int)reply->error : 0;
+	char sentence[512];
+	const char *wrong = NULL;
+
+	if (!pending)
+		wrong = "it answered what was not asked";
+	else if (reply->error && !error)
+		wrong = "it answered with an impossible error number";
+	else if (!error && (int)reply->result_case != pending->result_case)
+		wrong = "it answered something else than was asked";
+	(void)snprintf(sentence, sizeof(sentence), "%s", wrong ? wrong : reply->sentence);
+	if (wrong || error) {
+		cow__v1__reply__free_unpacked(reply, NULL);
+		reply = NULL;
+		fdset_deinit(fds);
+	}
+	if (pending)
+		answer(client, pending, wrong ? -ENOTCONN : error, sentence, reply, fds);
+	return wrong;
+}
+
+bool cowi_receive(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	const char *wrong = NULL;
+	Cow__V1__Reply *reply;
+	size_t n_bytes;
+	int r;
+
+	if (conn->sock < 0)
+		return false;
+	r = wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT);
+	if (r == -EAGAIN)
+		return false;
+	if (r) {
+		cowi_disconnect(client, err_sentence());
+		return false;
+	}
+	reply = cow__v1__reply__unpack(NULL, n_bytes, conn->packet);
+	if (!reply) {
+		wrong = "it sent a packet that cannot be decoded";
+	} else if (reply->n_fds != fds.n_fds) {
+		wrong = "it sent another number of descriptors than it said";
+		cow__v1__reply__free_unpacked(reply, NULL);
+	} else if (reply->id) {
+		wrong = on_reply(client, reply, &fds);
+	} else {
+		on_event(client, reply);
+		cow__v1__reply__free_unpacked(reply, NULL);
+	}
+	if (wrong)
+		cowi_disconnect(client, wrong);
+	return conn->sock >= 0;
+}
+
+/* Those queued by now, each once: a task that posts itself again gets its next turn after a look at
+ * the socket. */
+static void run_tasks(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	struct cowi_task *task;
+
+	pthread_mutex_lock(&client->lock);
+	task = conn->tasks;
+	conn->tasks = NULL;
+	conn->tasks_end = &conn->tasks;
+	while (task) {
+		struct cowi_task *next = task->next;
+
+		task->is_queued = 0;
+		task->next = NULL;
+		pthread_mutex_unlock(&client->lock);
+		task->run(task);
+		pthread_mutex_lock(&client->lock);
+		task = next;
+	}
+	pthread_mutex_unlock(&client->lock);
+}
+
+/* An attempt to connect, if one is wanted or due, and its result to those who wait for it. */
+static void connect_if_wanted(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	bool is_due, is_up, wants_restore;
+	uint64_t n_wanted;
+	int r = 0;
+
+	pthread_mutex_lock(&client->lock);
+	n_wanted = conn->n_wanted;
+	is_up = conn->is_up;
+	is_due = conn->retry_at_msec && cowi_now_msec() >= conn->retry_at_msec;
+	is_due = !conn->is_stopping && (is_due || n_wanted > conn->n_answered);
+	wants_restore = is_up && conn->wants_restore;
+	conn->wants_restore = false;
+	pthread_mutex_unlock(&client->lock);
+	if (wants_restore)
+		cowi_regions_restore(client);
+	if (!is_due)
+		return;
+	if (!is_up)
+		r = cowi_reconnect(client);
+
+	pthread_mutex_lock(&client->lock);
+	if (!r) {
+		conn->retry_at_msec = 0;
+	} else if (client->regions) {
+		conn->backoff_msec = (unsigned int)min_u64(
+			max_u64(2UL * conn->backoff_msec, COWI_BACKOFF_MIN_MSEC),
+			COWI_BACKOFF_MAX_MSEC);
+		conn->retry_at_msec = cowi_now_msec() + conn->backoff_msec;
+	} else {
+		conn->retry_at_msec = 0;
+	}
+	conn->n_answered = n_wanted;
+	conn->connect_error = r;
+	if (r)
+		(void)snprintf(conn->connect_sentence, sizeof(conn->connect_sentence), "%s",
+			       err_sentence());
+	pthread_cond_broadcast(&client->changed);
+	pthread_mutex_unlock(&client->lock);
+}
+
+/* Wait until there is something to do. Return: whether the socket is ready for reading. */
+static bool wait_for_work(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	struct pollfd pollfds[] = {
+		{.fd = conn->wake_fd, .events = POLLIN},
+		{.fd = -1, .events = POLLIN},
+	};
+	int timeout_msec = -1;
+	uint64_t count, now_msec = cowi_now_msec();
+
+	pthread_mutex_lock(&client->lock);
+	pollfds[1].fd = conn->sock;
+	if (conn->out)
+		pollfds[1].events |= POLLOUT;
+	if (conn->retry_at_msec)
+		timeout_msec = conn->retry_at_msec > now_msec
+				       ? (int)min_u64(conn->retry_at_msec - now_msec, INT_MAX)
+				       : 0;
+	if (conn->tasks || conn->is_stopping)
+		timeout_msec = 0;
+	pthread_mutex_unlock(&client->lock);
+
+	(void)poll(pollfds, ARRAY_SIZE(pollfds), timeout_msec);
+	if (pollfds[0].revents & POLLIN)
+		(void)!read(conn->wake_fd, &count, sizeof(count));
+	if (pollfds[1].revents & POLLOUT)
+		cowi_flush(client);
+	return pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
+}
+
+static bool is_finished(struct cow_client *client)
+{
+	bool is_finished;
+
+	pthread_mutex_lock(&client->lock);
+	is_finished = client->conn->is_stopping && !client->conn->tasks;
+	pthread_mutex_unlock(&client->lock);
+	return is_finished;
+}
+
+static void *thread_main(void *arg)
+{
+	struct cow_client *client = arg;
+
+	while (!is_finished(client)) {
+		connect_if_wanted(client);
+		run_tasks(client);
+		if (!wait_for_work(client))
+			continue;
+		for (unsigned int i = 0; i < PACKETS_PER_TURN; i++) {
+			if (!cowi_receive(client))
+				break;
+		}
+	}
+	cowi_disconnect(client, "the client ends");
+	if (client->conn->is_orphan)
+		cowi_client_free(client);
+	return NULL;
+}
+
+int cowi_thread_start(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	sigset_t all, saved;
+	pthread_attr_t attr;
+	int error;
+
+	sigfillset(&all);
+	error = pthread_attr_init(&attr);
+	if (error)
+		return err_raise(-error, "cannot start a thread for cowd");
+	/* A program with much static thread-local storage needs more: then the default is taken. */
+	(void)pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_sigmask(SIG_BLOCK, &all, &saved);
+	/* The thread's first step is to take the lock: it sees conn->thread. */
+	pthread_mutex_lock(&client->lock);
+	error = pthread_create(&conn->thread, &attr, thread_main, client);
+	if (error == EINVAL)
+		error = pthread_create(&conn->thread, NULL, thread_main, client);
+	conn->has_thread = !error;
+	if (!error)
+		(void)pthread_setname_np(conn->thread, "cowclient");
+	pthread_mutex_unlock(&client->lock);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	pthread_attr_destroy(&attr);
+	if (error)
+		return err_raise(-error, "cannot start a thread for the connection to cowd: %s",
+				 strerrordesc_np(error));
+	return 0;
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Clients: their life, the list of them that fork() needs, and what all files ask of them.
+ *
+ * A client holds its thread, not the other way round: when the last reference goes, the thread is
+ * told to stop and joined. The last reference may go in the thread itself (a task that dropped a
+ * region); then nobody can join it, and it frees the client as the last thing that it does.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "backends/uffdio.h"
+#include "libclient/conn.h"
+
+#define DEFAULT_ADDRESS "/run/cowd/cowd.sock"
+
+static pthread_mutex_t clients_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct cow_client *clients;
+
+const char *cow_last_error(void)
+{
+	return err_sentence();
+}
+
+int cowi_check_process(const struct cow_client *client)
+{
+	if (client->pid == getpid())
+		return 0;
+	return err_raise(
+		-ECHILD,
+		"this client belongs to process %d, of which this process is a fork: make a "
+		"new one with cow_client_new()",
+		(int)client->pid);
+}
+
+_Bool cowi_in_client_thread(const struct cow_client *client)
+{
+	return client->conn->has_thread && pthread_equal(client->conn->thread, pthread_self());
+}
+
+static void list_add(struct cow_client *client)
+{
+	pthread_mutex_lock(&clients_lock);
+	client->next = clients;
+	clients = client;
+	pthread_mutex_unlock(&clients_lock);
+}
+
+static void list_remove(struct cow_client *client)
+{
+	pthread_mutex_lock(&clients_lock);
+	for (struct cow_client **p = &clients; *p; p = &(*p)->next) {
+		if (*p == client) {
+			*p = client->next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&clients_lock);
+}
+
+void cowi_clients_fork_prepare(void)
+{
+	cowi_registry_fork_prepare();
+	pthread_mutex_lock(&clients_lock);
+	for (struct cow_client *c = clients; c; c = c->next)
+		pthread_mutex_lock(&c->lock);
+}
+
+void cowi_clients_fork_parent(void)
+{
+	for (struct cow_client *c = clients; c; c = c->next)
+		pthread_mutex_unlock(&c->lock);
+	pthread_mutex_unlock(&clients_lock);
+	cowi_registry_fork_done();
+}
+
+/* The thread is not there any more, nor are those who waited: nothing of theirs is touched. */
+void cowi_clients_fork_child(void)
+{
+	for (struct cow_client *c = clients; c; c = c->next) {
+		struct cowi_conn *conn = c->conn;
+
+		conn->sock = fd_close(conn->sock);
+		conn->wake_fd = fd_close(conn->wake_fd);
+		conn->is_up = false;
+		conn->has_thread = false;
+		conn->pending = NULL;
+		c->uffd_device_fd = fd_close(c->uffd_device_fd);
+		pthread_mutex_unlock(&c->lock);
+	}
+	pthread_mutex_unlock(&clients_lock);
+	cowi_registry_fork_done();
+}
+
+static struct cowi_conn *conn_new(void)
+{
+	CLEANUP(freep) struct cowi_conn *conn = calloc(1, sizeof(*conn));
+
+	if (!conn)
+		return NULL;
+	conn->sock = -1;
+	conn->out_end = &conn->out;
+	conn->tasks_end = &conn->tasks;
+	conn->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return conn->wake_fd < 0 ? NULL : steal_ptr(&conn);
+}
+
+void cowi_client_free(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+
+	list_remove(client);
+	if (conn) {
+		conn->sock = fd_close(conn->sock);
+		conn->wake_fd = fd_close(conn->wake_fd);
+		while (conn->out) {
+			struct cowi_packet *packet = conn->out;
+
+			conn->out = packet->next;
+			fdset_deinit(&packet->fds);
+			free(packet);
+		}
+		free(conn);
+	}
+	client->uffd_device_fd = fd_close(client->uffd_device_fd);
+	pthread_cond_destroy(&client->changed);
+	pthread_mutex_destroy(&client->lock);
+	free(client->address);
+	free(client);
+}
+
+static int client_alloc(struct cow_client **out, const char *address)
+{
+	struct cow_client *client = calloc(1, sizeof(*client));
+
+	if (!client)
+		return err_oom(sizeof(*client), "a client");
+	client->n_refs = 1;
+	client->uffd_device_fd = -1;
+	client->pid = getpid();
+	pthread_mutex_init(&client->lock, NULL);
+	pthread_cond_init(&client->changed, NULL);
+	list_add(client);
+	errno = ENOMEM;
+	client->address = strdup(address);
+	if (client->address)
+		client->conn = conn_new();
+	if (!client->conn) {
+		int r = err_raise_errno("cannot make a client");
+
+		cowi_client_free(client);
+		return r;
+	}
+	client->conn->is_private = !strncmp(address, "exec:", 5);
+	*out = client;
+	return 0;
+}
+
+int cow_client_new(struct cow_client **out, const char *address)
+{
+	struct cow_client *client = NULL;
+	int r;
+
+	if (!out)
+		return err_raise(-EINVAL, "cow_client_new() was given no place for the client");
+	if (!address)
+		address = secure_getenv("COWD_ADDRESS");
+	if (!address || !*address)
+		address = DEFAULT_ADDRESS;
+	r = cowi_fork_init();
+	if (r)
+		return r;
+	r = client_alloc(&client, address);
+	if (r)
+		return r;
+	r = cowi_thread_start(client);
+	if (!r)
+		r = cowi_connect(client);
+	if (r) {
+		char sentence[512];
+
+		(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+		cow_client_unref(client);
+		return err_raise(r, "%s", sentence);
+	}
+	*out = client;
+	return 0;
+}
+
+struct cow_client *cow_client_ref(struct cow_client *client)
+{
+	atomic_fetch_add(&client->n_refs, 1);
+	return client;
+}
+
+struct cow_client *cow_client_unref(struct cow_client *client)
+{
+	struct cowi_conn *conn;
+	pthread_t thread;
+	bool is_own;
+
+	if (!client || atomic_fetch_sub(&client->n_refs, 1) != 1)
+		return NULL;
+	conn = client->conn;
+	if (!conn->has_thread || client->pid != getpid()) {
+		cowi_client_free(client);
+		return NULL;
+	}
+	is_own = cowi_in_client_thread(client);
+	thread = conn->thread;
+	pthread_mutex_lock(&client->lock);
+	conn->is_stopping = true;
+	conn->is_orphan = is_own;
+	pthread_mutex_unlock(&client->lock);
+	if (is_own) {
+		pthread_detach(thread);
+		return NULL;
+	}
+	cowi_thread_wake(client);
+	pthread_join(thread, NULL);
+	cowi_client_free(client);
+	return NULL;
+}
+
+uint64_t cowi_generation(struct cow_client *client)
+{
+	uint64_t generation;
+
+	pthread_mutex_lock(&client->lock);
+	generation = client->conn->sock >= 0 ? client->generation : 0;
+	pthread_mutex_unlock(&client->lock);
+	return generation;
+}
+
+/* With client->lock held: whether the caller has to wait for an attempt to connect. */
+static bool is_unanswered(const struct cowi_conn *conn, uint64_t number)
+{
+	return conn->n_answered < number && !conn->is_stopping;
+}
+
+int cowi_connect(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	uint64_t number;
+	int r;
+
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	if (cowi_in_client_thread(client)) {
+		if (cowi_generation(client))
+			return 0;
+		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
+				 client->address);
+	}
+	pthread_mutex_lock(&client->lock);
+	if (!conn->is_up) {
+		number = ++conn->n_wanted;
+		cowi_thread_wake(client);
+		while (is_unanswered(conn, number))
+			pthread_cond_wait(&client->changed, &client->lock);
+		r = conn->connect_error;
+		if (r)
+			(void)err_raise(r, "%s", conn->connect_sentence);
+	}
+	/* Only the first attempt says by its number what is wrong with the address; see
+	 * cowclient.h. */
+	if (r && conn->was_up)
+		r = -ENOTCONN;
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
+void cowi_post(struct cow_client *client, struct cowi_task *task)
+{
+	struct cowi_conn *conn = client->conn;
+
+	pthread_mutex_lock(&client->lock);
+	if (!task->is_queued) {
+		task->is_queued = 1;
+		task->next = NULL;
+		*conn->tasks_end = task;
+		conn->tasks_end = &task->next;
+	}
+	pthread_mutex_unlock(&client->lock);
+	if (conn->wake_fd >= 0)
+		cowi_thread_wake(client);
+}
+
+int cowi_uffd_new(struct cow_client *client)
+{
+	AUTO_FD int device_fd = -1;
+	uint32_t lend;
+	int uffd = -1, r;
+
+	pthread_mutex_lock(&client->lock);
+	lend = client->lend;
+	if (client->uffd_device_fd >= 0)
+		device_fd = fcntl(client->uffd_device_fd, F_DUPFD_CLOEXEC, 0);
+	pthread_mutex_unlock(&client->lock);
+	if (device_fd < 0)
+		return err_raise(
+			-EPERM,
+			"cowd at %s lends no userfaultfd: see lend= in cowd.conf(5), or use "
+			"mode scoot",
+			client->address);
+	r = uffdio_new_by_device(&uffd, device_fd, lend == 2);
+	return r ? r : uffd;
+}

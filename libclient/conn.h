@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The connection of a client, as the files that make, use and end it see it: client.c, call.c,
+ * connect.c, client-thread.c and, for exec:, exec.c.
+ *
+ * States, all of them changed by the client's thread with client->lock held:
+ *
+ *	down        sock is -1
+ *	connecting  sock is there, is_up is not: Hello, then the restoring of regions; only the
+ *client's own thread may call, reading the socket itself until its reply is there up everyone may
+ *call
+ *
+ * Sending never blocks. Whoever calls hands its packet to the socket with client->lock held; what
+ *does not fit the socket's buffer goes into a queue that the client's thread sends when there is
+ *room, and as long as that queue is not empty everything goes through it, so that packets keep
+ *their order.
+ */
+#ifndef COWI_CONN_H
+#define COWI_CONN_H
+
+#include "libclient/internal.h"
+
+#define COWI_PROTOCOL_VERSION 1u
+
+/* An answer that takes longer than this while the client's own thread waits for it ends the
+ * connection: no work of cowd that is asked for there takes long, and the thread has other duties.
+ */
+#define COWI_ANSWER_TIMEOUT_MSEC 10000
+
+#define COWI_BACKOFF_MIN_MSEC 50u
+#define COWI_BACKOFF_MAX_MSEC 2000u
+
+/*
+ * One request without a reply yet. A synchronous one is on its caller's stack, who waits for
+ * @answered; an asynchronous one is on the heap and freed after @on_reply.
+ */
+struct cowi_pending {
+	uint64_t id;
+	int result_case; /* what a reply without an error must hold */
+	struct cowi_pending *next;
+	void (*on_reply)(void *user, int error, Cow__V1__Reply *reply); /* NULL: synchronous */
+	void *user;
+	pthread_cond_t answered;
+	bool is_done;
+	int error;
+	char sentence[512];
+	Cow__V1__Reply *reply;
+	struct fdset fds;
+	bool has_progress;
+	uint64_t done_bytes;
+	uint64_t total_bytes;
+};
+
+/* A packet that did not fit the socket's buffer. */
+struct cowi_packet {
+	struct cowi_packet *next;
+	struct fdset fds; /* duplicates */
+	size_t n_bytes;
+	uint8_t bytes[];
+};
+
+struct cowi_conn {
+	int sock;    /* -1 when down */
+	int wake_fd; /* eventfd: the client's thread has something to do */
+	bool is_up;
+	bool was_up; /* once */
+	bool is_stopping;
+	bool wants_restore; /* a region was made while the connection changed */
+	bool has_thread;
+	bool is_orphan;  /* the thread frees the client when it ends */
+	bool is_private; /* exec: */
+	pthread_t thread;
+	pid_t daemon_pid;
+	uint64_t next_request_id;
+	struct cowi_pending *pending;
+	struct cowi_packet *out, **out_end;
+	struct cowi_task *tasks, **tasks_end;
+
+	/* Callers that need a connection take a number; an attempt answers all up to one. */
+	uint64_t n_wanted;
+	uint64_t n_answered;
+	int connect_error;
+	char connect_sentence[512];
+
+	/* The next attempt that nobody asked for; CLOCK_MONOTONIC, 0: none. Client's thread only.
+	 */
+	uint64_t retry_at_msec;
+	unsigned int backoff_msec;
+
+	uint8_t packet[WIRE_PACKET_MAX_BYTES]; /* being received; client's thread only */
+};
+
+/* --- client-thread.c -------------------------------------------------------------------------- */
+
+/** cowi_thread_start() - start the client's thread; 0 or -errno with a sentence */
+int cowi_thread_start(struct cow_client *client);
+/** cowi_thread_wake() - have it look at what there is to do; any thread */
+void cowi_thread_wake(struct cow_client *client);
+/** cowi_receive() - one packet, if there is one. Return: whether there may be more. Client's thread
+ */
+bool cowi_receive(struct cow_client *client);
+/** cowi_flush() - send what is queued, as far as it goes. Client's thread */
+void cowi_flush(struct cow_client *client);
+/** cowi_has_output() - whether packets wait for room in the socket's buffer */
+bool cowi_has_output(struct cow_client *client);
+/** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
+ */
+void cowi_disconnect(struct cow_client *client, const char *because);
+uint64_t cowi_now_msec(void);
+
+/* --- connect.c -------------------------------------------------------------------------------- */
+
+/** cowi_reconnect() - make a connection. Client's thread. 0 or -errno with a sentence */
+int cowi_reconnect(struct cow_client *client);
+
+/* --- client.c --------------------------------------------------------------------------------- */
+
+/** cowi_client_free() - last step, without a thread */
+void cowi_client_free(struct cow_client *client);
+
+#endif

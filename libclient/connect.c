@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Making a connection: socket, Hello, then the regions that an earlier cowd knew. Run by the
+ * client's thread only. Until all of that is done nobody else can call, so whoever gets a
+ * connection gets one on which its regions are known.
+ */
+#include "config.h"
+
+#include <grp.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "libclient/conn.h"
+
+/* A daemon that does not take a connection off its queue for so long does not work. */
+#define CONNECT_TIMEOUT_SEC 5
+
+static int raise_eacces(const char *path, int error)
+{
+	char buf[1024], group[64] = "";
+	struct group entry, *found = NULL;
+	struct stat st;
+
+	if (!stat(path, &st)) {
+		(void)snprintf(group, sizeof(group), "%lu", (unsigned long)st.st_gid);
+		if (!getgrgid_r(st.st_gid, &entry, buf, sizeof(buf), &found) && found)
+			(void)snprintf(group, sizeof(group), "%s", entry.gr_name);
+	}
+	if (!*group)
+		return err_raise(-error,
+				 "cannot connect to %s: permission denied: this user may not enter "
+				 "a directory on the way to it",
+				 path);
+	return err_raise(-error,
+			 "cannot connect to %s: permission denied: this user has to be in group %s "
+			 "(usermod -a -G %s USER, then log in again)",
+			 path, group, group);
+}
+
+static int raise_connect(const char *path, int error)
+{
+	switch (error) {
+	case ENOENT:
+	case ENOTDIR:
+		return err_raise(-ENOENT,
+				 "cannot connect to %s: no such file: is cowd running? (systemctl "
+				 "start cowd, or use the address exec: for a private one)",
+				 path);
+	case ECONNREFUSED:
+		return err_raise(-error,
+				 "cannot connect to %s: nobody listens there: is cowd running? "
+				 "(systemctl start cowd, or use the address exec: for a private "
+				 "one)",
+				 path);
+	case EACCES:
+	case EPERM:
+		return raise_eacces(path, error);
+	case EPROTOTYPE:
+		return err_raise(-EPROTO,
+				 "cannot connect to %s: it is a socket of another type, so another "
+				 "program's",
+				 path);
+	case EAGAIN:
+		return err_raise(-ECONNREFUSED,
+				 "cannot connect to %s: cowd has taken no connection for %d "
+				 "seconds",
+				 path, CONNECT_TIMEOUT_SEC);
+	default:
+		errno = error;
+		return err_raise_errno("cannot connect to %s", path);
+	}
+}
+
+static int connect_path(int *out, const char *path)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	struct timeval timeout = {.tv_sec = CONNECT_TIMEOUT_SEC};
+	AUTO_FD int sock = -1;
+	int r;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_raise(-ENAMETOOLONG,
+				 "the path of cowd's socket is %zu bytes long, a socket's path can "
+				 "have %zu: %.40s…",
+				 strlen(path), sizeof(addr.sun_path) - 1, path);
+	memcpy(addr.sun_path, path, strlen(path));
+	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (sock < 0)
+		return err_raise_errno("cannot make a socket to connect to %s", path);
+	/* For connect() only: everything is sent with MSG_DONTWAIT. */
+	(void)setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	do {
+		r = connect(sock, (const struct sockaddr *)&addr, sizeof(addr));
+	} while (r && errno == EINTR);
+	if (r)
+		return raise_connect(path, errno);
+	*out = fd_steal(&sock);
+	return 0;
+}
+
+static int say_hello(struct cow_client *client, Cow__V1__Reply **reply, struct fdset *fds)
+{
+	Cow__V1__Hello hello = COW__V1__HELLO__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	hello.version = COWI_PROTOCOL_VERSION;
+	hello.program = program_invocation_short_name;
+	request.call_case = COW__V1__REQUEST__CALL_HELLO;
+	request.hello = &hello;
+	return cowi_call_in(client, client->generation, &request, NULL, 0, reply, fds);
+}
+
+static int check_hello(struct cow_client *client, const Cow__V1__HelloReply *hello,
+		       const struct fdset *fds)
+{
+	if (hello->version != COWI_PROTOCOL_VERSION)
+		return err_raise(-EPROTO,
+				 "%s at %s speaks version %u of the protocol, this library %s "
+				 "speaks %u: upgrade the older of the two",
+				 *hello->server ? hello->server : "cowd", client->address,
+				 hello->version, cow_version(), COWI_PROTOCOL_VERSION);
+	if (fds->n_fds != (hello->lend ? 1 : 0))
+		return err_raise(-EPROTO, "cowd at %s sent %zu descriptors with its greeting",
+				 client->address, fds->n_fds);
+	return 0;
+}
+
+/*
+ * A daemon that hangs up without an answer: a private one that could not start has said why on the
+ * standard error that it shares with this program.
+ */
+static int raise_no_hello(struct cow_client *client, int error)
+{
+	char sentence[512];
+
+	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	if (error != -ENOTCONN)
+		return err_raise(error, "cowd at %s: %s", client->address, sentence);
+	if (client->conn->is_private)
+		return err_raise(-ECONNREFUSED,
+				 "the private cowd of address %s ended at once: see what it wrote "
+				 "to standard error",
+				 client->address);
+	return err_raise(-ECONNREFUSED, "cowd at %s did not accept this client: %s",
+			 client->address, sentence);
+}
+
+static int handshake(struct cow_client *client)
+{
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	r = say_hello(client, &reply, &fds);
+	if (r)
+		return raise_no_hello(client, r);
+	r = check_hello(client, reply->hello, &fds);
+	if (!r) {
+		pthread_mutex_lock(&client->lock);
+		client->lend = reply->hello->lend;
+		client->uffd_device_fd = fd_close(client->uffd_device_fd);
+		client->uffd_device_fd = fdset_take(&fds, 0);
+		client->conn->daemon_pid =
+			reply->hello->pid <= INT_MAX ? (pid_t)reply->hello->pid : 0;
+		pthread_mutex_unlock(&client->lock);
+	}
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
+int cowi_reconnect(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	int r, sock = -1;
+
+	r = conn->is_private ? cowi_exec(&sock, client->address)
+			     : connect_path(&sock, client->address);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	conn->sock = sock;
+	client->generation++;
+	pthread_mutex_unlock(&client->lock);
+
+	r = handshake(client);
+	if (r) {
+		char sentence[512];
+
+		(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+		cowi_disconnect(client, sentence);
+		return err_raise(r, "%s", sentence);
+	}
+	cowi_regions_restore(client);
+	pthread_mutex_lock(&client->lock);
+	if (conn->sock < 0)
+		r = -ENOTCONN;
+	conn->is_up = !r;
+	conn->was_up |= !r;
+	pthread_mutex_unlock(&client->lock);
+	if (r)
+		return err_raise(r, "cowd at %s went away while regions were handed to it",
+				 client->address);
+	return 0;
+}

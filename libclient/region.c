@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Regions: their life, and their being handed to the next cowd when a connection is made again.
+ *
+ * The memory belongs to this process; cowd's end takes nothing from it. What goes is cowd's
+ * knowledge: region->id is 0 from the end of a connection until the region was restored on the next
+ * one. A region that could not be restored stays usable memory, and says why when a snapshot is
+ * asked for.
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "libclient/conn.h"
+
+#ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static const struct cowi_mode_ops *ops_of(uint32_t mode)
+{
+	switch (mode) {
+	case COW_MODE_UFFD:
+		return &cowi_mode_uffd;
+	case COW_MODE_SCOOT:
+	case COW_MODE_MMAPCOPY:
+		return &cowi_mode_scoot;
+	default:
+		return NULL;
+	}
+}
+
+static int check_params(const struct cow_region_params *params)
+{
+	if (!params)
+		return err_raise(-EINVAL, "cow_region_new() was given no parameters");
+	if (!params->size_bytes)
+		return err_raise(-EINVAL, "a region of 0 bytes is none");
+	if (params->size_bytes > INT64_MAX - 2 * page_size_bytes())
+		return err_raise(-EINVAL, "a region cannot have %llu bytes",
+				 (unsigned long long)params->size_bytes);
+	if (!ops_of(params->mode))
+		return err_raise(-EINVAL,
+				 "%u is no mode of a region: use COW_MODE_UFFD, COW_MODE_SCOOT or "
+				 "COW_MODE_MMAPCOPY",
+				 params->mode);
+	if (params->flags & ~COW_REGION_POPULATE)
+		return err_raise(-EINVAL, "%#x are no flags that this library, %s, knows",
+				 params->flags & ~COW_REGION_POPULATE, cow_version());
+	for (size_t i = 0; i < ARRAY_SIZE(params->reserved); i++) {
+		if (params->reserved[i])
+			return err_raise(-EINVAL,
+					 "a reserved member of the parameters is not 0: this "
+					 "library, %s, does not know what it means",
+					 cow_version());
+	}
+	return 0;
+}
+
+static int region_alloc(struct cow_region **out, struct cow_client *client,
+			const struct cow_region_params *params)
+{
+	struct cow_region *region = calloc(1, sizeof(*region));
+
+	if (!region)
+		return err_oom(sizeof(*region), "a region");
+	region->n_refs = 1;
+	region->backing_fd = -1;
+	region->backing_ro_fd = -1;
+	region->client = cow_client_ref(client);
+	region->ops = ops_of(params->mode);
+	region->mode = params->mode;
+	region->flags = params->flags;
+	region->size_bytes = align_up(params->size_bytes, page_size_bytes());
+	if (params->name)
+		(void)snprintf(region->name, sizeof(region->name), "%s", params->name);
+	pthread_mutex_init(&region->take_lock, NULL);
+	*out = region;
+	return 0;
+}
+
+/* Have cowd make the memory. region->generation is the connection that it was made on. */
+static int create(struct cow_region *region)
+{
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	Cow__V1__RegionCreate create = COW__V1__REGION_CREATE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	size_t n_fds;
+	int r;
+
+	create.mode = (Cow__V1__Mode)region->mode;
+	create.size_bytes = region->size_bytes;
+	create.name = region->name;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
+	request.region_create = &create;
+	region->generation = cowi_generation(region->client);
+	if (!region->generation)
+		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
+				 region->client->address);
+	r = cowi_call_in(region->client, region->generation, &request, NULL, 0, &reply, &fds);
+	if (r)
+		return r;
+	region->id = reply->region->region_id;
+	region->backing_id = reply->region->backing_id;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	n_fds = fds.n_fds;
+	region->backing_fd = fdset_take(&fds, 0);
+	region->backing_ro_fd = fdset_take(&fds, 1);
+	if (n_fds != 2)
+		return err_raise(-EPROTO, "cowd answered with %zu descriptors for a region, not 2",
+				 n_fds);
+	return 0;
+}
+
+/* From now on reconnections know of @region; one that took place meanwhile is made up for. */
+static void list_add(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+	struct cowi_conn *conn = client->conn;
+
+	pthread_mutex_lock(&client->lock);
+	region->next = client->regions;
+	client->regions = region;
+	region->is_listed = 1;
+	if (conn->sock < 0 || region->generation != client->generation) {
+		region->id = 0;
+		region->generation = 0;
+		conn->wants_restore = true;
+		if (conn->sock < 0 && !conn->retry_at_msec)
+			conn->retry_at_msec = cowi_now_msec();
+		cowi_thread_wake(client);
+	}
+	pthread_mutex_unlock(&client->lock);
+}
+
+static void list_remove(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+
+	pthread_mutex_lock(&client->lock);
+	for (struct cow_region **p = &client->regions; *p; p = &(*p)->next) {
+		if (*p == region) {
+			*p = region->next;
+			break;
+		}
+	}
+	region->is_listed = 0;
+	pthread_mutex_unlock(&client->lock);
+}
+
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+/* Without a connection there is nobody who would have to be told. */
+static void tell_free(struct cow_client *client, uint64_t generation, uint64_t id)
+{
+	Cow__V1__RegionFree region_free = COW__V1__REGION_FREE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	if (!id || client->pid != getpid())
+		return;
+	region_free.region_id = id;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_FREE;
+	request.region_free = &region_free;
+	(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
+}
+
+static int populate(struct cow_region *region)
+{
+	if (!(region->flags & COW_REGION_POPULATE))
+		return 0;
+	/* A kernel that cannot do it ahead does it on first touch. */
+	if (!madvise(region->addr, region->size_bytes, MADV_POPULATE_WRITE) || errno == EINVAL)
+		return 0;
+	return err_raise_errno("cannot allocate the %llu bytes of region \"%s\" now",
+			       (unsigned long long)region->size_bytes, region->name);
+}
+
+static int set_up(struct cow_region *region, const struct cow_region_params *params)
+{
+	int r;
+
+	r = create(region);
+	if (r)
+		return r;
+	r = region->ops->attach(region, params);
+	if (r)
+		return r;
+	region->is_attached = 1;
+	r = populate(region);
+	if (r)
+		return r;
+	r = cowi_registry_add(region);
+	if (r)
+		return r;
+	list_add(region);
+	return 0;
+}
+
+int cow_region_new(struct cow_region **out, struct cow_client *client,
+		   const struct cow_region_params *params)
+{
+	struct cow_region *region = NULL;
+	int r;
+
+	if (!out || !client)
+		return err_raise(-EINVAL, "cow_region_new() was given no %s",
+				 out ? "client" : "place for the region");
+	r = check_params(params);
+	if (!r)
+		r = cowi_connect(client);
+	if (!r)
+		r = region_alloc(&region, client, params);
+	if (r)
+		return r;
+	r = set_up(region, params);
+	if (r) {
+		char sentence[512];
+
+		(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+		cow_region_unref(region);
+		return err_raise(r, "%s", sentence);
+	}
+	*out = region;
+	return 0;
+}
+
+struct cow_region *cow_region_ref(struct cow_region *region)
+{
+	atomic_fetch_add(&region->n_refs, 1);
+	return region;
+}
+
+struct cow_region *cow_region_unref(struct cow_region *region)
+{
+	if (!region || atomic_fetch_sub(&region->n_refs, 1) != 1)
+		return NULL;
+	if (region->is_attached)
+		cowi_registry_remove(region);
+	if (region->is_listed)
+		list_remove(region);
+	if (region->is_attached)
+		region->ops->detach(region);
+	tell_free(region->client, region->generation, region->id);
+	region->backing_fd = fd_close(region->backing_fd);
+	region->backing_ro_fd = fd_close(region->backing_ro_fd);
+	pthread_mutex_destroy(&region->take_lock);
+	cow_client_unref(region->client);
+	free(region);
+	return NULL;
+}
+
+void *cow_region_address(const struct cow_region *region)
+{
+	return region->addr;
+}
+
+uint64_t cow_region_size(const struct cow_region *region)
+{
+	return region->size_bytes;
+}
+
+void cowi_regions_forget(struct cow_client *client)
+{
+	pthread_mutex_lock(&client->lock);
+	for (struct cow_region *region = client->regions; region; region = region->next) {
+		region->id = 0;
+		region->generation = 0;
+	}
+	pthread_mutex_unlock(&client->lock);
+}
+
+/* A region that the present cowd does not know, with a reference; NULL when there is none. */
+static struct cow_region *next_to_restore(struct cow_client *client)
+{
+	struct cow_region *region = NULL;
+
+	pthread_mutex_lock(&client->lock);
+	if (client->conn->sock >= 0) {
+		for (region = client->regions; region; region = region->next) {
+			if (region->generation != client->generation &&
+			    cowi_ref_unless_zero(&region->n_refs))
+				break;
+		}
+	}
+	pthread_mutex_unlock(&client->lock);
+	return region;
+}
+
+static int restore(struct cow_region *region, uint64_t generation)
+{
+	struct cow_client *client = region->client;
+	Cow__V1__RegionRestore restore = COW__V1__REGION_RESTORE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	restore.mode = (Cow__V1__Mode)region->mode;
+	restore.size_bytes = region->size_bytes;
+	restore.name = region->name;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_RESTORE;
+	request.region_restore = &restore;
+	r = cowi_call_in(client, generation, &request, &region->backing_fd, 1, &reply, NULL);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	region->id = reply->region->region_id;
+	region->backing_id = reply->region->backing_id;
+	region->generation = generation;
+	pthread_mutex_unlock(&client->lock);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return region->ops->restore(region);
+}
+
+void cowi_regions_restore(struct cow_client *client)
+{
+	uint64_t generation = cowi_generation(client);
+	struct cow_region *region;
+
+	for (region = next_to_restore(client); region; region = next_to_restore(client)) {
+		uint64_t failed_id = 0;
+		int r = restore(region, generation);
+
+		pthread_mutex_lock(&client->lock);
+		region->restore_error = r;
+		if (r) {
+			(void)snprintf(region->restore_because, sizeof(region->restore_because),
+				       "%s", err_sentence());
+			failed_id = region->id;
+			region->id = 0;
+			/* Once for each cowd: what it refused it would refuse again. */
+			region->generation = generation;
+		}
+		pthread_mutex_unlock(&client->lock);
+		tell_free(client, generation, failed_id);
+		cow_region_unref(region);
+	}
+}

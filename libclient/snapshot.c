@@ -1,0 +1,530 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Snapshots: live, pending or lost.
+ *
+ * A snapshot is pending while cowd's answer to SnapshotTake is under way (the modes in which the
+ * cut is made by the client do not wait for it); what needs cowd's id waits for that. It is lost
+ * once cowd says so, once the connection that knew it has ended, or when cowd refused it; that
+ * state is final, and every read checks for it after having copied, so that no bytes of another
+ * instant are returned as good ones.
+ *
+ * The id is 0 while pending and when lost. held_id is what cowd is told to release, for a snapshot
+ * that cowd itself reported lost it has to be released as well.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "backends/uffdio.h"
+#include "libclient/conn.h"
+
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+static int raise_lost(const struct cow_snapshot *snap)
+{
+	return err_raise(-ESTALE, "the snapshot is lost: %s", snap->lost_because);
+}
+
+/* With client->lock held. Who waits in the view is woken, to find SIGBUS there. */
+static void break_view(struct cow_snapshot *snap)
+{
+	if (snap->view_state != COWI_VIEW_READY)
+		return;
+	snap->view_state = COWI_VIEW_BROKEN;
+	(void)cowi_map_broken((void *)(uintptr_t)snap->view, snap->size_bytes);
+	if (snap->view_uffd >= 0 &&
+	    uffdio_wake(snap->view_uffd, (uintptr_t)snap->view, snap->size_bytes))
+		snap->view_uffd = fd_close(snap->view_uffd); /* wakes as well */
+}
+
+/* With client->lock held. */
+static void mark_lost(struct cow_snapshot *snap, const char *because)
+{
+	if (snap->is_lost)
+		return;
+	snap->is_lost = 1;
+	snap->is_pending = 0;
+	snap->id = 0;
+	(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
+	break_view(snap);
+	pthread_cond_broadcast(&snap->client->changed);
+}
+
+void cowi_snapshot_lost(struct cow_snapshot *snap, const char *because)
+{
+	pthread_mutex_lock(&snap->client->lock);
+	mark_lost(snap, because);
+	pthread_mutex_unlock(&snap->client->lock);
+}
+
+void cowi_snapshots_lost(struct cow_client *client, const char *because)
+{
+	pthread_mutex_lock(&client->lock);
+	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next)
+		mark_lost(snap, because);
+	pthread_mutex_unlock(&client->lock);
+}
+
+void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply)
+{
+	pthread_mutex_lock(&snap->client->lock);
+	if (!error)
+		snap->held_id = reply->snapshot->snapshot_id;
+	if (error) {
+		mark_lost(snap, err_sentence());
+	} else if (!snap->is_lost) {
+		snap->id = snap->held_id;
+		snap->is_pending = 0;
+		pthread_cond_broadcast(&snap->client->changed);
+	}
+	pthread_mutex_unlock(&snap->client->lock);
+}
+
+void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char *because)
+{
+	struct cow_snapshot *snap;
+
+	pthread_mutex_lock(&client->lock);
+	for (snap = client->snapshots; snap; snap = snap->next) {
+		if (snap->id == id)
+			break;
+	}
+	if (snap) {
+		mark_lost(snap, because);
+	} else {
+		struct cowi_early_loss *loss =
+			&client->early_losses[client->n_early_losses++ %
+					      ARRAY_SIZE(client->early_losses)];
+
+		loss->id = id;
+		(void)snprintf(loss->because, sizeof(loss->because), "%s", because);
+	}
+	pthread_mutex_unlock(&client->lock);
+}
+
+struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id)
+{
+	struct cow_snapshot *snap;
+
+	pthread_mutex_lock(&client->lock);
+	for (snap = client->snapshots; snap; snap = snap->next) {
+		if (snap->held_id == id && snap->generation == client->generation &&
+		    cowi_ref_unless_zero(&snap->n_refs))
+			break;
+	}
+	pthread_mutex_unlock(&client->lock);
+	return snap;
+}
+
+int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id)
+{
+	struct cow_client *client = snap->client;
+	int r;
+
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	while (snap->is_pending)
+		pthread_cond_wait(&client->changed, &client->lock);
+	*id = snap->id;
+	if (snap->is_lost)
+		r = raise_lost(snap);
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
+static int snapshot_alloc(struct cow_snapshot **out, struct cow_client *client,
+			  struct cow_region *region)
+{
+	struct cow_snapshot *snap = calloc(1, sizeof(*snap));
+
+	if (!snap)
+		return err_oom(sizeof(*snap), "a snapshot");
+	snap->n_refs = 1;
+	snap->view_uffd = -1;
+	snap->client = cow_client_ref(client);
+	if (region) {
+		snap->region = cow_region_ref(region);
+		snap->ops = region->ops;
+		snap->size_bytes = region->size_bytes;
+	}
+	*out = snap;
+	return 0;
+}
+
+/* With client->lock held. */
+static void list_add(struct cow_snapshot *snap)
+{
+	snap->next = snap->client->snapshots;
+	snap->client->snapshots = snap;
+	snap->is_listed = 1;
+}
+
+static void list_remove(struct cow_snapshot *snap)
+{
+	struct cow_client *client = snap->client;
+
+	pthread_mutex_lock(&client->lock);
+	for (struct cow_snapshot **p = &client->snapshots; *p; p = &(*p)->next) {
+		if (*p == snap) {
+			*p = snap->next;
+			break;
+		}
+	}
+	snap->is_listed = 0;
+	pthread_mutex_unlock(&client->lock);
+}
+
+/* With client->lock held: @snap has its id now; a report of its loss may have come before. */
+static void note_id(struct cow_snapshot *snap)
+{
+	struct cow_client *client = snap->client;
+
+	if (!snap->id)
+		return;
+	snap->held_id = snap->id;
+	for (size_t i = 0; i < ARRAY_SIZE(client->early_losses); i++) {
+		if (client->early_losses[i].id == snap->id) {
+			mark_lost(snap, client->early_losses[i].because);
+			return;
+		}
+	}
+}
+
+/* With region->take_lock held: list @snap on the connection that knows its region. */
+static int enlist(struct cow_snapshot *snap)
+{
+	struct cow_region *region = snap->region;
+	struct cow_client *client = snap->client;
+	int r = 0;
+
+	pthread_mutex_lock(&client->lock);
+	if (!client->conn->is_up)
+		r = err_raise(-ENOTCONN, "there is no connection to cowd at %s", client->address);
+	else if (!region->id && region->restore_error)
+		r = err_raise(-ENOTCONN,
+			      "cowd at %s was started again and did not take region \"%s\": %s",
+			      client->address, region->name, region->restore_because);
+	else if (!region->id)
+		r = err_raise(-EAGAIN, "region \"%s\" is being handed to a new cowd at %s",
+			      region->name, client->address);
+	if (!r) {
+		snap->generation = region->generation;
+		list_add(snap);
+	}
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
+static int take(struct cow_snapshot *snap)
+{
+	struct cow_region *region = snap->region;
+	struct cow_client *client = snap->client;
+	int r;
+
+	pthread_mutex_lock(&region->take_lock);
+	r = enlist(snap);
+	if (!r) {
+		r = region->ops->take(snap);
+		snap->is_taken = !r;
+	}
+	pthread_mutex_unlock(&region->take_lock);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	note_id(snap);
+	pthread_mutex_unlock(&client->lock);
+	return 0;
+}
+
+int cow_snapshot_new(struct cow_snapshot **out, struct cow_region *region)
+{
+	struct cow_snapshot *snap = NULL;
+	int r;
+
+	if (!out || !region)
+		return err_raise(-EINVAL, "cow_snapshot_new() was given no %s",
+				 out ? "region" : "place for the snapshot");
+	r = cowi_connect(region->client);
+	if (!r)
+		r = snapshot_alloc(&snap, region->client, region);
+	if (r)
+		return r;
+	r = take(snap);
+	if (r) {
+		char sentence[512];
+
+		(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+		cow_snapshot_unref(snap);
+		return err_raise(r, "%s", sentence);
+	}
+	*out = snap;
+	return 0;
+}
+
+/* What a SnapshotOpen's reply says goes into @snap. */
+static int take_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
+		       struct fdset *fds)
+{
+	int r;
+
+	snap->size_bytes = reply->size_bytes;
+	switch (reply->mode) {
+	case COW__V1__MODE__MODE_UFFD:
+		snap->ops = &cowi_mode_uffd;
+		r = 0;
+		break;
+	case COW__V1__MODE__MODE_SCOOT:
+	case COW__V1__MODE__MODE_MMAPCOPY:
+		snap->ops = &cowi_mode_scoot;
+		r = cowi_scoot_opened(snap, reply, fds);
+		break;
+	default:
+		r = err_raise(-EPROTO,
+			      "snapshot %llu is of a mode that this library, %s, does not know",
+			      (unsigned long long)reply->snapshot_id, cow_version());
+	}
+	snap->is_taken = !r;
+	return r;
+}
+
+static int open_by_id(struct cow_snapshot *snap, uint64_t id)
+{
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	struct cow_client *client = snap->client;
+	Cow__V1__SnapshotOpen open = COW__V1__SNAPSHOT_OPEN__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	open.snapshot_id = id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_OPEN;
+	request.snapshot_open = &open;
+	snap->generation = cowi_generation(client);
+	r = cowi_call_in(client, snap->generation, &request, NULL, 0, &reply, &fds);
+	if (r)
+		return r;
+	snap->held_id = id;
+	r = take_opened(snap, reply->snapshot, &fds);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	snap->id = id;
+	list_add(snap);
+	if (client->conn->sock < 0 || client->generation != snap->generation)
+		mark_lost(snap, "the connection to cowd ended");
+	else
+		note_id(snap);
+	pthread_mutex_unlock(&client->lock);
+	return 0;
+}
+
+int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint64_t id)
+{
+	struct cow_snapshot *snap = NULL;
+	int r;
+
+	if (!out || !client)
+		return err_raise(-EINVAL, "cow_snapshot_open() was given no %s",
+				 out ? "client" : "place for the snapshot");
+	if (!id)
+		return err_raise(-ENOENT, "there is no snapshot 0");
+	r = cowi_connect(client);
+	if (!r)
+		r = snapshot_alloc(&snap, client, NULL);
+	if (r)
+		return r;
+	r = open_by_id(snap, id);
+	if (r) {
+		char sentence[512];
+
+		(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+		cow_snapshot_unref(snap);
+		return err_raise(r, "%s", sentence);
+	}
+	*out = snap;
+	return 0;
+}
+
+struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap)
+{
+	atomic_fetch_add(&snap->n_refs, 1);
+	return snap;
+}
+
+static void tell_release(const struct cow_snapshot *snap)
+{
+	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	if (!snap->held_id || snap->client->pid != getpid())
+		return;
+	release.snapshot_id = snap->held_id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
+	request.snapshot_release = &release;
+	(void)cowi_call_async_in(snap->client, snap->generation, &request, NULL, 0, ignore_reply,
+				 NULL);
+}
+
+struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
+{
+	if (!snap || atomic_fetch_sub(&snap->n_refs, 1) != 1)
+		return NULL;
+	if (snap->is_listed)
+		list_remove(snap);
+	if (snap->view_state != COWI_VIEW_NONE)
+		snap->ops->unmap(snap);
+	if (snap->is_taken)
+		snap->ops->release(snap);
+	tell_release(snap);
+	snap->view_uffd = fd_close(snap->view_uffd);
+	cow_region_unref(snap->region);
+	cow_client_unref(snap->client);
+	free(snap);
+	return NULL;
+}
+
+uint64_t cow_snapshot_id(struct cow_snapshot *snap)
+{
+	uint64_t id = 0;
+
+	return cowi_snapshot_settle_id(snap, &id) ? 0 : id;
+}
+
+uint64_t cow_snapshot_size(const struct cow_snapshot *snap)
+{
+	return snap->size_bytes;
+}
+
+static int check_not_lost(struct cow_snapshot *snap)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&snap->client->lock);
+	if (snap->is_lost)
+		r = raise_lost(snap);
+	pthread_mutex_unlock(&snap->client->lock);
+	return r;
+}
+
+int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	int r, lost;
+
+	if (!snap || (!buf && len))
+		return err_raise(-EINVAL, "cow_snapshot_read() was given no %s",
+				 snap ? "buffer" : "snapshot");
+	if (off > snap->size_bytes || len > snap->size_bytes - off)
+		return err_raise(
+			-EINVAL,
+			"%zu bytes at offset %llu pass the end of a snapshot of %llu bytes", len,
+			(unsigned long long)off, (unsigned long long)snap->size_bytes);
+	r = cowi_check_process(snap->client);
+	if (!r)
+		r = check_not_lost(snap);
+	if (r || !len)
+		return r;
+	r = snap->ops->read(snap, buf, len, off);
+	/* Also when that failed: that the snapshot is lost says more than that a call did. */
+	lost = check_not_lost(snap);
+	return lost ? lost : r;
+}
+
+/* With client->lock held: this thread's turn to make the view, or it is there. */
+static int begin_view(struct cow_snapshot *snap, bool *is_mine)
+{
+	struct cow_client *client = snap->client;
+
+	*is_mine = false;
+	while (snap->view_state == COWI_VIEW_MAKING && !snap->is_lost)
+		pthread_cond_wait(&client->changed, &client->lock);
+	if (snap->is_lost)
+		return raise_lost(snap);
+	if (snap->view_state == COWI_VIEW_NONE) {
+		snap->view_state = COWI_VIEW_MAKING;
+		*is_mine = true;
+	}
+	return 0;
+}
+
+int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
+{
+	struct cow_client *client;
+	bool is_mine = false;
+	int r;
+
+	if (!snap || !view)
+		return err_raise(-EINVAL, "cow_snapshot_map() was given no %s",
+				 snap ? "place for the view" : "snapshot");
+	client = snap->client;
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	pthread_mutex_lock(&client->lock);
+	r = begin_view(snap, &is_mine);
+	if (is_mine) {
+		pthread_mutex_unlock(&client->lock);
+		r = snap->ops->map(snap);
+		pthread_mutex_lock(&client->lock);
+		snap->view_state = r ? COWI_VIEW_NONE : COWI_VIEW_READY;
+		if (snap->is_lost) {
+			break_view(snap);
+			r = raise_lost(snap);
+		}
+		pthread_cond_broadcast(&client->changed);
+	}
+	if (!r)
+		*view = snap->view;
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
+static int check_save_fd(int fd)
+{
+	struct stat st;
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fstat(fd, &st))
+		return err_raise(-EBADF, "descriptor %d is not open", fd);
+	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
+		return err_raise(-EINVAL,
+				 "descriptor %d is no regular file, pipe or stream socket: a "
+				 "snapshot can be saved to those only",
+				 fd);
+	if ((flags & O_ACCMODE) == O_RDONLY || (flags & O_PATH))
+		return err_raise(-EBADF, "descriptor %d is not open for writing", fd);
+	return 0;
+}
+
+int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress, void *user)
+{
+	Cow__V1__SnapshotSave save = COW__V1__SNAPSHOT_SAVE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	int r;
+
+	if (!snap)
+		return err_raise(-EINVAL, "cow_snapshot_save() was given no snapshot");
+	r = check_save_fd(fd);
+	if (!r)
+		r = cowi_snapshot_settle_id(snap, &save.snapshot_id);
+	if (r)
+		return r;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_SAVE;
+	request.snapshot_save = &save;
+	r = cowi_call_progress(snap->client, snap->generation, &request, &fd, 1, &reply, progress,
+			       user);
+	if (!r)
+		cow__v1__reply__free_unpacked(reply, NULL);
+	return r;
+}
