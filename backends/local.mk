@@ -6,6 +6,8 @@ libbackends_la_SOURCES = \
 	backends/hold.c \
 	backends/hold.h \
 	backends/kernel.h \
+	backends/mmapcopy/mmapcopy.c \
+	backends/mmapcopy/mmapcopy.h \
 	backends/pagemap.c \
 	backends/pagemap.h \
 	backends/scoot/clone.c \

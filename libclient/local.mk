@@ -10,11 +10,17 @@ libclient_internal_la_SOURCES = \
 	libclient/conn.h \
 	libclient/connect.c \
 	libclient/exec.c \
+	libclient/fork.c \
 	libclient/internal.h \
 	libclient/map.c \
+	libclient/mmapcopy.c \
+	libclient/mode-scoot.c \
+	libclient/mode-scoot.h \
 	libclient/mode-uffd.c \
 	libclient/region.c \
 	libclient/registry.c \
+	libclient/scoot-work.c \
+	libclient/scoot.c \
 	libclient/snapshot.c \
 	libclient/version.c \
 	$(NULL)

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Modes scoot and mmapcopy as the rest of the library sees them: backends/scoot does the mapping,
+ * this file tells cowd; see mode-scoot.h.
+ *
+ * A take is over before cowd knows of it: SnapshotTake with the extents is sent, and its answer
+ * comes to the client's thread. Only a take that needs an overlay while no spare one is there waits
+ * for a round trip, before it freezes anything.
+ */
+#include "config.h"
+
+#include "libclient/mode-scoot.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* So that SnapshotTake fits a packet. */
+#define EXTENTS_MAX 2000
+
+static struct cowi_scoot *glue_free(struct cowi_scoot *glue)
+{
+	if (glue)
+		memfile_unref(glue->spare);
+	free(glue);
+	return NULL;
+}
+
+static int tell_attach(struct cow_region *region)
+{
+	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	attach.region_id = region->id;
+	attach.addr = (uint64_t)(uintptr_t)region->addr;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
+	request.region_attach = &attach;
+	return cowi_call_in(region->client, region->generation, &request, NULL, 0, NULL, NULL);
+}
+
+/* The region's memory as backends/scoot sees it, with descriptors of its own. */
+static int home_new(struct memfile **out, const struct cow_region *region)
+{
+	AUTO_FD int fd = fcntl(region->backing_fd, F_DUPFD_CLOEXEC, 0);
+	AUTO_FD int ro_fd = fcntl(region->backing_ro_fd, F_DUPFD_CLOEXEC, 0);
+	int r;
+
+	if (fd < 0 || ro_fd < 0)
+		return err_raise_errno("cannot duplicate the descriptors of region \"%s\"",
+				       region->name);
+	r = memfile_new(out, &fd, &ro_fd, region->size_bytes);
+	if (r)
+		return r;
+	atomic_store(&(*out)->id, region->backing_id);
+	return 0;
+}
+
+/* A descriptor that makes threads wait, or -1: only one that serves kernel-mode faults will do. */
+static int holding_uffd(struct cow_client *client)
+{
+	int uffd;
+
+	if (client->lend != 1)
+		return -1;
+	uffd = cowi_uffd_new(client);
+	return uffd < 0 ? -1 : uffd;
+}
+
+static int scoot_attach(struct cow_region *region, const struct cow_region_params *params)
+{
+	CLEANUP(memfile_unrefp) struct memfile *home = NULL;
+	AUTO_FD int uffd = holding_uffd(region->client);
+	struct cowi_scoot *glue;
+	char *addr = NULL;
+	int r;
+
+	(void)params;
+	r = home_new(&home, region);
+	if (!r)
+		r = cowi_reserve(&addr, region->size_bytes);
+	if (r)
+		return r;
+	glue = calloc(1, sizeof(*glue));
+	if (!glue)
+		r = err_oom(sizeof(*glue), "a region");
+	else if (mmap(addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		      region->backing_fd, 0) == MAP_FAILED)
+		r = err_raise_errno("cannot map the %llu bytes of region \"%s\"",
+				    (unsigned long long)region->size_bytes, region->name);
+	if (!r)
+		r = scoot_region_new(&region->scoot, addr, home, &uffd);
+	if (!r) {
+		region->addr = addr;
+		r = tell_attach(region);
+	}
+	if (r) {
+		region->scoot = scoot_region_free(region->scoot);
+		region->addr = NULL;
+		(void)munmap(addr, region->size_bytes);
+		glue_free(glue);
+		return r;
+	}
+	glue->region = region;
+	glue->task.run = cowi_scoot_run;
+	region->scoot_glue = glue;
+	return 0;
+}
+
+static int scoot_restore(struct cow_region *region)
+{
+	int r;
+
+	atomic_store(&region->scoot->home->id, region->backing_id);
+	r = tell_attach(region);
+	if (!r)
+		cowi_scoot_post(region);
+	return r;
+}
+
+static void scoot_detach(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+	bool is_last;
+
+	/* cowd forgets the memory with the region: whoever mmapcopied from it keeps it to himself.
+	 */
+	atomic_store(&region->scoot->home->id, 0);
+	region->scoot = scoot_region_free(region->scoot);
+	(void)munmap(region->addr, region->size_bytes);
+	region->scoot_glue = glue_free(region->scoot_glue);
+	pthread_mutex_lock(&client->lock);
+	is_last = !client->regions;
+	pthread_mutex_unlock(&client->lock);
+	if (is_last)
+		cowi_scoot_await_end(client, 0);
+}
+
+static void on_taken(void *user, int error, Cow__V1__Reply *reply)
+{
+	struct cow_snapshot *snap = user;
+
+	cowi_snapshot_answered(snap, error, reply);
+	cow_snapshot_unref(snap);
+}
+
+/* @extents has room for all runs and the overlay. */
+static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *extents,
+		       Cow__V1__Extent **pointers)
+{
+	const struct extents *map = &frozen->map;
+	size_t n = 0;
+
+	for (size_t i = 0; i < map->n_runs; i++) {
+		uint64_t id = atomic_load(&map->runs[i].backing->id);
+
+		if (!id)
+			continue; /* all of it is in the overlay */
+		cow__v1__extent__init(&extents[n]);
+		extents[n].off = map->runs[i].off;
+		extents[n].size_bytes = map->runs[i].len;
+		extents[n].backing_id = id;
+		extents[n].backing_off = map->runs[i].backing_off;
+		n++;
+	}
+	if (frozen->n_kept) {
+		cow__v1__extent__init(&extents[n]);
+		extents[n].size_bytes = map->size_bytes;
+		extents[n].backing_id = atomic_load(&frozen->overlay->id);
+		extents[n].sparse = true;
+		n++;
+	}
+	for (size_t i = 0; i < n; i++)
+		pointers[i] = &extents[i];
+	return n;
+}
+
+static int tell_take(struct cow_snapshot *snap)
+{
+	const size_t n_max = snap->scoot->map.n_runs + 1;
+	CLEANUP(freep) Cow__V1__Extent *extents = calloc(n_max, sizeof(*extents));
+	CLEANUP(freep) Cow__V1__Extent **pointers = calloc(n_max, sizeof(Cow__V1__Extent *));
+	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	struct cow_client *client = snap->client;
+	int r;
+
+	if (!extents || !pointers)
+		return err_oom(n_max * sizeof(*extents), "the extents of a snapshot");
+	take.n_extents = describe(snap->scoot, extents, pointers);
+	take.extents = pointers;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
+	request.snapshot_take = &take;
+	pthread_mutex_lock(&client->lock);
+	take.region_id = snap->region->id;
+	snap->is_pending = 1;
+	pthread_mutex_unlock(&client->lock);
+	cow_snapshot_ref(snap);
+	r = cowi_call_async_in(client, snap->generation, &request, NULL, 0, on_taken, snap);
+	if (r) {
+		pthread_mutex_lock(&client->lock);
+		snap->is_pending = 0;
+		pthread_mutex_unlock(&client->lock);
+		cow_snapshot_unref(snap);
+	}
+	return r;
+}
+
+/* Freeze; with an overlay if it takes one. */
+static int freeze(struct cow_snapshot *snap)
+{
+	struct cow_region *region = snap->region;
+	struct cowi_scoot *glue = region->scoot_glue;
+	int r;
+
+	if (glue->spare && glue->spare_generation != snap->generation)
+		glue->spare = memfile_unref(glue->spare);
+	r = scoot_take(region->scoot, glue->spare, &snap->scoot);
+	if (r == SCOOT_E_OVERLAY) {
+		glue->wants_spare = true;
+		r = cowi_overlay_new(&glue->spare, region, snap->generation);
+		if (r)
+			return r;
+		glue->spare_generation = snap->generation;
+		r = scoot_take(region->scoot, glue->spare, &snap->scoot);
+	}
+	if (r || !snap->scoot->overlay)
+		return r;
+	if (snap->scoot->n_kept)
+		glue->spare = memfile_unref(glue->spare); /* the snapshot has it */
+	else
+		snap->scoot->overlay = memfile_unref(snap->scoot->overlay);
+	return 0;
+}
+
+static int scoot_op_take(struct cow_snapshot *snap)
+{
+	struct cow_region *region = snap->region;
+	int r;
+
+	if (region->scoot->map.n_runs > EXTENTS_MAX)
+		return err_raise(-E2BIG, "region \"%s\" is in %zu parts, too many for one snapshot",
+				 region->name, region->scoot->map.n_runs);
+	cowi_scoot_await_end(snap->client, snap->generation);
+	r = freeze(snap);
+	if (!r) {
+		struct memfile *overlay = snap->scoot->overlay;
+
+		r = tell_take(snap);
+		if (overlay)
+			cowi_overlay_release(snap->client, snap->generation, overlay);
+		if (r)
+			snap->scoot = scoot_snapshot_free(snap->scoot);
+	}
+	cowi_scoot_post(region);
+	return r;
+}
+
+static int scoot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	return scoot_snapshot_read(snap->scoot, buf, len, off);
+}
+
+static int scoot_map(struct cow_snapshot *snap)
+{
+	char *addr;
+	int r;
+
+	r = cowi_reserve(&addr, snap->size_bytes);
+	if (r)
+		return r;
+	r = scoot_snapshot_map(snap->scoot, addr, PROT_READ);
+	if (r) {
+		(void)munmap(addr, snap->size_bytes);
+		return r;
+	}
+	pthread_mutex_lock(&snap->client->lock);
+	snap->view = addr;
+	pthread_mutex_unlock(&snap->client->lock);
+	return 0;
+}
+
+static void scoot_unmap(struct cow_snapshot *snap)
+{
+	if (snap->view)
+		(void)munmap((void *)(uintptr_t)snap->view, snap->size_bytes);
+	snap->view = NULL;
+}
+
+static void scoot_release(struct cow_snapshot *snap)
+{
+	uint64_t id = snap->held_id;
+
+	/* Of an opened one nothing here is frozen. What cowd never took nobody else can have. */
+	if (snap->region && id && snap->generation == cowi_generation(snap->client))
+		cowi_scoot_await(snap->client, snap->generation, id, &snap->scoot);
+	snap->scoot = scoot_snapshot_free(snap->scoot);
+	if (snap->region)
+		cowi_scoot_post(snap->region);
+}
+
+const struct cowi_mode_ops cowi_mode_scoot = {
+	.attach = scoot_attach,
+	.restore = scoot_restore,
+	.detach = scoot_detach,
+	.take = scoot_op_take,
+	.read = scoot_read,
+	.map = scoot_map,
+	.unmap = scoot_unmap,
+	.release = scoot_release,
+};
+
+/* --- opened by id ----------------------------------------------------------------------------- */
+
+/* The backings of @reply in the order of its backing_ids. */
+static int opened_files(struct memfile **files, const Cow__V1__SnapshotReply *reply,
+			struct fdset *fds)
+{
+	for (size_t i = 0; i < reply->n_backing_ids; i++) {
+		int fd = -1, ro_fd = fdset_take(fds, i), r;
+
+		if (ro_fd < 0)
+			return err_raise(-EPROTO, "cowd passed too few descriptors for a snapshot");
+		r = memfile_new(&files[i], &fd, &ro_fd, reply->size_bytes);
+		if (r) {
+			fd_close(ro_fd);
+			return r;
+		}
+		atomic_store(&files[i]->id, reply->backing_ids[i]);
+	}
+	return 0;
+}
+
+static struct memfile *find_file(struct memfile **files, size_t n_files, uint64_t id)
+{
+	for (size_t i = 0; i < n_files; i++) {
+		if (atomic_load(&files[i]->id) == id)
+			return files[i];
+	}
+	(void)err_raise(-EPROTO, "cowd passed no descriptor for part of a snapshot");
+	return NULL;
+}
+
+static bool is_inside(const Cow__V1__SnapshotReply *reply, const Cow__V1__Extent *extent)
+{
+	const uint64_t mask = page_size_bytes() - 1;
+
+	return extent->size_bytes && extent->off < reply->size_bytes &&
+	       extent->size_bytes <= reply->size_bytes - extent->off &&
+	       !((extent->off | extent->size_bytes | extent->backing_off) & mask);
+}
+
+/* The sparse extent that comes last is the overlay; what nothing but it describes is all in it. */
+static int opened_map(struct scoot_snapshot **out, const Cow__V1__SnapshotReply *reply,
+		      struct memfile **files)
+{
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
+	struct extents map;
+	int r;
+
+	if (!reply->n_backing_ids || !reply->n_extents)
+		return err_raise(-EPROTO, "cowd described a snapshot without extents");
+	r = extents_init(&map, files[0], reply->size_bytes, false);
+	if (!r)
+		r = extents_reserve(&map, reply->n_extents);
+	for (size_t i = 0; !r && i < reply->n_extents; i++) {
+		const Cow__V1__Extent *extent = reply->extents[i];
+		struct memfile *file = find_file(files, reply->n_backing_ids, extent->backing_id);
+
+		if (!file || !is_inside(reply, extent) || overlay)
+			r = err_raise(-EPROTO,
+				      "cowd described a snapshot in a way that this "
+				      "library, %s, does not know",
+				      cow_version());
+		else if (extent->sparse)
+			overlay = memfile_ref(file);
+		else
+			extents_set(&map, extent->off, extent->size_bytes, file,
+				    extent->backing_off, false);
+	}
+	if (!r)
+		r = scoot_snapshot_opened(out, &map, &overlay);
+	extents_deinit(&map);
+	return r;
+}
+
+int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
+		      struct fdset *fds)
+{
+	struct memfile *files[WIRE_FDS_MAX] = {0};
+	int r;
+
+	if (reply->n_backing_ids > ARRAY_SIZE(files))
+		return err_raise(-EPROTO, "cowd described a snapshot of too many parts");
+	r = opened_files(files, reply, fds);
+	if (!r)
+		r = opened_map(&snap->scoot, reply, files);
+	for (size_t i = 0; i < reply->n_backing_ids; i++)
+		memfile_unref(files[i]);
+	return r;
+}

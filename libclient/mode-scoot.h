@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Between backends/scoot, which knows memory, and cowd: what mode-scoot.c and scoot-work.c share.
+ *
+ * Who may change frozen bytes again, and when: the region's memory stays frozen for a snapshot
+ * until cowd says that nobody holds it any more (event SnapshotGone), because another process may
+ * have opened it. So what the caller released is kept in a list until then, or until the connection
+ * that knew it has ended and a new one was made: then whoever else had it open has lost it as well.
+ */
+#ifndef COWI_MODE_SCOOT_H
+#define COWI_MODE_SCOOT_H
+
+#include "backends/scoot/scoot.h"
+#include "libclient/internal.h"
+
+/**
+ * struct cowi_scoot - a region's part in it
+ * @region:       whose it is; it outlives this
+ * @task:         background work; while @is_posted a reference on @region is held for it
+ * @spare:        an overlay made ahead; take_lock
+ * @wants_spare:  a take has needed an overlay; take_lock
+ */
+struct cowi_scoot {
+	struct cow_region *region;
+	struct cowi_task task;
+	atomic_bool is_posted;
+	struct memfile *spare;
+	uint64_t spare_generation;
+	bool wants_spare;
+};
+
+/** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
+void cowi_scoot_post(struct cow_region *region);
+/** cowi_scoot_run() - the task itself; client's thread */
+void cowi_scoot_run(struct cowi_task *task);
+
+/** cowi_scoot_await() - takes @frozen: its memory stays frozen until cowd says @id is gone */
+void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,
+		      struct scoot_snapshot **frozen);
+/** cowi_scoot_await_end() - forget what no SnapshotGone can come for: not of this @generation */
+void cowi_scoot_await_end(struct cow_client *client, uint64_t generation);
+
+/** cowi_overlay_new() - a backing for changed pages, made by cowd. 0 or -errno */
+int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation);
+/** cowi_overlay_release() - this client needs no further snapshots of it; cowd's id is forgotten */
+void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay);
+
+#endif

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Modes scoot and mmapcopy, in the background: old page tables are dropped, what nobody needs
+ * frozen any more is settled, and an overlay is made ahead; see mode-scoot.h.
+ *
+ * In the client's thread, a few milliseconds at a time, so that replies are not kept waiting. It
+ * never waits for a region's take_lock, since whoever has that may be waiting for a reply that this
+ * thread has to read: then the work is posted again.
+ */
+#include "config.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "libclient/mode-scoot.h"
+
+#define TURN_USEC 3000
+
+/* Released here, but not gone yet. */
+struct awaited {
+	struct cow_client *client; /* for comparison only */
+	uint64_t generation;
+	uint64_t id;
+	struct scoot_snapshot *frozen;
+	struct awaited *next;
+};
+
+static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct awaited *awaited;
+
+static uint64_t now_usec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,
+		      struct scoot_snapshot **frozen)
+{
+	struct awaited *entry = malloc(sizeof(*entry));
+
+	/* Without memory the bytes stay frozen for good: that costs memory, and wrongs nobody. */
+	if (!entry) {
+		*frozen = NULL;
+		return;
+	}
+	*entry = (struct awaited){
+		.client = client,
+		.generation = generation,
+		.id = id,
+		.frozen = steal_ptr(frozen),
+	};
+	pthread_mutex_lock(&awaited_lock);
+	entry->next = awaited;
+	awaited = entry;
+	pthread_mutex_unlock(&awaited_lock);
+}
+
+/* Free those of @client that are @id, or (@id is 0) those of another generation. */
+static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
+{
+	struct awaited *gone = NULL, **link = &awaited;
+
+	pthread_mutex_lock(&awaited_lock);
+	while (*link) {
+		struct awaited *entry = *link;
+
+		if (entry->client == client &&
+		    (id ? entry->id == id : entry->generation != generation)) {
+			*link = entry->next;
+			entry->next = gone;
+			gone = entry;
+		} else {
+			link = &entry->next;
+		}
+	}
+	pthread_mutex_unlock(&awaited_lock);
+	while (gone) {
+		struct awaited *entry = gone;
+
+		gone = entry->next;
+		scoot_snapshot_free(entry->frozen);
+		free(entry);
+	}
+}
+
+void cowi_scoot_await_end(struct cow_client *client, uint64_t generation)
+{
+	forget(client, generation, 0);
+}
+
+/* Which region it was of does not matter: mmapcopies of it may have waited as well. */
+void cowi_scoot_gone(struct cow_client *client, uint64_t id)
+{
+	struct cow_region *found = NULL;
+	size_t idx = 0;
+
+	forget(client, 0, id);
+	do {
+		size_t i = 0;
+
+		found = NULL;
+		pthread_mutex_lock(&client->lock);
+		for (struct cow_region *region = client->regions; region; region = region->next) {
+			if (i++ == idx && region->scoot_glue &&
+			    cowi_ref_unless_zero(&region->n_refs)) {
+				found = region;
+				break;
+			}
+		}
+		pthread_mutex_unlock(&client->lock);
+		idx++;
+		if (found) {
+			cowi_scoot_post(found);
+			cow_region_unref(found);
+		}
+	} while (found);
+}
+
+void cowi_scoot_post(struct cow_region *region)
+{
+	struct cowi_scoot *glue = region->scoot_glue;
+
+	if (atomic_exchange(&glue->is_posted, true))
+		return;
+	cow_region_ref(region);
+	cowi_post(region->client, &glue->task);
+}
+
+int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation)
+{
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	Cow__V1__BackingCreate create = COW__V1__BACKING_CREATE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	struct memfile *overlay = NULL;
+	int fd, ro_fd, r;
+
+	create.size_bytes = region->size_bytes;
+	request.call_case = COW__V1__REQUEST__CALL_BACKING_CREATE;
+	request.backing_create = &create;
+	r = cowi_call_in(region->client, generation, &request, NULL, 0, &reply, &fds);
+	if (r)
+		return r;
+	fd = fdset_take(&fds, 0);
+	ro_fd = fdset_take(&fds, 1);
+	r = memfile_new(&overlay, &fd, &ro_fd, region->size_bytes);
+	if (!r)
+		atomic_store(&overlay->id, reply->backing->backing_id);
+	cow__v1__reply__free_unpacked(reply, NULL);
+	fd_close(fd);
+	fd_close(ro_fd);
+	if (r)
+		return r;
+	*out = overlay;
+	return 0;
+}
+
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay)
+{
+	Cow__V1__BackingRelease release = COW__V1__BACKING_RELEASE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	release.backing_id = atomic_exchange(&overlay->id, 0);
+	request.call_case = COW__V1__REQUEST__CALL_BACKING_RELEASE;
+	request.backing_release = &release;
+	if (release.backing_id)
+		(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
+}
+
+/* With take_lock held: make the spare of a region whose takes need one. */
+static void make_spare(struct cowi_scoot *glue)
+{
+	uint64_t generation = cowi_generation(glue->region->client);
+
+	if (glue->spare && glue->spare_generation != generation)
+		glue->spare = memfile_unref(glue->spare);
+	if (!glue->wants_spare || glue->spare || !generation)
+		return;
+	/* Refused (a quota, no connection): the take will ask again, and say so. */
+	if (!cowi_overlay_new(&glue->spare, glue->region, generation))
+		glue->spare_generation = generation;
+}
+
+/* Return: whether to come back for more. An error ends it until the next event. */
+static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
+{
+	struct cow_region *region = glue->region;
+	bool more = false;
+	int r = 0;
+
+	while (now_usec() < until_usec) {
+		if (atomic_load(&region->n_takers) || pthread_mutex_trylock(&region->take_lock))
+			return true;
+		make_spare(glue);
+		r = scoot_settle_step(region->scoot, &more);
+		pthread_mutex_unlock(&region->take_lock);
+		if (r || !more)
+			return false;
+	}
+	return more;
+}
+
+void cowi_scoot_run(struct cowi_task *task)
+{
+	struct cowi_scoot *glue = container_of(task, struct cowi_scoot, task);
+	struct cow_region *region = glue->region;
+	uint64_t until_usec = now_usec() + TURN_USEC;
+	bool more = true;
+
+	atomic_store(&glue->is_posted, false);
+	cowi_scoot_await_end(region->client, cowi_generation(region->client));
+	while (more && now_usec() < until_usec)
+		more = scoot_tidy_step(region->scoot);
+	if (settle_turn(glue, now_usec() + TURN_USEC) || more)
+		cowi_scoot_post(region);
+	cow_region_unref(region);
+}

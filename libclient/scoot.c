@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * scoot_alloc(), scoot_duplicate(), scoot_free(): the talk's interface on the library's own.
+ *
+ * What scoot_alloc() gives is a region of a client that the process has one of. A duplicate is a
+ * snapshot mapped private and writable; cowd is not told of it. It keeps the memory that it shares
+ * frozen, so the origin settles once its duplicates are gone.
+ */
+#include "config.h"
+
+#include "libclient/scoot.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "libclient/mode-scoot.h"
+
+/* An origin has a region, a duplicate has the frozen memory. */
+struct block {
+	char *addr;
+	uint64_t size_bytes;
+	struct cow_region *region;
+	struct scoot_snapshot *frozen;
+	struct block *next;
+};
+
+static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct block *blocks;
+static struct cow_client *shared_client; /* blocks_lock; lives until the process ends */
+
+/* With blocks_lock held. */
+static int find_client(struct cow_client **out)
+{
+	int r = 0;
+
+	/* A fork child's copy of its parent's is no client. */
+	if (!shared_client || cowi_check_process(shared_client)) {
+		shared_client = NULL;
+		r = cow_client_new(&shared_client, NULL);
+		if (r)
+			r = cow_client_new(&shared_client, "exec:");
+	}
+	*out = shared_client;
+	return r;
+}
+
+static void *fail(int error)
+{
+	errno = -error;
+	return NULL;
+}
+
+static int block_add(char *addr, uint64_t size_bytes, struct cow_region *region,
+		     struct scoot_snapshot *frozen)
+{
+	struct block *block = malloc(sizeof(*block));
+
+	if (!block)
+		return err_oom(sizeof(*block), "a block");
+	*block = (struct block){
+		.addr = addr,
+		.size_bytes = size_bytes,
+		.region = region,
+		.frozen = frozen,
+	};
+	pthread_mutex_lock(&blocks_lock);
+	block->next = blocks;
+	blocks = block;
+	pthread_mutex_unlock(&blocks_lock);
+	return 0;
+}
+
+void *scoot_alloc(size_t size_bytes)
+{
+	struct cow_region_params params = {
+		.size_bytes = size_bytes,
+		.mode = COW_MODE_SCOOT,
+		.name = "scoot_alloc",
+	};
+	struct cow_region *region = NULL;
+	struct cow_client *client = NULL;
+	int r;
+
+	pthread_mutex_lock(&blocks_lock);
+	r = find_client(&client);
+	pthread_mutex_unlock(&blocks_lock);
+	if (!r)
+		r = cow_region_new(&region, client, &params);
+	if (!r)
+		r = block_add(region->addr, region->size_bytes, region, NULL);
+	if (r) {
+		cow_region_unref(region);
+		return fail(r);
+	}
+	return cow_region_address(region);
+}
+
+/* The region of an origin, with a reference. */
+static struct cow_region *find_origin(const void *addr)
+{
+	struct cow_region *region = NULL;
+
+	pthread_mutex_lock(&blocks_lock);
+	for (struct block *block = blocks; block; block = block->next) {
+		if (block->addr == addr && block->region)
+			region = cow_region_ref(block->region);
+	}
+	pthread_mutex_unlock(&blocks_lock);
+	return region;
+}
+
+/* Pages that have changed since an earlier duplicate go here; only this process reads them. */
+static int local_overlay(struct memfile **out, uint64_t size_bytes)
+{
+	AUTO_FD int fd = memfd_create("scoot-duplicate", MFD_CLOEXEC);
+	int none = -1;
+
+	if (fd < 0 || ftruncate(fd, (off_t)size_bytes))
+		return err_raise_errno("cannot make a memfd of %llu bytes",
+				       (unsigned long long)size_bytes);
+	return memfile_new(out, &fd, &none, size_bytes);
+}
+
+static int freeze(struct cow_region *region, struct scoot_snapshot **frozen)
+{
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
+	int r;
+
+	atomic_fetch_add(&region->n_takers, 1);
+	pthread_mutex_lock(&region->take_lock);
+	atomic_fetch_sub(&region->n_takers, 1);
+	r = scoot_take(region->scoot, NULL, frozen);
+	if (r == SCOOT_E_OVERLAY) {
+		r = local_overlay(&overlay, region->size_bytes);
+		if (!r)
+			r = scoot_take(region->scoot, overlay, frozen);
+	}
+	cowi_scoot_post(region);
+	pthread_mutex_unlock(&region->take_lock);
+	return r;
+}
+
+static int map_duplicate(const struct scoot_snapshot *frozen, char **addr)
+{
+	const uint64_t size_bytes = frozen->map.size_bytes;
+	int r = cowi_reserve(addr, size_bytes);
+
+	if (r)
+		return r;
+	r = scoot_snapshot_map(frozen, *addr, PROT_READ | PROT_WRITE);
+	if (!r && madvise(*addr, size_bytes, MADV_DONTFORK))
+		r = err_raise_errno("cannot keep a duplicate from fork children");
+	if (r)
+		(void)munmap(*addr, size_bytes);
+	return r;
+}
+
+void *scoot_duplicate(void *origin)
+{
+	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
+	struct cow_region *region = find_origin(origin);
+	char *addr = NULL;
+	int r;
+
+	if (!region)
+		return fail(err_raise(-EINVAL, "%p is not what scoot_alloc() gave", origin));
+	r = cowi_check_process(region->client);
+	if (!r)
+		r = freeze(region, &frozen);
+	cow_region_unref(region);
+	if (!r)
+		r = map_duplicate(frozen, &addr);
+	if (r)
+		return fail(r);
+	r = block_add(addr, frozen->map.size_bytes, NULL, frozen);
+	if (r) {
+		(void)munmap(addr, frozen->map.size_bytes);
+		return fail(r);
+	}
+	(void)steal_ptr(&frozen);
+	return addr;
+}
+
+/* Any origin may have waited for the duplicate that is gone. With blocks_lock held. */
+static void settle_origins(void)
+{
+	for (struct block *block = blocks; block; block = block->next) {
+		if (block->region && !cowi_check_process(block->region->client))
+			cowi_scoot_post(block->region);
+	}
+}
+
+void scoot_free(void *address)
+{
+	int saved_errno = errno;
+	struct block *block, **link;
+
+	if (!address)
+		return;
+	pthread_mutex_lock(&blocks_lock);
+	for (link = &blocks; *link && (*link)->addr != address; link = &(*link)->next)
+		;
+	block = *link;
+	if (block)
+		*link = block->next;
+	pthread_mutex_unlock(&blocks_lock);
+	if (block && block->frozen) {
+		(void)munmap(block->addr, block->size_bytes);
+		scoot_snapshot_free(block->frozen);
+		pthread_mutex_lock(&blocks_lock);
+		settle_origins();
+		pthread_mutex_unlock(&blocks_lock);
+	}
+	if (block)
+		cow_region_unref(block->region);
+	free(block);
+	errno = saved_errno;
+}
