@@ -105,6 +105,11 @@ static int change_user(const char *name)
 
 static int drop_capabilities(void)
 {
+	/* None is left after a change of user; a service manager's filter may deny capset(2) then.
+	 */
+	if (capng_get_caps_process() == 0 &&
+	    capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE)
+		return 0;
 	capng_clear(CAPNG_SELECT_CAPS | CAPNG_SELECT_AMBIENT);
 	if (capng_apply(CAPNG_SELECT_CAPS | CAPNG_SELECT_AMBIENT))
 		return err_raise(-EPERM, "cannot give up capabilities");
