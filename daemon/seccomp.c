@@ -85,6 +85,7 @@ static const struct allowed allowed[] = {
 	{"unlinkat", "the same, where there is no unlink"},
 	{"read", "faults, eventfds, the configuration file"},
 	{"pread64", "/proc/self/statm, stores"},
+	{"preadv2", "faults: a userfaultfd that a client left blocking must not block us"},
 	{"write", "log lines, eventfds, saves to pipes and sockets"},
 	{"writev", "saves"},
 	{"pwrite64", "saves to files; stores"},
