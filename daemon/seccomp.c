@@ -86,6 +86,7 @@ static const struct allowed allowed[] = {
 	{"read", "faults, eventfds, the configuration file"},
 	{"pread64", "/proc/self/statm, stores"},
 	{"preadv2", "faults: a userfaultfd that a client left blocking must not block us"},
+	{"preadv", "a page about to change, from its memfd into a store"},
 	{"write", "log lines, eventfds, saves to pipes and sockets"},
 	{"writev", "saves"},
 	{"pwrite64", "saves to files; stores"},
