@@ -1,5 +1,7 @@
 # Man pages, written in scdoc(5). To add one: its name in MAN_PAGES, its source beside it with .scd added.
 MAN_PAGES = \
+	man/cowbench.1 \
+	man/cowctl.1 \
 	man/cowd.8 \
 	man/cowd.conf.5 \
 	$(NULL)
