@@ -178,6 +178,7 @@ int loop_run(struct loop *loop)
 		}
 		loop->n_batch = 0;
 	}
+	loop->is_stopped = false;
 	return 0;
 }
 

@@ -51,6 +51,7 @@ PROOF_TESTS = \
 	tests/system/invariants \
 	tests/system/ordered-pairs \
 	tests/system/save \
+	tests/system/uffd-oracle \
 	$(NULL)
 check_PROGRAMS += $(PROOF_TESTS)
 TESTS += $(PROOF_TESTS)
@@ -69,6 +70,9 @@ tests_system_ordered_pairs_LDADD = $(PROOF_LDADD)
 tests_system_save_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_LDADD = $(PROOF_LDADD)
+tests_system_uffd_oracle_CFLAGS = $(TESTS_CFLAGS)
+tests_system_uffd_oracle_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
 
 # The installed units under a real systemd, and older kernels (./check --kernels).
 TESTS += tests/system/systemd.sh
@@ -97,3 +101,32 @@ format:
 	bash $(top_srcdir)/tests/lint/format.sh --fix
 lint:
 	for script in $(top_srcdir)/tests/lint/*.sh; do bash "$$script" || exit; done
+
+# Where old pages are kept.
+check_PROGRAMS += tests/unit/test-store
+TESTS += tests/unit/test-store
+tests_unit_test_store_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_store_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_store_LDADD = $(TESTS_UNIT_LDADD)
+
+# The daemon's frame.
+FRAME_TESTS = \
+	tests/unit/test-format \
+	tests/unit/test-loop \
+	tests/unit/test-options \
+	tests/unit/test-quota \
+	$(NULL)
+check_PROGRAMS += $(FRAME_TESTS)
+TESTS += $(FRAME_TESTS)
+tests_unit_test_format_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_format_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_format_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_loop_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_loop_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_loop_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_options_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_options_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_options_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_quota_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_quota_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_quota_LDADD = $(TESTS_UNIT_LDADD)
