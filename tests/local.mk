@@ -130,3 +130,17 @@ tests_unit_test_options_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_quota_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_quota_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_quota_LDADD = $(TESTS_UNIT_LDADD)
+
+# The library without its daemon, with the next one, and with a strange one.
+LIBRARY_TESTS = \
+	tests/system/library-errors \
+	tests/system/reconnect \
+	$(NULL)
+check_PROGRAMS += $(LIBRARY_TESTS)
+TESTS += $(LIBRARY_TESTS)
+tests_system_library_errors_CFLAGS = $(TESTS_CFLAGS)
+tests_system_library_errors_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_library_errors_LDADD = $(PROOF_LDADD)
+tests_system_reconnect_CFLAGS = $(TESTS_CFLAGS)
+tests_system_reconnect_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_reconnect_LDADD = $(PROOF_LDADD)

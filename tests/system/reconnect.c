@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * cowd dies under its clients: their writes go on, their snapshots are lost and say so, and with
+ * the next cowd the same regions can be frozen again.
+ *
+ * Seen to fail: without cowi_regions_restore() in connect.c (the next snapshot is refused); without
+ * cowi_snapshots_lost() in cowi_disconnect() (stale snapshots read on); with the generation ignored
+ * in check_connection() (a_number_is_not_an_identity reads another snapshot's bytes in mode uffd).
+ */
+#include "config.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "libclient/internal.h"
+#include "system/proof.h"
+
+enum {
+	REGION_BYTES = 4 << 20,
+	SEED = 3,
+	OTHER_SEED = 5,
+};
+
+struct writer {
+	_Atomic uint64_t *counters; /* one for each page */
+	size_t n_counters;
+	size_t step;
+	_Atomic uint64_t n_written;
+	_Atomic bool is_ending;
+	pthread_t thread;
+};
+
+static void *write_on(void *arg)
+{
+	struct writer *writer = arg;
+
+	for (uint64_t n = 0; !atomic_load(&writer->is_ending); n++) {
+		atomic_fetch_add(&writer->counters[n % writer->n_counters * writer->step], 1);
+		atomic_store(&writer->n_written, n + 1);
+	}
+	return NULL;
+}
+
+static void writer_start(struct writer *writer, struct cow_region *region)
+{
+	writer->counters = cow_region_address(region);
+	writer->step = page_size_bytes() / sizeof(uint64_t);
+	writer->n_counters = cow_region_size(region) / page_size_bytes();
+	ck_assert(!pthread_create(&writer->thread, NULL, write_on, writer));
+}
+
+/* Until as many writes more went through as there are pages. */
+static void writer_await_round(struct writer *writer)
+{
+	uint64_t n = atomic_load(&writer->n_written);
+
+	while (atomic_load(&writer->n_written) < n + writer->n_counters)
+		(void)sched_yield();
+}
+
+static void writer_end(struct writer *writer)
+{
+	uint64_t total = 0;
+
+	atomic_store(&writer->is_ending, true);
+	ck_assert(!pthread_join(writer->thread, NULL));
+	for (size_t i = 0; i < writer->n_counters; i++)
+		total += atomic_load(&writer->counters[i * writer->step]);
+	ck_assert_uint_eq(total, atomic_load(&writer->n_written));
+}
+
+/* The library notices the end of a connection in its own time. */
+static void await_lost(struct cow_snapshot *snap)
+{
+	char byte;
+	int r;
+
+	do {
+		(void)sched_yield();
+		r = cow_snapshot_read(snap, &byte, 1, 0);
+	} while (r == 0 || r == -ENOTCONN);
+	ck_assert_int_eq(r, -ESTALE);
+	ck_assert_ptr_nonnull(strstr(cow_last_error(), "lost"));
+}
+
+static void check_lost(struct cow_snapshot *snap)
+{
+	AUTO_FD int fd = proof_file();
+	const void *view;
+	char byte;
+
+	ck_assert_uint_eq(cow_snapshot_id(snap), 0);
+	ck_assert_int_eq(cow_snapshot_read(snap, &byte, 1, 0), -ESTALE);
+	ck_assert_int_eq(cow_snapshot_map(snap, &view), -ESTALE);
+	ck_assert_int_eq(cow_snapshot_save(snap, fd, NULL, NULL), -ESTALE);
+}
+
+START_TEST(writes_go_on_and_the_next_cowd_serves)
+{
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = proof_mode(_i)};
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *next = NULL;
+	struct cow_region *no_region = NULL;
+	struct writer writer = {.n_written = 0};
+
+	proof_ok(cow_region_new(&region, client, &params));
+	writer_start(&writer, region);
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	for (int i = 0; i < 3; i++) {
+		proof_cowd_kill();
+		writer_await_round(&writer);
+		await_lost(snap);
+		check_lost(snap);
+		ck_assert_int_eq(cow_region_new(&no_region, client, &params), -ENOTCONN);
+		ck_assert_ptr_nonnull(strstr(cow_last_error(), "is cowd running"));
+		ck_assert_int_eq(cow_snapshot_new(&next, region), -ENOTCONN);
+		ck_assert_ptr_null(next);
+
+		proof_cowd_start(NULL);
+		proof_ok(cow_snapshot_new(&next, region));
+		ck_assert_uint_ne(cow_snapshot_id(next), 0);
+		check_lost(snap);
+		snap = cow_snapshot_unref(snap);
+		snap = steal_ptr(&next);
+	}
+	writer_end(&writer);
+}
+END_TEST
+
+START_TEST(a_snapshot_of_the_next_cowd_is_right)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(proof_mode(_i), REGION_BYTES);
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *old = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	char *base = cow_region_address(region);
+
+	proof_fill(base, REGION_BYTES, SEED);
+	proof_ok(cow_snapshot_new(&old, region));
+	/* Half of the pages are changed when cowd dies, and half are not. */
+	proof_fill(base, REGION_BYTES / 2, OTHER_SEED);
+	proof_cowd_kill();
+	proof_cowd_start(NULL);
+	proof_fill(base, REGION_BYTES, OTHER_SEED);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_fill(base, REGION_BYTES, SEED);
+	proof_check_snapshot(snap, OTHER_SEED);
+	ck_assert(proof_is_filled(base, REGION_BYTES, SEED, 0));
+}
+END_TEST
+
+/* The next cowd gives the old numbers to other things: a lost snapshot does not become one of
+ * those. */
+START_TEST(a_number_is_not_an_identity)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(proof_mode(_i), REGION_BYTES);
+	CLEANUP(cow_region_unrefp) struct cow_region *other = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct cow_snapshot *others[32] = {NULL};
+	uint64_t id, other_id = 0;
+
+	proof_ok(cow_snapshot_new(&snap, region));
+	id = cow_snapshot_id(snap);
+	proof_cowd_kill();
+	await_lost(snap);
+	proof_cowd_start(NULL);
+	other = proof_region(proof_mode(_i), REGION_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(others) && other_id < id; i++) {
+		proof_ok(cow_snapshot_new(&others[i], other));
+		other_id = cow_snapshot_id(others[i]);
+	}
+	check_lost(snap);
+	/* Its release does not release the other's. */
+	snap = cow_snapshot_unref(snap);
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+		char byte;
+
+		if (others[i])
+			proof_ok(cow_snapshot_read(others[i], &byte, 1, 0));
+		cow_snapshot_unref(others[i]);
+	}
+}
+END_TEST
+
+static sigjmp_buf on_bus;
+
+static void handle_bus(int signal)
+{
+	(void)signal;
+	siglongjmp(on_bus, 1);
+}
+
+START_TEST(the_view_of_a_lost_snapshot_raises_sigbus)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(proof_mode(_i), REGION_BYTES);
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct sigaction action = {.sa_handler = handle_bus}, saved;
+	const volatile char *view = NULL;
+	const void *mapped;
+
+	proof_fill(cow_region_address(region), REGION_BYTES, SEED);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_map(snap, &mapped));
+	view = mapped;
+	ck_assert(proof_is_filled(mapped, page_size_bytes(), SEED, 0));
+	proof_cowd_kill();
+	await_lost(snap);
+	ck_assert(!sigaction(SIGBUS, &action, &saved));
+	/* A page that was read before, and one that was not. */
+	for (size_t off = 0; off < REGION_BYTES; off += REGION_BYTES / 2) {
+		if (!sigsetjmp(on_bus, 1))
+			ck_abort_msg("read %d from a lost snapshot", view[off]);
+	}
+	ck_assert(!sigaction(SIGBUS, &saved, NULL));
+	proof_cowd_start(NULL);
+}
+END_TEST
+
+static void *make_regions(void *arg)
+{
+	struct cow_client *client = arg;
+	int r = 0;
+
+	/* Each is a call under way, or about to be, when cowd dies. */
+	while (!r) {
+		struct cow_region_params params = {.size_bytes = 1 << 16, .mode = COW_MODE_SCOOT};
+		struct cow_region *region = NULL;
+
+		r = cow_region_new(&region, client, &params);
+		cow_region_unref(region);
+	}
+	return (void *)(intptr_t)r;
+}
+
+START_TEST(calls_under_way_fail)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	pthread_t threads[4];
+
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		ck_assert(!pthread_create(&threads[i], NULL, make_regions, client));
+	/* Without cowd's help no reply comes any more: what waits then is woken by its death alone.
+	 */
+	ck_assert(!kill(proof_cowd(), SIGSTOP));
+	proof_cowd_kill();
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+		void *result;
+
+		ck_assert(!pthread_join(threads[i], &result));
+		ck_assert_int_eq((int)(intptr_t)result, -ENOTCONN);
+	}
+	proof_cowd_start(NULL);
+}
+END_TEST
+
+static pid_t private_cowd(struct cow_client *client)
+{
+	Cow__V1__Status status = COW__V1__STATUS__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+	pid_t pid;
+
+	request.call_case = COW__V1__REQUEST__CALL_STATUS;
+	request.status = &status;
+	proof_ok(cowi_call(client, &request, NULL, 0, &reply, NULL));
+	pid = (pid_t)reply->status->pid;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return pid;
+}
+
+START_TEST(a_private_cowd_is_started_again)
+{
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = proof_mode(_i)};
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *next = NULL;
+	pid_t first;
+
+	proof_ok(cow_client_new(&client, "exec:"));
+	first = private_cowd(client);
+	/* It is not a child of this process: wait() finds nothing that the program did not start.
+	 */
+	ck_assert_int_eq(waitpid(first, NULL, WNOHANG), -1);
+	ck_assert_int_eq(errno, ECHILD);
+	proof_ok(cow_region_new(&region, client, &params));
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert(!kill(first, SIGKILL));
+	await_lost(snap);
+	proof_fill(cow_region_address(region), REGION_BYTES, SEED);
+	proof_ok(cow_snapshot_new(&next, region));
+	ck_assert_int_ne(private_cowd(client), first);
+	proof_fill(cow_region_address(region), REGION_BYTES, OTHER_SEED);
+	proof_check_snapshot(next, SEED);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("reconnect", 60);
+
+	tcase_add_loop_test(tcase, writes_go_on_and_the_next_cowd_serves, 0, PROOF_N_MODES);
+	tcase_add_loop_test(tcase, a_snapshot_of_the_next_cowd_is_right, 0, PROOF_N_MODES);
+	tcase_add_loop_test(tcase, a_number_is_not_an_identity, 0, PROOF_N_MODES);
+	tcase_add_loop_test(tcase, the_view_of_a_lost_snapshot_raises_sigbus, 0, PROOF_N_MODES);
+	tcase_add_test(tcase, calls_under_way_fail);
+	tcase_add_loop_test(tcase, a_private_cowd_is_started_again, 0, PROOF_N_MODES);
+	return proof_run(tcase);
+}
