@@ -182,7 +182,9 @@ static void say_what_was_found(const struct cowd *cowd)
 			       " (nothing to lend: /dev/userfaultfd: %s; see cowd(8))",
 			       strerrordesc_np(cowd->device_errno));
 	(void)probe_mechanisms(probe, mechanisms, sizeof(mechanisms));
-	log_info(
+	/* A private cowd speaks on its program's stderr: there only of what went wrong. */
+	log_line(
+		daemon->options.client_fd >= 0 ? LOG_DEBUG : LOG_INFO,
 		"cowd %s on Linux %s: uffd features 0x%llx, arming %s, mremap %s, pagemap scan %s; "
 		"mechanisms: %s; lending: %s%s",
 		PACKAGE_VERSION, probe->release, (unsigned long long)probe->uffd_features,

@@ -82,8 +82,9 @@ static int drop_bounding_set(void)
 	return 0;
 }
 
-static int change_user(const char *name)
+static int change_user(const struct options *options)
 {
+	const char *name = options->user;
 	const struct passwd *passwd;
 
 	if (geteuid() != 0 || !name || !*name)
@@ -91,9 +92,11 @@ static int change_user(const char *name)
 	errno = 0;
 	passwd = getpwnam(name);
 	if (!passwd) {
-		log_warning("there is no user \"%s\": cowd stays root, without capabilities; "
-			    "systemd-sysusers or adduser --system makes it",
-			    name);
+		/* A private cowd speaks on its program's stderr: there only of what went wrong. */
+		log_line(options->client_fd >= 0 ? LOG_DEBUG : LOG_WARNING,
+			 "there is no user \"%s\": cowd stays root, without capabilities; "
+			 "systemd-sysusers or adduser --system makes it",
+			 name);
 		return 0;
 	}
 	if (setgroups(0, NULL) < 0 ||
@@ -137,7 +140,7 @@ int sandbox_enter(const struct options *options)
 	if (is_restricted(options))
 		r = drop_bounding_set();
 	if (!r)
-		r = change_user(options->user);
+		r = change_user(options);
 	if (r || !is_restricted(options))
 		return r;
 	r = drop_privilege(options);
