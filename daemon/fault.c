@@ -194,6 +194,8 @@ static enum served_verdict give_up(struct region *region, int error)
 	if (error) {
 		snapshot_lose_all(region, err_sentence());
 		(void)!uffdio_unregister(region->uffd, region->addr, region->size_bytes);
+		/* Which it does not do for those who wait for write protection to go. */
+		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
 	}
 	atomic_store(&region->is_gone, true);
 	return SERVED_GONE;

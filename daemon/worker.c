@@ -93,7 +93,10 @@ static void *worker_thread(void *arg)
 {
 	struct worker *worker = arg;
 	struct epoll_event events[N_EVENTS];
+	char name[16];
 
+	(void)snprintf(name, sizeof(name), "cowd-fault/%d", worker->cpu);
+	(void)pthread_setname_np(pthread_self(), name);
 	for (;;) {
 		int n = epoll_wait(worker->epoll_fd, events, N_EVENTS, -1);
 
@@ -127,7 +130,6 @@ static int worker_start(struct worker *worker)
 	pthread_attr_t attr;
 	sigset_t all, before;
 	cpu_set_t cpus;
-	char name[16];
 	int r;
 
 	pthread_attr_init(&attr);
@@ -145,8 +147,6 @@ static int worker_start(struct worker *worker)
 	if (r)
 		return err_raise(-r, "cannot start a fault worker: %s", strerrordesc_np(r));
 	worker->is_running = true;
-	(void)snprintf(name, sizeof(name), "cowd-fault/%d", worker->cpu);
-	(void)pthread_setname_np(worker->thread, name);
 	return 0;
 }
 

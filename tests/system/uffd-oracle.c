@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Mode uffd against an oracle: random steps of writing (several threads at once), taking snapshots,
+ * reading, mapping, saving and releasing them in any order, while memcpy'd copies say what each of
+ * them must hold. Snapshots are read while the threads write.
+ *
+ * COW_ORACLE_STEPS sets the number of steps (default 1500), COW_ORACLE_SEED the sequence.
+ *
+ * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release (in
+ * daemon/store.c), with overlay() looking at the snapshot's own store only
+ * (daemon/snapshot-read.c), and with fault.c lifting protection before store_put().
+ */
+#include "config.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "system/proof.h"
+
+enum {
+	REGION_PAGES = 700, /* neither a multiple of a huge page nor of a bitmap's word */
+	N_THREADS = 4,
+	N_ALIVE_MAX = 12,
+	N_PAGES_MAX = 24, /* written by a thread in a step */
+};
+
+struct shot {
+	struct cow_snapshot *snap;
+	char *want;
+	const char *view; /* NULL: not mapped */
+};
+
+struct writer {
+	pthread_t thread;
+	struct oracle *oracle;
+	unsigned int number;
+	uint64_t seed;
+};
+
+struct oracle {
+	struct cow_region *region;
+	char *memory;
+	char *now; /* what memory holds */
+	struct shot shots[N_ALIVE_MAX];
+	size_t n_shots;
+	uint64_t seed;
+	size_t n_bytes;
+};
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* The pages that thread @number writes with @seed, into @base. Threads have pages of their own. */
+static void scribble(char *base, unsigned int number, uint64_t seed)
+{
+	size_t size = page_size_bytes();
+	size_t n = 1 + next_random(&seed) % N_PAGES_MAX;
+	bool is_sequential = next_random(&seed) & 1;
+	size_t at = next_random(&seed) % (REGION_PAGES / N_THREADS);
+
+	for (size_t i = 0; i < n; i++) {
+		size_t page = at * N_THREADS + number;
+		size_t off = next_random(&seed) % (size / sizeof(uint64_t)) * sizeof(uint64_t);
+		/* Zeroes too: a page may become all zero again. */
+		uint64_t value = next_random(&seed) % 4 ? next_random(&seed) : 0;
+
+		if (value)
+			memcpy(base + page * size + off, &value, sizeof(value));
+		else
+			memset(base + page * size, 0, size);
+		at = is_sequential ? (at + 1) % (REGION_PAGES / N_THREADS)
+				   : next_random(&seed) % (REGION_PAGES / N_THREADS);
+	}
+}
+
+/* One thread goes through every page in order: the pattern that is kept several pages at a time. */
+static void sweep(char *base, uint64_t seed)
+{
+	size_t size = page_size_bytes();
+	size_t first = next_random(&seed) % REGION_PAGES;
+
+	for (size_t i = first; i < REGION_PAGES; i++)
+		memcpy(base + i * size, &seed, sizeof(seed));
+}
+
+static void *writer_thread(void *arg)
+{
+	struct writer *writer = arg;
+
+	scribble(writer->oracle->memory, writer->number, writer->seed);
+	return NULL;
+}
+
+static size_t pick(struct oracle *oracle, size_t n)
+{
+	return next_random(&oracle->seed) % n;
+}
+
+static void check_bytes(const struct shot *shot, const char *got, size_t off, size_t len)
+{
+	size_t i = 0;
+
+	if (!memcmp(got, shot->want + off, len))
+		return;
+	while (got[i] == shot->want[off + i])
+		i++;
+	ck_abort_msg("snapshot %" PRIu64 ", page %zu: byte %zu is %#x, not %#x",
+		     cow_snapshot_id(shot->snap), (off + i) / page_size_bytes(),
+		     (off + i) % page_size_bytes(), (unsigned char)got[i],
+		     (unsigned char)shot->want[off + i]);
+}
+
+static void step_read(struct oracle *oracle)
+{
+	CLEANUP(freep) char *buf = NULL;
+	size_t off = pick(oracle, oracle->n_bytes);
+	size_t len = 1 + pick(oracle, oracle->n_bytes - off);
+	struct shot *shot;
+
+	if (!oracle->n_shots)
+		return;
+	shot = &oracle->shots[pick(oracle, oracle->n_shots)];
+	buf = proof_alloc(len);
+	proof_ok(cow_snapshot_read(shot->snap, buf, len, off));
+	check_bytes(shot, buf, off, len);
+	if (shot->view)
+		check_bytes(shot, shot->view + off, off, min_u64(len, 3 * page_size_bytes()));
+}
+
+/* Threads write, snapshots are read meanwhile. */
+static void step_write(struct oracle *oracle)
+{
+	struct writer writers[N_THREADS];
+
+	for (unsigned int i = 0; i < N_THREADS; i++) {
+		writers[i] = (struct writer){.oracle = oracle, .number = i};
+		writers[i].seed = next_random(&oracle->seed) | 1;
+		ck_assert_int_eq(
+			pthread_create(&writers[i].thread, NULL, writer_thread, &writers[i]), 0);
+	}
+	step_read(oracle);
+	for (unsigned int i = 0; i < N_THREADS; i++) {
+		pthread_join(writers[i].thread, NULL);
+		scribble(oracle->now, i, writers[i].seed);
+	}
+}
+
+static void step_sweep(struct oracle *oracle)
+{
+	uint64_t seed = next_random(&oracle->seed) | 1;
+
+	sweep(oracle->memory, seed);
+	sweep(oracle->now, seed);
+}
+
+static void step_take(struct oracle *oracle)
+{
+	struct shot *shot = &oracle->shots[oracle->n_shots];
+
+	if (oracle->n_shots == N_ALIVE_MAX)
+		return;
+	*shot = (struct shot){.want = proof_alloc(oracle->n_bytes)};
+	memcpy(shot->want, oracle->now, oracle->n_bytes);
+	proof_ok(cow_snapshot_new(&shot->snap, oracle->region));
+	oracle->n_shots++;
+}
+
+static void step_release(struct oracle *oracle)
+{
+	struct shot *shot;
+
+	if (!oracle->n_shots)
+		return;
+	shot = &oracle->shots[pick(oracle, oracle->n_shots)];
+	cow_snapshot_unref(shot->snap);
+	free(shot->want);
+	*shot = oracle->shots[--oracle->n_shots];
+}
+
+static void step_map(struct oracle *oracle)
+{
+	const void *view = NULL;
+	struct shot *shot;
+
+	if (!oracle->n_shots)
+		return;
+	shot = &oracle->shots[pick(oracle, oracle->n_shots)];
+	proof_ok(cow_snapshot_map(shot->snap, &view));
+	shot->view = view;
+}
+
+static void step_save(struct oracle *oracle)
+{
+	CLEANUP(freep) char *buf = NULL;
+	AUTO_FD int fd = -1;
+	struct shot *shot;
+
+	if (!oracle->n_shots)
+		return;
+	shot = &oracle->shots[pick(oracle, oracle->n_shots)];
+	fd = proof_file();
+	proof_ok(cow_snapshot_save(shot->snap, fd, NULL, NULL));
+	buf = proof_alloc(oracle->n_bytes);
+	ck_assert_int_eq(pread(fd, buf, oracle->n_bytes, 0), (ssize_t)oracle->n_bytes);
+	check_bytes(shot, buf, 0, oracle->n_bytes);
+}
+
+static void step(struct oracle *oracle)
+{
+	switch (pick(oracle, 16)) {
+	case 0:
+	case 1:
+	case 2:
+		step_take(oracle);
+		break;
+	case 3:
+	case 4:
+		step_release(oracle);
+		break;
+	case 5:
+		step_map(oracle);
+		break;
+	case 6:
+		step_save(oracle);
+		break;
+	case 7:
+		step_sweep(oracle);
+		break;
+	case 8:
+	case 9:
+		step_read(oracle);
+		break;
+	default:
+		step_write(oracle);
+	}
+}
+
+static uint64_t number_from_env(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+
+	return text && *text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+START_TEST(every_snapshot_reads_its_own_instant)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct oracle oracle = {.n_bytes = REGION_PAGES * page_size_bytes()};
+	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", 1500);
+
+	oracle.seed = number_from_env("COW_ORACLE_SEED", 0x9e3779b97f4a7c15u) | 1;
+	region = proof_region(COW_MODE_UFFD, oracle.n_bytes);
+	oracle.region = region;
+	oracle.memory = cow_region_address(region);
+	oracle.now = proof_alloc(oracle.n_bytes);
+	memset(oracle.now, 0, oracle.n_bytes);
+	for (uint64_t i = 0; i < n_steps; i++)
+		step(&oracle);
+	ck_assert_int_eq(memcmp(oracle.memory, oracle.now, oracle.n_bytes), 0);
+	while (oracle.n_shots)
+		step_release(&oracle);
+	free(oracle.now);
+}
+END_TEST
+
+START_TEST(pages_never_touched_are_zero_though_written_first_afterwards)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(freep) char *buf = NULL;
+	size_t n_bytes = 64 * page_size_bytes();
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, n_bytes);
+	memory = cow_region_address(region);
+	proof_ok(cow_snapshot_new(&snap, region));
+	memset(memory, 0x5a, n_bytes);
+	buf = proof_alloc(n_bytes);
+	proof_ok(cow_snapshot_read(snap, buf, n_bytes, 0));
+	ck_assert(buf[0] == 0 && !memcmp(buf, buf + 1, n_bytes - 1));
+	ck_assert(memory[0] == 0x5a && !memcmp(memory, memory + 1, n_bytes - 1));
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("uffd-oracle", 3600);
+
+	tcase_add_test(tcase, pages_never_touched_are_zero_though_written_first_afterwards);
+	tcase_add_test(tcase, every_snapshot_reads_its_own_instant);
+	return proof_run(tcase);
+}
