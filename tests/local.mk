@@ -115,6 +115,9 @@ FRAME_TESTS = \
 	tests/unit/test-loop \
 	tests/unit/test-options \
 	tests/unit/test-quota \
+	tests/unit/test-rpc \
+	tests/unit/test-sandbox \
+	tests/unit/test-session \
 	$(NULL)
 check_PROGRAMS += $(FRAME_TESTS)
 TESTS += $(FRAME_TESTS)
@@ -130,6 +133,17 @@ tests_unit_test_options_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_quota_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_quota_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_quota_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_rpc_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_rpc_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_rpc_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_rpc_SOURCES = tests/unit/test-rpc.c tests/unit/frame.c tests/unit/frame.h
+tests_unit_test_session_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_session_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_session_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_session_SOURCES = tests/unit/test-session.c tests/unit/frame.c tests/unit/frame.h
+tests_unit_test_sandbox_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_sandbox_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_sandbox_LDADD = $(TESTS_UNIT_LDADD)
 
 # The library without its daemon, with the next one, and with a strange one.
 LIBRARY_TESTS = \
