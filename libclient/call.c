@@ -73,15 +73,20 @@ static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_byte
 	return 0;
 }
 
-/* With client->lock held. The packet has to keep its place behind those queued already. */
+/*
+ * With client->lock held. The packet has to keep its place behind those queued already, unless it
+ * @is_urgent: what it cancels may be what they wait for.
+ */
 static int send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
-		       size_t n_fds)
+		       size_t n_fds, bool is_urgent)
 {
 	struct cowi_conn *conn = client->conn;
 	int r = -EAGAIN;
 
-	if (!conn->out)
+	if (is_urgent || (!conn->out && conn->n_under_way < COWI_UNDER_WAY_MAX))
 		r = wire_send(conn->sock, bytes, n_bytes, fds, n_fds, MSG_DONTWAIT);
+	if (!r)
+		conn->n_under_way++;
 	if (r == -EAGAIN) {
 		r = queue_packet(conn, bytes, n_bytes, fds, n_fds);
 		cowi_thread_wake(client);
@@ -143,7 +148,8 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 	pending->result_case = expected_result(request);
 	pending->next = conn->pending;
 	conn->pending = pending;
-	r = send_packet(client, bytes, n_bytes, fds, n_fds);
+	r = send_packet(client, bytes, n_bytes, fds, n_fds,
+			request->call_case == COW__V1__REQUEST__CALL_SAVE_CANCEL);
 	if (r)
 		pending_remove(conn, pending);
 	return r;

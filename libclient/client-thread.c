@@ -49,7 +49,7 @@ bool cowi_has_output(struct cow_client *client)
 	bool has_output;
 
 	pthread_mutex_lock(&client->lock);
-	has_output = client->conn->out != NULL;
+	has_output = client->conn->out && client->conn->n_under_way < COWI_UNDER_WAY_MAX;
 	pthread_mutex_unlock(&client->lock);
 	return has_output;
 }
@@ -72,13 +72,14 @@ void cowi_flush(struct cow_client *client)
 	struct cowi_conn *conn = client->conn;
 
 	pthread_mutex_lock(&client->lock);
-	while (conn->out && conn->sock >= 0) {
+	while (conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX) {
 		struct cowi_packet *packet = conn->out;
 
 		/* Other errors than a full buffer show when reading, which ends the connection. */
 		if (wire_send(conn->sock, packet->bytes, packet->n_bytes, packet->fds.fds,
 			      packet->fds.n_fds, MSG_DONTWAIT) == -EAGAIN)
 			break;
+		conn->n_under_way++;
 		conn->out = packet->next;
 		if (!conn->out)
 			conn->out_end = &conn->out;
@@ -131,6 +132,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	}
 	conn->sock = fd_close(conn->sock);
 	conn->is_up = false;
+	conn->n_under_way = 0;
 	drop_output(conn);
 	pending = conn->pending;
 	conn->pending = NULL;
@@ -196,6 +198,7 @@ static struct cowi_pending *pending_take(struct cow_client *client, uint64_t id)
 		if ((*p)->id == id) {
 			found = *p;
 			*p = found->next;
+			client->conn->n_under_way--;
 			break;
 		}
 	}
