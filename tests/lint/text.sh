@@ -15,7 +15,7 @@ while IFS= read -r path; do
 	head -n 1 "$path" | grep -q 'SPDX-License-Identifier: \(LGPL-2.1\|GPL-2.0\)-or-later' ||
 		complain "$path:1: no SPDX-License-Identifier"
 	case $path in
-	*.c | *.h) sed -n 2p "$path" | grep -q '^/\*' || complain "$path:2: no comment saying what it is for" ;;
+	*.c | *.h) sed -n 2p "$path" | grep -q '^/[*/]' || complain "$path:2: no comment saying what it is for" ;;
 	esac
 	lines=$(wc -l <"$path")
 	[ "$lines" -le 600 ] || complain "$path: $lines lines; is it still one thing?"

@@ -15,7 +15,7 @@
 #include "system/proof.h"
 
 enum {
-	REGION_PAGES = 2048,
+	REGION_PAGES = 1024,
 	N_SNAPSHOTS = 24,
 	N_ALIVE = 3,
 };
@@ -36,7 +36,7 @@ static size_t region_bytes(void)
 
 static unsigned int n_writers(void)
 {
-	return (unsigned int)min_u64((uint64_t)sysconf(_SC_NPROCESSORS_ONLN) * 2 + 2,
+	return (unsigned int)min_u64((uint64_t)sysconf(_SC_NPROCESSORS_ONLN) + 2,
 				     PAIRS_THREADS_MAX);
 }
 

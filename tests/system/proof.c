@@ -94,7 +94,7 @@ void proof_cowd_kill(void)
 void proof_cowd_start(const char *config)
 {
 	char path[] = "/tmp/cowd-proof-XXXXXX";
-	const char *args[] = {"--config", path, NULL};
+	const char *args[] = {"--config", path, "--strict-sandbox", NULL};
 	AUTO_FD int fd = mkostemp(path, O_CLOEXEC);
 
 	ck_assert_int_ge(fd, 0);
