@@ -154,13 +154,15 @@ static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *ext
 	for (size_t i = 0; i < map->n_runs; i++) {
 		uint64_t id = atomic_load(&map->runs[i].backing->id);
 
-		if (!id)
-			continue; /* all of it is in the overlay */
 		cow__v1__extent__init(&extents[n]);
 		extents[n].off = map->runs[i].off;
 		extents[n].size_bytes = map->runs[i].len;
 		extents[n].backing_id = id;
 		extents[n].backing_off = map->runs[i].backing_off;
+		if (!id) { /* then all of it is in the overlay */
+			extents[n].backing_id = atomic_load(&frozen->overlay->id);
+			extents[n].backing_off = map->runs[i].off;
+		}
 		n++;
 	}
 	if (frozen->n_kept) {

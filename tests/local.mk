@@ -158,3 +158,24 @@ tests_system_library_errors_LDADD = $(PROOF_LDADD)
 tests_system_reconnect_CFLAGS = $(TESTS_CFLAGS)
 tests_system_reconnect_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_reconnect_LDADD = $(PROOF_LDADD)
+
+# Frozen memory: backends/scoot alone, and modes scoot and mmapcopy with a cowd.
+SCOOT_UNIT_TESTS = \
+	tests/unit/test-extents \
+	tests/unit/test-pagemap \
+	tests/unit/test-scoot \
+	$(NULL)
+check_PROGRAMS += $(SCOOT_UNIT_TESTS) tests/system/scoot-memory
+TESTS += $(SCOOT_UNIT_TESTS) tests/system/scoot-memory
+tests_unit_test_extents_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_extents_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_extents_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_pagemap_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_pagemap_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_pagemap_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_scoot_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_scoot_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_scoot_LDADD = $(TESTS_UNIT_LDADD)
+tests_system_scoot_memory_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_memory_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_memory_LDADD = $(PROOF_LDADD)
