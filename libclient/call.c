@@ -235,6 +235,23 @@ static int hand_over(struct cowi_pending *pending, Cow__V1__Reply **reply, struc
 	return pending->error;
 }
 
+/*
+ * With client->lock held: wait for a turn. cowd refuses what goes over its limit of requests under
+ * way on one connection; a program with more threads than that is not to notice.
+ */
+static void begin_turn(struct cow_client *client)
+{
+	while (client->conn->n_turns >= COWI_TURNS_MAX)
+		pthread_cond_wait(&client->changed, &client->lock);
+	client->conn->n_turns++;
+}
+
+static void end_turn(struct cow_client *client)
+{
+	if (client->conn->n_turns-- == COWI_TURNS_MAX)
+		pthread_cond_broadcast(&client->changed);
+}
+
 static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds,
 		cow_progress_fn progress, void *user)
@@ -247,9 +264,13 @@ static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request
 	if (r)
 		return r;
 	pthread_mutex_lock(&client->lock);
+	if (!in_thread)
+		begin_turn(client);
 	r = submit(client, generation, request, fds, n_fds, &pending);
 	if (!r && !in_thread)
 		await(client, &pending, progress, user);
+	if (!in_thread)
+		end_turn(client);
 	pthread_mutex_unlock(&client->lock);
 	if (!r && in_thread)
 		await_in_thread(client, &pending);

@@ -88,6 +88,7 @@ void cowi_clients_fork_child(void)
 		conn->wake_fd = fd_close(conn->wake_fd);
 		conn->is_up = false;
 		conn->has_thread = false;
+		conn->n_turns = 0;
 		conn->pending = NULL;
 		c->uffd_device_fd = fd_close(c->uffd_device_fd);
 		pthread_mutex_unlock(&c->lock);

@@ -28,11 +28,15 @@
 #define COWI_ANSWER_TIMEOUT_MSEC 10000
 
 /*
- * cowd refuses more than 64 requests of one connection that it has not answered, so no more than this
- * are sent: the rest waits in the queue. What is left over is for the cancelling of saves, which
- * must not wait behind the saves.
+ * cowd refuses more than 64 requests of one connection that it has not answered, so no more than
+ * this are sent: the rest waits in the queue. What is left over is for the cancelling of saves,
+ * which must not wait behind the saves.
  */
 #define COWI_UNDER_WAY_MAX 48u
+
+/* Requests of callers that may be under way at once; cowd takes 64, some are left for our thread.
+ */
+#define COWI_TURNS_MAX 48u
 
 #define COWI_BACKOFF_MIN_MSEC 50u
 #define COWI_BACKOFF_MAX_MSEC 2000u
@@ -79,6 +83,7 @@ struct cowi_conn {
 	pthread_t thread;
 	pid_t daemon_pid;
 	uint64_t next_request_id;
+	unsigned int n_turns;
 	unsigned int n_under_way; /* sent and not answered */
 	struct cowi_pending *pending;
 	struct cowi_packet *out, **out_end;
@@ -109,7 +114,8 @@ void cowi_thread_wake(struct cow_client *client);
 bool cowi_receive(struct cow_client *client);
 /** cowi_flush() - send what is queued, as far as it goes. Client's thread */
 void cowi_flush(struct cow_client *client);
-/** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else */
+/** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else
+ */
 bool cowi_has_output(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
  */

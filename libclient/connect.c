@@ -138,6 +138,8 @@ static int raise_no_hello(struct cow_client *client, int error)
 	char sentence[512];
 
 	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	if (error == -EPROTONOSUPPORT)
+		error = -EPROTO;
 	if (error != -ENOTCONN)
 		return err_raise(error, "cowd at %s: %s", client->address, sentence);
 	if (client->conn->is_private)
