@@ -73,7 +73,7 @@ struct save {
 	struct charge charge;
 	int fd;
 	bool is_cancelled; /* loop thread */
-	uint64_t told_usec;
+	uint64_t told_usec; /* 0: not yet, so that the client hears of it at once */
 	struct save *next; /* in session->saves */
 
 	/* one slice's thread, or the loop between slices */
@@ -500,7 +500,6 @@ int rpc_snapshot_save(struct rpc_call *call)
 	save->fd = fdset_take(&call->fds, 0);
 	save->snap = snapshot_ref(snap);
 	save->job = (struct job){.run = save_run_job, .done = save_slice_done};
-	save->told_usec = now_usec();
 	save->next = session->saves;
 	session->saves = save;
 	job_submit(snap->daemon->savers, &save->job);

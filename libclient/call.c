@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "libclient/conn.h"
 
@@ -196,7 +197,22 @@ static void send_cancel(struct cow_client *client, uint64_t request_id)
 	(void)cowi_call_async(client, &request, NULL, 0, no_reply, NULL);
 }
 
-/* With client->lock held, which is given up while waiting and while @progress is called. */
+/* With client->lock held: until there is news of @pending, or it is time to ask again. */
+static void await_news(struct cow_client *client, struct cowi_pending *pending)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += COWI_PROGRESS_NSEC;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	(void)pthread_cond_clockwait(&pending->answered, &client->lock, CLOCK_MONOTONIC, &until);
+}
+
+/*
+ * With client->lock held, which is given up while waiting and while @progress is called. That is
+ * also called when nothing has moved for a while, since its user may want to give up just then.
+ */
 static void await(struct cow_client *client, struct cowi_pending *pending, cow_progress_fn progress,
 		  void *user)
 {
@@ -205,10 +221,15 @@ static void await(struct cow_client *client, struct cowi_pending *pending, cow_p
 	while (!pending->is_done) {
 		uint64_t done_bytes = pending->done_bytes, total_bytes = pending->total_bytes;
 
-		if (!pending->has_progress || !progress || is_cancelled) {
+		if (!total_bytes || !progress || is_cancelled) {
 			pthread_cond_wait(&pending->answered, &client->lock);
 			continue;
 		}
+		if (!pending->has_progress)
+			await_news(client, pending);
+		if (pending->is_done)
+			break;
+		done_bytes = pending->done_bytes;
 		pending->has_progress = false;
 		pthread_mutex_unlock(&client->lock);
 		is_cancelled = progress(user, done_bytes, total_bytes) != 0;

@@ -38,6 +38,9 @@
  */
 #define COWI_TURNS_MAX 48u
 
+/* How often the user of a save that does not move is asked whether it is to go on. */
+#define COWI_PROGRESS_NSEC 200000000L
+
 #define COWI_BACKOFF_MIN_MSEC 50u
 #define COWI_BACKOFF_MAX_MSEC 2000u
 
