@@ -179,3 +179,12 @@ tests_unit_test_scoot_LDADD = $(TESTS_UNIT_LDADD)
 tests_system_scoot_memory_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_memory_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_memory_LDADD = $(PROOF_LDADD)
+
+# What programs that link the library rely on.
+ABI_TESTS = \
+	tests/abi/check-docs.sh \
+	tests/abi/check-exports.sh \
+	tests/abi/check-headers.sh \
+	$(NULL)
+dist_check_SCRIPTS += $(ABI_TESTS)
+TESTS += $(ABI_TESTS)
