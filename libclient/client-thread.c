@@ -237,6 +237,7 @@ bool cowi_receive(struct cow_client *client)
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
 	const char *wrong = NULL;
 	Cow__V1__Reply *reply;
+	char farewell[512];
 	size_t n_bytes;
 	int r;
 
@@ -257,6 +258,10 @@ bool cowi_receive(struct cow_client *client)
 		cow__v1__reply__free_unpacked(reply, NULL);
 	} else if (reply->id) {
 		wrong = on_reply(client, reply, &fds);
+	} else if (reply->error) { /* why cowd refuses or ends this connection */
+		(void)snprintf(farewell, sizeof(farewell), "%s", reply->sentence);
+		wrong = farewell;
+		cow__v1__reply__free_unpacked(reply, NULL);
 	} else {
 		on_event(client, reply);
 		cow__v1__reply__free_unpacked(reply, NULL);
