@@ -188,3 +188,8 @@ ABI_TESTS = \
 	$(NULL)
 dist_check_SCRIPTS += $(ABI_TESTS)
 TESTS += $(ABI_TESTS)
+
+# The tools as people and scripts use them.
+TESTS += tests/system/cowctl.sh tests/system/cowbench.sh
+dist_noinst_SCRIPTS += tests/system/cowctl.sh tests/system/cowbench.sh
+dist_noinst_SCRIPTS += quickstart

@@ -25,16 +25,13 @@
 static int new_region(struct subject *subject, struct cow_region **region, uint32_t mode,
 		      const char *name, bool is_populated)
 {
-	int r;
-
-	r = cow_region_new(region, subject->client,
-			   &(struct cow_region_params){
-				   .size_bytes = subject->size_bytes,
-				   .mode = mode,
-				   .flags = is_populated ? COW_REGION_POPULATE : 0,
-				   .name = name,
-			   });
-	return r ? err_raise(r, "%s", cow_last_error()) : 0;
+	return cow_region_new(region, subject->client,
+			      &(struct cow_region_params){
+				      .size_bytes = subject->size_bytes,
+				      .mode = mode,
+				      .flags = is_populated ? COW_REGION_POPULATE : 0,
+				      .name = name,
+			      });
 }
 
 static int open_region(struct subject *subject, uint32_t mode)
@@ -42,8 +39,9 @@ static int open_region(struct subject *subject, uint32_t mode)
 	int r;
 
 	r = cow_client_new(&subject->client, subject->address);
+	/* Whatever it was, there is no daemon; only a lack of rights is another matter. */
 	if (r)
-		return err_raise(r, "%s: %s", subject->address, cow_last_error());
+		return r == -EACCES || r == -EPERM ? r : -ENOTCONN;
 	r = new_region(subject, &subject->region, mode, "cowbench", subject->is_populated);
 	if (r)
 		return r;
@@ -74,9 +72,7 @@ static int open_mmapcopy(struct subject *subject)
 
 static int freeze_snapshot(struct subject *subject)
 {
-	int r = cow_snapshot_new(&subject->snap, subject->region);
-
-	return r ? err_raise(r, "%s", cow_last_error()) : 0;
+	return cow_snapshot_new(&subject->snap, subject->region);
 }
 
 static int view_snapshot(struct subject *subject)
@@ -86,7 +82,7 @@ static int view_snapshot(struct subject *subject)
 
 	r = cow_snapshot_map(subject->snap, &view);
 	if (r)
-		return err_raise(r, "%s", cow_last_error());
+		return r;
 	subject->view = view;
 	(void)*(volatile const char *)subject->view;
 	return 0;

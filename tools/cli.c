@@ -66,26 +66,11 @@ int cli_fail(int error, const char *sentence, const char *what)
 	}
 }
 
-int cli_fail_connect(int error, const char *sentence, const char *address)
+int cli_fail_connect(int error, const char *sentence)
 {
-	cli_say("%s: %s", address, sentence);
-	switch (-error) {
-	case EACCES:
-	case EPERM:
-		fprintf(stderr, "Your user may not use that socket; ask to be put in its group.\n");
-		return CLI_DENIED;
-	case ENOENT:
-	case ECONNREFUSED:
-	case ENOTCONN:
-		fprintf(stderr,
-			"Is cowd running? 'systemctl start cowd.socket', or start 'cowd' by hand;"
-			" --socket names another socket.\n");
-		return CLI_NO_DAEMON;
-	case EPROTO:
-		return CLI_NO_DAEMON;
-	default:
-		return CLI_FAILED;
-	}
+	/* The library's sentence names the address, and what to do. */
+	cli_say("%s", sentence);
+	return error == -EACCES || error == -EPERM ? CLI_DENIED : CLI_NO_DAEMON;
 }
 
 int cli_finish(int status)

@@ -35,8 +35,8 @@ int cli_usage(const char *fmt, ...) PRINTF(1, 2);
 /** cli_fail() - say "@what: " and @sentence. Return: the status that belongs to @error, -errno */
 int cli_fail(int error, const char *sentence, const char *what);
 
-/** cli_fail_connect() - like cli_fail() for cow_client_new(), with advice on what to do about it */
-int cli_fail_connect(int error, const char *sentence, const char *address);
+/** cli_fail_connect() - cow_client_new() failed. Return: CLI_DENIED or CLI_NO_DAEMON */
+int cli_fail_connect(int error, const char *sentence);
 
 /** cli_finish() - flush stdout; a tool whose output is not there has failed. Return: the status */
 int cli_finish(int status);

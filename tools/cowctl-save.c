@@ -3,9 +3,10 @@
  * cowctl save: cowd writes the bytes, cowctl opens the file (so that it is the operator's rights
  * that count), shows how far it is, and gives the file its name once all of it is on disk.
  *
- * The first Ctrl-C cancels the save in an orderly way. Should that not come through (cowd is held
- * up by a pipe that nobody reads), the second one ends cowctl like any other program, and cowd with
- * it ends the save, for its connection is gone.
+ * Ctrl-C cancels a save to a file in an orderly way, a second one ends cowctl like any other
+ * program. A save to a pipe or a FIFO can be ended by nothing but the latter: it may stand still
+ * for as long as nobody reads, and there is nothing to tidy up. Either way cowd ends the save with
+ * the connection.
  */
 #include "config.h"
 
@@ -40,8 +41,6 @@ static void catch_signals(void)
 		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
 			sigaction(signals[i], &action, NULL);
 	}
-	/* A reader of our pipe that goes away is an error of the save, which cowd reports. */
-	signal(SIGPIPE, SIG_IGN);
 }
 
 static int on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
@@ -57,8 +56,13 @@ static int save_to(struct cow_snapshot *snap, struct savefile *file)
 	struct progress progress;
 	int r;
 
+	if (!file->is_stream)
+		catch_signals();
 	progress_init(&progress);
+	progress_update(&progress, 0, cow_snapshot_size(snap));
 	r = cow_snapshot_save(snap, file->fd, on_progress, &progress);
+	if (!r) /* of a short save only the end was heard */
+		progress.done_bytes = cow_snapshot_size(snap);
 	progress_finish(&progress, !r);
 	if (r)
 		return cli_fail(r,
@@ -90,7 +94,8 @@ int ctl_save(struct ctl *ctl, char **args)
 	r = cow_snapshot_open(&snap, ctl->client, id);
 	if (r)
 		return cli_fail(r, cow_last_error(), args[0]);
-	catch_signals();
+	/* A reader of our pipe that goes away is an error of the save, which cowd reports. */
+	signal(SIGPIPE, SIG_IGN);
 	r = savefile_open(&file, args[1], ctl->is_forced);
 	/* Errors of the file are the file's: a folder that is not there is no missing snapshot. */
 	if (r) {

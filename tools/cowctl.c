@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 
 	r = cow_client_new(&ctl.client, ctl.address);
 	if (r)
-		return cli_fail_connect(r, cow_last_error(), ctl.address);
+		return cli_fail_connect(r, cow_last_error());
 	r = verb->run(&ctl, argv + 1);
 	cow_client_unref(ctl.client);
 	return cli_finish(r);

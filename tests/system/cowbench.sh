@@ -1,0 +1,106 @@
+#!/bin/bash
+# cowbench: every mode once with the talk's options, and all of them compared, with a small region. What
+# is checked is that the figures are there and mean what they should (memory, frames, keys), never how
+# fast anything is.
+#
+# Seen to fail with: a duplicate that is the origin; pages of the copy counted nowhere; a JSON key that is
+# spelled otherwise; a mode left out.
+set -u
+cowbench=${COWBENCH_PROGRAM:?is set by make check}
+command -v jq >/dev/null || { echo "jq is missing; on Debian: apt-get install jq"; exit 77; }
+sandbox=
+[ "${COWD_SANITIZERS:-no}" = no ] || sandbox=' --no-sandbox'
+export COWD_ADDRESS="exec:${COWD_PROGRAM:?is set by make check}$sandbox"
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+failed=0
+
+ok()
+{
+	echo "ok: $1"
+}
+
+bad()
+{
+	echo "FAILED: $*"
+	failed=1
+}
+
+expect()
+{
+	local status=$1 pattern=$2 what=$3 got=0
+	shift 3
+
+	"$cowbench" "$@" >"$dir/out" 2>"$dir/err" || got=$?
+	if [ "$got" -ne "$status" ]; then
+		bad "$what: exit status $got, not $status: $(cat "$dir/err")"
+	elif [ -n "$pattern" ] && ! cat "$dir/out" "$dir/err" | grep -Eq -- "$pattern"; then
+		bad "$what: said: $(cat "$dir/out" "$dir/err")"
+	else
+		ok "$what"
+	fi
+}
+
+expect 2 'is missing' 'no arguments'
+expect 2 "did you mean 'compare'" 'a mistyped subcommand' compair
+expect 2 "did you mean 'scoot'" 'a mistyped mode' -m scot
+expect 2 'memcpy.* is no mode' 'a mode that the talk did not have' -m memcpy
+expect 2 '-s wants a size' 'no size' -m fork -s 0
+expect 2 '-s wants a size' 'a size that is none' -m fork -s 12x
+expect 2 '-x wants db or snap' 'a moment that there is not' -m fork -x now
+expect 2 'is missing' 'no mode' -s 4
+expect 2 'compare has no option -q' 'an option that compare has not' compare -q
+expect 2 '-n wants' 'no runs' compare -n 0
+expect 1 'choose a smaller -s' 'more memory than there is' compare -s 16000000
+expect 0 'compare' 'help' --help
+expect 0 '^cowbench [0-9]' 'version' --version
+expect 3 "$dir/none" 'no daemon' -m scoot --socket "$dir/none"
+
+# fork needs no daemon at all, and must not fail without one
+expect 0 '^[0-9]+ns \([0-9.]+ms\)$' 'fork without a daemon' -m fork -s 4 -p --socket "$dir/none"
+
+for mode in scoot fork mmapcopy uffd; do
+	for until in db snap; do
+		expect 0 '^[0-9]+ns \([0-9.]+ms\)$' "$mode until $until" -m "$mode" -s 4 -p -x "$until"
+		[ "$(wc -l <"$dir/out")" -eq 1 ] || bad "$mode says more than it was asked: $(cat "$dir/out")"
+	done
+	expect 0 '^Working on 4MiB \([0-9]+ pages @[0-9]+B\)$' "$mode -v" -m "$mode" -s 4 -v
+	expect 0 '^Copy first page: 0x0$' "$mode: the duplicate stays" -m "$mode" -s 4 -p -t
+	grep -q '^Origin first page: 0x55$' "$dir/out" || bad "$mode: the origin does not change"
+	# Four frames: origin and duplicate, before and after the write.
+	mapfile -t frames < <(sed -n 's/^0x[0-9a-f]* -> \(0x[0-9a-f]*\)$/\1/p' "$dir/out")
+	if [ "${#frames[@]}" -ne 4 ]; then
+		echo "skipped: $mode: frames are hidden here"
+		continue
+	fi
+	[ "${frames[2]}" != "${frames[3]}" ] || bad "$mode: one frame after the write: ${frames[*]}"
+	[ "$mode" = uffd ] || [ "${frames[0]}" = "${frames[1]}" ] ||
+		bad "$mode: the copy was not shared before the write: ${frames[*]}"
+done
+
+expect 0 '^memcpy ' 'compare as tables' compare -s 4 -n 1
+for mode in fork scoot uffd mmapcopy memcpy; do
+	[ "$(grep -c "^$mode " "$dir/out")" -eq 2 ] || bad "compare: $mode is not in both tables"
+done
+expect 0 '' 'compare as JSON' compare -s 8 -n 2 --json
+jq -e '
+	def rising(a): [a] | . == sort and .[0] >= 0;
+	.size_bytes == 8388608 and .runs == 2 and .page_bytes >= 4096 and (.kernel | type) == "string"
+	and (keys == ["kernel", "modes", "page_bytes", "runs", "size_bytes"])
+	and (.modes | keys == ["fork", "memcpy", "mmapcopy", "scoot", "uffd"])
+	and ([.modes[]
+		| (keys == ["extra_bytes", "first_read_us", "first_write_us", "rewrite_ms", "stall_us"])
+		and (.stall_us | keys == ["max", "p50", "p99"])
+		and (.first_read_us | keys == ["p50", "p99", "p999"])
+		and (.first_write_us | keys == ["p50", "p99", "p999"])
+		and rising(.stall_us.p50, .stall_us.p99, .stall_us.max)
+		and rising(.first_read_us.p50, .first_read_us.p99, .first_read_us.p999)
+		and rising(.first_write_us.p50, .first_write_us.p99, .first_write_us.p999)
+		and .stall_us.p50 > 0 and .rewrite_ms > 0] | all)' "$dir/out" >/dev/null &&
+	ok 'the document is as promised' || bad "the document: $(cat "$dir/out")"
+# With every page rewritten while the copy lives, a second copy of all pages exists, wherever it is.
+jq -e '. as $all | [.modes[] | .extra_bytes >= $all.size_bytes * 0.9
+	and .extra_bytes <= $all.size_bytes * 1.5] | all' "$dir/out" >/dev/null &&
+	ok 'the copy is found in memory' || bad "memory: $(jq -c '.modes | map_values(.extra_bytes)' "$dir/out")"
+exit "$failed"

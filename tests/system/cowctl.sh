@@ -1,0 +1,254 @@
+#!/bin/bash
+# cowctl as people and scripts use it: tables, JSON, wrong arguments, no daemon, no right, saving to
+# files, pipes and terminals. The client whose memory is looked at is examples/keep-a-file, which holds
+# its second snapshot while this script works, and then saves that snapshot itself: what cowctl saved has
+# to be the same bytes.
+#
+# Seen to fail with: sizes printed as strings; a save that writes straight to FILE; an exit status of 1
+# for everything; a progress bar that does not ask whether stderr is a terminal.
+set -u
+build=${abs_top_builddir:?is set by make check}
+top=${abs_top_srcdir:?is set by make check}
+cowctl=${COWCTL_PROGRAM:?is set by make check}
+command -v jq >/dev/null || { echo "jq is missing; on Debian: apt-get install jq"; exit 77; }
+
+dir=$(mktemp -d)
+chmod 755 "$dir"
+socket=$dir/cowd.sock
+failed=0
+cowd_pid=
+keeper_pid=
+clean_up()
+{
+	exec 8>&- 9>&-
+	[ -z "$keeper_pid" ] || kill "$keeper_pid" 2>/dev/null
+	[ -z "$cowd_pid" ] || kill "$cowd_pid" 2>/dev/null
+	wait
+	rm -rf "$dir"
+}
+trap clean_up EXIT
+
+ok()
+{
+	echo "ok: $1"
+}
+
+bad()
+{
+	echo "FAILED: $*"
+	failed=1
+}
+
+# expect STATUS PATTERN WHAT ARGUMENT...: how cowctl ends, and what it says on stderr
+expect()
+{
+	local status=$1 pattern=$2 what=$3 got=0
+	shift 3
+
+	"$cowctl" "$@" >"$dir/out" 2>"$dir/err" || got=$?
+	if [ "$got" -ne "$status" ]; then
+		bad "$what: exit status $got, not $status: $(cat "$dir/err")"
+	elif [ -n "$pattern" ] && ! grep -Eq -- "$pattern" "$dir/err"; then
+		bad "$what: said: $(cat "$dir/err")"
+	else
+		ok "$what"
+	fi
+}
+
+# json WHAT VERB FILTER [JQ-ARGUMENT...]: a document in which FILTER is true
+json()
+{
+	local what=$1 verb=$2 filter=$3
+	shift 3
+
+	if "$cowctl" --socket "$socket" --json "$verb" >"$dir/json" 2>"$dir/err" &&
+		jq -e "$@" "$filter" "$dir/json" >/dev/null; then
+		ok "$what"
+	else
+		bad "$what: $(cat "$dir/err" "$dir/json")"
+	fi
+}
+
+same()
+{
+	if cmp -s "$2" "$3"; then ok "$1"; else bad "$1: $(ls -l "$2" "$3" 2>&1)"; fi
+}
+
+# --- without a daemon -------------------------------------------------------------------------------
+
+expect 2 'VERB is missing' 'no verb'
+expect 2 "did you mean 'status'" 'a mistyped verb' statsu
+expect 2 "did you mean 'regions'" 'a singular' region
+expect 2 "no verb" 'a word that is like none' xyzzyxyzzy
+expect 2 'save: SNAPSHOT is missing' 'save without arguments' save
+expect 2 'save: FILE is missing' 'save without a file' save 1
+expect 2 "'b' is an argument too many" 'save with too much' save 1 a b
+expect 2 '--force has no meaning' 'force where it has no meaning' --force status
+expect 2 '--json has no meaning' 'JSON where it has no meaning' save --json 1 a
+expect 2 'no option --colour' 'an unknown option' --colour status
+expect 2 'no option -q' 'an unknown short option' -q status
+expect 2 'socket needs a value' 'an option without its value' status --socket
+expect 0 '' 'help' --help
+while read -r verb; do
+	grep -q "^  $verb " "$dir/out" || bad "--help does not know $verb"
+	grep -q "^\*.*$verb\*" "$top/man/cowctl.1.scd" || bad "cowctl(1) does not know $verb"
+done < <(sed -n "s/.*local verbs='\(.*\)'/\1/p" "$top/tools/completions/cowctl" | tr ' ' '\n')
+n_help=$(sed -n '/^Verbs:/,/^Options:/s/^  [a-z]/x/p' "$dir/out" | wc -l)
+n_completed=$(sed -n "s/.*local verbs='\(.*\)'/\1/p" "$top/tools/completions/cowctl" | wc -w)
+[ "$n_help" -eq "$n_completed" ] || bad "completion has $n_completed verbs, --help $n_help"
+expect 0 '' 'version' --version
+grep -q '^cowctl [0-9]' "$dir/out" || bad "version is $(cat "$dir/out")"
+expect 3 "$dir/none: " 'no daemon' --socket "$dir/none" status
+expect 3 'is cowd running' 'no daemon: what to do' --socket "$dir/none" status
+COWD_ADDRESS=$dir/none expect 3 "$dir/none: " 'the address from the environment' status
+
+# --- with one -----------------------------------------------------------------------------------------
+
+sandbox=()
+[ "${COWD_SANITIZERS:-no}" = no ] || sandbox=(--no-sandbox)
+"${COWD_PROGRAM:?}" --socket "$socket" --config /dev/null --user '' \
+	${sandbox[@]+"${sandbox[@]}"} 2>"$dir/cowd.log" &
+cowd_pid=$!
+until [ -S "$socket" ]; do
+	kill -0 "$cowd_pid" 2>/dev/null || { cat "$dir/cowd.log"; exit 1; }
+	read -r -t 0.02 _ <> <(:)
+done
+
+json 'status' status '.pid == $pid and (.uptime_usec | type) == "number" and .snapshots == 0
+	and (.mechanisms | test("scoot"))' --argjson pid "$cowd_pid"
+json 'no regions are an empty list' regions '.regions == []'
+"$cowctl" -s "$socket" snapshots >"$dir/out"
+[ "$(wc -l <"$dir/out")" -eq 1 ] && grep -q '^SNAPSHOT' "$dir/out" && ok 'an empty table has its heading' ||
+	bad "an empty table: $(cat "$dir/out")"
+
+# The keeper stops at its second snapshot, says so and waits until it is told to go on.
+mkfifo "$dir/there" "$dir/go"
+mkdir "$dir/kept"
+head -c 1000000 "$COWD_PROGRAM" >"$dir/original"
+cat >"$dir/hold" <<E
+#!/bin/sh
+echo there >'$dir/there'
+read -r word <'$dir/go'
+E
+chmod +x "$dir/hold"
+COWD_ADDRESS=$socket "$build/keep-a-file" scoot "$dir/original" "$dir/kept" "$dir/hold" \
+	>"$dir/keeper.log" 2>&1 &
+keeper_pid=$!
+exec 8<>"$dir/there"
+if ! read -r -t 60 _ <&8; then
+	cat "$dir/keeper.log" "$dir/cowd.log"
+	bad 'the keeper takes no snapshot'
+	exit 1
+fi
+
+pid=$("$cowctl" -s "$socket" --json regions | jq '.regions[0].pid')
+json 'clients' clients '[.clients[] | select(.pid == $pid)] | length == 1 and .[0].regions == 1
+	and (.[0].program | test("keep-a-file")) and .[0].region_bytes >= 1000000' --argjson pid "$pid"
+json 'regions' regions '.regions | length == 1 and .[0].mode == "scoot" and .[0].name == "keep-a-file"
+	and (.[0].size_bytes | type) == "number" and .[0].size_bytes >= 1000000 and .[0].address > 0'
+json 'snapshots' snapshots '.snapshots | length == 1 and .[0].state == "live" and .[0].mode == "scoot"
+	and .[0].holders >= 1 and .[0].lost_because == "" and (.[0].age_usec | type) == "number"'
+json 'stats' stats '[.counters[] | select(.name == "snapshots_taken")] | length == 1 and .[0].value >= 2'
+id=$("$cowctl" -s "$socket" --json snapshots | jq '.snapshots[0].snapshot')
+"$cowctl" -s "$socket" regions >"$dir/out"
+grep -Eq "keep-a-file +scoot +0x[0-9a-f]+ +[0-9.]+ KiB|keep-a-file +scoot +0x[0-9a-f]+ +[0-9.]+ MiB" "$dir/out" &&
+	ok 'a table has sizes for people' || bad "regions: $(cat "$dir/out")"
+for verb in status clients snapshots stats; do
+	"$cowctl" -s "$socket" "$verb" >"$dir/out" && [ "$(wc -l <"$dir/out")" -ge 2 ] ||
+		bad "table of $verb: $(cat "$dir/out")"
+done
+"$cowctl" -s "$socket" status >/dev/full 2>"$dir/err" && bad 'a full standard output is no failure'
+grep -q 'standard output' "$dir/err" && ok 'a full standard output' || bad "full: $(cat "$dir/err")"
+
+# --- save -----------------------------------------------------------------------------------------------
+
+expect 5 '999999' 'save what is not there' -s "$socket" save 999999 "$dir/saved"
+expect 2 'SNAPSHOT is a number' 'save what is no number' -s "$socket" save "${id}x" "$dir/saved"
+expect 1 'no file can be made' 'save into a folder that is not there' -s "$socket" save "$id" "$dir/no/saved"
+expect 0 '' 'save' -s "$socket" save "$id" "$dir/saved"
+[ -s "$dir/err" ] && bad "a progress bar where no terminal is: $(cat "$dir/err")"
+[ "$(stat -c %a "$dir/saved")" = 600 ] && ok 'a saved file is its owner'"'"'s alone' || bad 'mode of the file'
+echo other >"$dir/other"
+cp "$dir/other" "$dir/target"
+expect 1 'force replaces it' 'a file that is there stays' -s "$socket" save "$id" "$dir/target"
+same 'and is not touched' "$dir/other" "$dir/target"
+expect 0 '' 'a file that is there is replaced on demand' -s "$socket" --force save "$id" "$dir/target"
+same 'by the same bytes' "$dir/saved" "$dir/target"
+(cd "$dir" && "$cowctl" -s "$socket" save "$id" plain) && same 'a name without a folder' "$dir/saved" "$dir/plain"
+"$cowctl" -s "$socket" save "$id" - >"$dir/redirected" && same 'standard output, a file' "$dir/saved" "$dir/redirected"
+"$cowctl" -s "$socket" save "$id" - | cat >"$dir/piped"
+same 'standard output, a pipe' "$dir/saved" "$dir/piped"
+mkfifo "$dir/fifo"
+cat "$dir/fifo" >"$dir/through" &
+reader=$!
+"$cowctl" -s "$socket" save "$id" "$dir/fifo" || bad 'save to a FIFO'
+wait "$reader"
+same 'a FIFO' "$dir/saved" "$dir/through"
+
+"$cowctl" -s "$socket" save "$id" - 2>"$dir/err" | head -c 1 >/dev/null
+[ "${PIPESTATUS[0]}" -eq 1 ] && ok 'a reader that goes away' || bad "a closed pipe: $(cat "$dir/err")"
+
+# A pipe that nobody reads: SIGTERM ends cowctl at once, and cowd is there for others.
+mkfifo "$dir/stuck"
+exec 9<>"$dir/stuck"
+"$cowctl" -s "$socket" save "$id" "$dir/stuck" &
+stuck=$!
+# the first bytes say that the save has begun
+head -c 1 <&9 >/dev/null
+kill -TERM "$stuck"
+wait "$stuck"
+[ $? -eq 143 ] && ok 'ended while the pipe stands still' || bad 'a save that stands still cannot be ended'
+exec 9>&-
+json 'cowd goes on' status '.snapshots == 1'
+
+if unshare -m true 2>/dev/null; then
+	mkdir "$dir/small"
+	unshare -m bash -c 'mount -t tmpfs -o size=256k none "$1/small" || exit 77
+		"$2" -s "$3" save "$4" "$1/small/saved" 2>"$1/err"; rc=$?
+		[ "$rc" -eq 1 ] && [ -z "$(ls -A "$1/small")" ]' bash "$dir" "$cowctl" "$socket" "$id"
+	case $? in
+	0) grep -Eqi 'space' "$dir/err" && ok 'a full disk leaves nothing behind' || bad "full disk: $(cat "$dir/err")" ;;
+	77) echo 'skipped: a full disk: no tmpfs can be mounted here' ;;
+	*) bad "a full disk: $(cat "$dir/err")" ;;
+	esac
+fi
+
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null && [ "${COWD_SANITIZERS:-no}" = no ]; then
+	cp "$cowctl" "$dir/cowctl"
+	chmod 755 "$dir/cowctl"
+	chmod 600 "$socket"
+	setpriv --reuid=65534 --regid=65534 --clear-groups "$dir/cowctl" -s "$socket" status >"$dir/out" 2>"$dir/err"
+	[ $? -eq 4 ] && grep -q "$socket" "$dir/err" && ok 'a socket without permission' ||
+		bad "no permission: $(cat "$dir/err")"
+	chmod 666 "$socket"
+	setpriv --reuid=65534 --regid=65534 --clear-groups "$dir/cowctl" -s "$socket" --json snapshots >"$dir/out" 2>"$dir/err"
+	jq -e '.snapshots == []' "$dir/out" >/dev/null && ok 'others do not see what is not theirs' ||
+		bad "others see: $(cat "$dir/out" "$dir/err")"
+	setpriv --reuid=65534 --regid=65534 --clear-groups "$dir/cowctl" -s "$socket" save "$id" - 2>"$dir/err" | cat >"$dir/out"
+	[ "${PIPESTATUS[0]}" -eq 5 ] && [ ! -s "$dir/out" ] && ok 'nor can they save it' ||
+		bad "others can save: $(cat "$dir/err")"
+fi
+
+if command -v script >/dev/null; then
+	script -qec "stty cols 100; '$cowctl' -s '$socket' save $id '$dir/on-tty'" /dev/null >"$dir/tty" 2>&1 ||
+		bad "save on a terminal: $(cat "$dir/tty")"
+	grep -q '/s' "$dir/tty" && grep -q '%' "$dir/tty" && ok 'a progress bar on a terminal' ||
+		bad "on a terminal: $(cat -v "$dir/tty")"
+	script -qec "'$cowctl' -s '$socket' save $id -" /dev/null >"$dir/tty" 2>&1
+	[ $? -eq 2 ] && ok 'no bytes onto a terminal' || bad "bytes onto a terminal: $(head -c 300 "$dir/tty")"
+fi
+[ -z "$(find "$dir" -maxdepth 1 -name '*.partial*')" ] || bad "left behind: $(ls "$dir")"
+
+# --- what the keeper saved is what cowctl saved ------------------------------------------------------
+
+echo go >"$dir/go"
+wait "$keeper_pid" && ok 'the keeper found its snapshots right' || bad "keeper: $(cat "$dir/keeper.log")"
+keeper_pid=
+same 'cowctl saved the snapshot of that moment' "$dir/kept/kept-1" "$dir/saved"
+expect 5 "$id" 'a snapshot that was released' -s "$socket" save "$id" "$dir/late"
+
+kill -KILL "$cowd_pid"
+wait "$cowd_pid" 2>/dev/null
+cowd_pid=
+expect 3 "$socket: " 'a socket whose daemon is dead' -s "$socket" status
+exit "$failed"
