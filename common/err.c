@@ -2,14 +2,26 @@
 /* Per-thread error sentences; see err.h. */
 #include "config.h"
 
+#include "common/err.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "common/err.h"
-
 static __thread char sentence[512];
+
+/* Written elsewhere first: the arguments may point to the last sentence. */
+static size_t set_sentence(const char *fmt, va_list args)
+{
+	char text[sizeof(sentence)];
+	int n = vsnprintf(text, sizeof(text), fmt, args);
+
+	if (n < 0)
+		text[0] = '\0';
+	memcpy(sentence, text, strnlen(text, sizeof(text) - 1) + 1);
+	return n < 0 ? 0 : (size_t)n;
+}
 
 int err_raise(int error, const char *fmt, ...)
 {
@@ -17,7 +29,7 @@ int err_raise(int error, const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	(void)vsnprintf(sentence, sizeof(sentence), fmt, args);
+	(void)set_sentence(fmt, args);
 	va_end(args);
 	errno = saved_errno;
 	return error;
@@ -28,12 +40,10 @@ int err_raise_errno(const char *fmt, ...)
 	int saved_errno = errno;
 	va_list args;
 	size_t used;
-	int n;
 
 	va_start(args, fmt);
-	n = vsnprintf(sentence, sizeof(sentence), fmt, args);
+	used = set_sentence(fmt, args);
 	va_end(args);
-	used = n < 0 ? 0 : (size_t)n;
 	if (used < sizeof(sentence))
 		(void)snprintf(sentence + used, sizeof(sentence) - used, ": %s",
 			       strerrordesc_np(saved_errno) ? strerrordesc_np(saved_errno)

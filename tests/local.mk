@@ -193,3 +193,25 @@ TESTS += $(ABI_TESTS)
 TESTS += tests/system/cowctl.sh tests/system/cowbench.sh
 dist_noinst_SCRIPTS += tests/system/cowctl.sh tests/system/cowbench.sh
 dist_noinst_SCRIPTS += quickstart
+
+# What everything else stands on.
+COMMON_TESTS = \
+	tests/unit/test-err \
+	tests/unit/test-hist \
+	tests/unit/test-registry \
+	tests/unit/test-wire \
+	$(NULL)
+check_PROGRAMS += $(COMMON_TESTS)
+TESTS += $(COMMON_TESTS)
+tests_unit_test_err_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_err_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_err_LDADD = libcommon.la $(CHECK_LIBS)
+tests_unit_test_hist_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_hist_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_hist_LDADD = libcommon.la $(CHECK_LIBS)
+tests_unit_test_registry_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_registry_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_registry_LDADD = libclient-internal.la $(CHECK_LIBS)
+tests_unit_test_wire_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_wire_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_wire_LDADD = libcommon.la $(CHECK_LIBS)
