@@ -269,7 +269,8 @@ struct listener *listener_free(struct listener *listener)
 	loop_unwatch(&listener->watch);
 	loop_unwatch(&listener->pause_watch);
 	if (listener->path && unlink(listener->path) < 0 && errno != ENOENT)
-		log_warning("cannot remove the socket %s: %m", listener->path);
+		log_info("left the socket %s behind: %m; the next cowd replaces it",
+			 listener->path);
 	listener->fd = fd_close(listener->fd);
 	listener->reserve_fd = fd_close(listener->reserve_fd);
 	listener->timer_fd = fd_close(listener->timer_fd);

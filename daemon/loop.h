@@ -54,7 +54,8 @@ void loop_post(struct loop *loop, struct task *task);
  * nothing */
 bool loop_run_tasks(struct loop *loop);
 
-/** loop_run() - until loop_stop(), which may come before; can be run again. 0, or -errno when epoll itself failed */
+/** loop_run() - until loop_stop(), which may come before; can be run again. 0, or -errno when epoll
+ * itself failed */
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
