@@ -237,6 +237,12 @@ static void await(struct cow_client *client, struct cowi_pending *pending, cow_p
 			send_cancel(client, pending->id);
 		pthread_mutex_lock(&client->lock);
 	}
+	/* The last news comes right before the answer; who shows it wants to show the end. */
+	if (pending->has_progress && progress && !is_cancelled && !pending->error) {
+		pthread_mutex_unlock(&client->lock);
+		(void)progress(user, pending->done_bytes, pending->total_bytes);
+		pthread_mutex_lock(&client->lock);
+	}
 }
 
 /* Give the parts of an answer to who asked; the rest is freed. */
