@@ -260,6 +260,7 @@ bool cowi_receive(struct cow_client *client)
 		wrong = on_reply(client, reply, &fds);
 	} else if (reply->error) { /* why cowd refuses or ends this connection */
 		(void)snprintf(farewell, sizeof(farewell), "%s", reply->sentence);
+		conn->farewell_error = reply->error < 4096 ? -(int)reply->error : 0;
 		wrong = farewell;
 		cow__v1__reply__free_unpacked(reply, NULL);
 	} else {

@@ -85,6 +85,7 @@ struct cowi_conn {
 	bool is_private; /* exec: */
 	pthread_t thread;
 	pid_t daemon_pid;
+	int farewell_error; /* with which cowd ended the connection, or 0; client's thread only */
 	uint64_t next_request_id;
 	unsigned int n_turns;
 	unsigned int n_under_way; /* sent and not answered */

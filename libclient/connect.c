@@ -138,6 +138,8 @@ static int raise_no_hello(struct cow_client *client, int error)
 	char sentence[512];
 
 	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	if (client->conn->farewell_error)
+		error = client->conn->farewell_error;
 	if (error == -EPROTONOSUPPORT)
 		error = -EPROTO;
 	if (error != -ENOTCONN)
@@ -185,6 +187,7 @@ int cowi_reconnect(struct cow_client *client)
 		return r;
 	pthread_mutex_lock(&client->lock);
 	conn->sock = sock;
+	conn->farewell_error = 0;
 	client->generation++;
 	pthread_mutex_unlock(&client->lock);
 
