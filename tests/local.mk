@@ -215,3 +215,10 @@ tests_unit_test_registry_LDADD = libclient-internal.la $(CHECK_LIBS)
 tests_unit_test_wire_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_wire_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_wire_LDADD = libcommon.la $(CHECK_LIBS)
+
+check_PROGRAMS += tests/unit/test-tools
+TESTS += tests/unit/test-tools
+tests_unit_test_tools_CFLAGS = $(TESTS_CFLAGS) $(JSON_C_CFLAGS)
+tests_unit_test_tools_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_tools_LDADD = tools/libtools.la $(CHECK_LIBS)
+tests_unit_test_tools_SOURCES = tests/unit/test-tools.c

@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,8 +134,7 @@ static unsigned int distance(const char *a, const char *b)
 const char *cli_nearest(const char *word, const char *const *names, size_t n_names,
 			size_t stride_bytes)
 {
-	/* Half of the word may be wrong, no more: otherwise any name is as good as another. */
-	unsigned int best = (unsigned int)(strlen(word) + 1) / 2 + 1;
+	unsigned int best = UINT_MAX;
 	const char *nearest = NULL;
 
 	for (size_t i = 0; i < n_names; i++) {
@@ -144,7 +144,8 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n_nam
 
 		/* A beginning of a name means that name. */
 		d = word[0] && !strncmp(word, name, strlen(word)) ? 0 : distance(word, name);
-		if (d < best) {
+		/* Half of it may be wrong, no more: otherwise any name is as good as another. */
+		if (d < best && d <= (min_u64(strlen(word), strlen(name)) + 1) / 2) {
 			best = d;
 			nearest = name;
 		}
