@@ -14,7 +14,7 @@
 #include "common/err.h"
 
 /* How often an operation that made no headway is tried before the caller hears of it. */
-#define N_TRIES_MAX 64
+#define N_TRIES_MAX 8
 
 int uffdio_new_by_device(int *uffd, int device_fd, bool user_only)
 {
@@ -209,8 +209,7 @@ static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, 
 		} else if ((error == EAGAIN || error == EINTR) && tries++ < N_TRIES_MAX) {
 			sched_yield();
 		} else if (error == EFAULT && fill == fill_continue) {
-			result = err_raise(-EFAULT, "%s of %#llx: the file has a hole there", what,
-					   (unsigned long long)(addr + done_bytes));
+			result = UFFDIO_E_HOLE;
 		} else {
 			errno = error;
 			result = fold_range_error(what, addr + done_bytes, n_bytes - done_bytes);

@@ -29,6 +29,8 @@
 #define UFFDIO_E_GONE     2
 /* Part of the range is not mapped, or not registered, as it was. */
 #define UFFDIO_E_UNMAPPED 3
+/* uffdio_continue(): the file has a hole there; pages before it are mapped. */
+#define UFFDIO_E_HOLE     4
 
 /**
  * uffdio_new_by_device() - a userfaultfd on the calling process
@@ -80,7 +82,7 @@ int uffdio_zeropage(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
  * uffdio_continue() - map what the file has, and wake; Linux >= 5.14 for shmem
  * @mode: 0, or UFFDIO_CONTINUE_MODE_WP (Linux >= 6.4)
  *
- * Return: as above, or -EFAULT when the file has a hole in the range: pages before it are mapped.
+ * Return: as above, or UFFDIO_E_HOLE.
  */
 int uffdio_continue(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode) MUST_CHECK;
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Serving write faults of a region: keep the page as it was, lift its protection, wake the writer.
+ * Serving faults of a region. Write to a protected page: keep the page as it was, lift its
+ * protection, wake the writer. Page that is absent from the mapping since a lazy cut: map it,
+ * protected unless it was kept. Page that the memory has not got at all: it is zero in every
+ * snapshot without it.
  *
- * What holds between turns: a page of the region that is not write-protected is in a store of every
+ * What holds between turns: a page of the region that can be written is in a store of every
  * live snapshot that it could have changed under, that is, some store from that snapshot's own
  * onward has it. So a fault is needed once per page and snapshot, and when a snapshot leaves the
  * chain its pages move to the next older one (snapshot.c) and the rule goes on to hold.
@@ -29,6 +32,8 @@
 #define N_MSGS           32
 /* Pages kept together when writes come in order. */
 #define RUN_PAGES_MAX    16
+/* Pages mapped around one that was touched. */
+#define AROUND_PAGES     16
 /* Turns without a message, in a row, before a client is taken to be the cause. */
 #define N_IDLE_TURNS_MAX 10000
 /* Protection lifted around a page when no snapshot needs any. */
@@ -53,13 +58,31 @@ static int fold_uffd(struct region *region, int r, uint64_t addr, uint64_t n_byt
 	return r > 0 ? 0 : r;
 }
 
+static uint64_t addr_of(const struct region *region, uint64_t idx)
+{
+	return region->addr + idx * page_size_bytes();
+}
+
 static int let_go(struct region *region, uint64_t first, uint64_t n)
 {
-	uint64_t addr = region->addr + first * page_size_bytes();
+	uint64_t addr = addr_of(region, first);
 	uint64_t n_bytes = n * page_size_bytes();
 
 	return fold_uffd(region, uffdio_unprotect(region->uffd, addr, n_bytes, false), addr,
 			 n_bytes);
+}
+
+/* Map pages that memory has; @mode is 0 or UFFDIO_CONTINUE_MODE_WP. Those there already stay. */
+static int map_pages(struct region *region, uint64_t first, uint64_t n, uint64_t mode)
+{
+	uint64_t addr = addr_of(region, first);
+	uint64_t n_bytes = n * page_size_bytes();
+	int r;
+
+	if (!n)
+		return 0;
+	r = uffdio_continue(region->uffd, addr, n_bytes, mode);
+	return r == UFFDIO_E_HOLE ? 0 : fold_uffd(region, r, addr, n_bytes);
 }
 
 /*
@@ -145,22 +168,19 @@ static size_t run_length(struct region *region, uint64_t idx)
 	return region->run_pages;
 }
 
-/* With served.lock, and chain_lock held shared. */
-static int serve_write(struct region *region, uint64_t idx)
+/*
+ * See to it that no live snapshot needs page @idx from memory any more; those that cannot have it
+ * are lost. Pages after it are kept too when writes come in order. Return: how many may be written
+ * now.
+ */
+static size_t make_writable(struct region *region, uint64_t idx)
 {
 	struct snapshot *snap = region->newest;
 	size_t n;
 	int r;
 
-	if (!snap) {
-		uint64_t n_run = max_u64(FREE_RUN_BYTES / page_size_bytes(), 1);
-		uint64_t first = align_down(idx, n_run);
-
-		return let_go(region, first, min_u64(n_run, region->n_pages - first));
-	}
 	if (store_get(&snap->store, idx) != STORE_EMPTY || !is_needed(region, idx))
-		return let_go(region, idx, 1);
-
+		return 1;
 	n = count_unkept(region, snap, idx, run_length(region, idx));
 	r = keep(region, snap, idx, n);
 	if (r && n > 1) {
@@ -170,19 +190,139 @@ static int serve_write(struct region *region, uint64_t idx)
 	if (r)
 		snapshot_lose(region, idx, err_sentence());
 	region->last_end_idx = idx + n;
+	return n;
+}
+
+/* Around page @idx when no snapshot needs any. */
+static uint64_t free_run(const struct region *region, uint64_t idx, uint64_t *n)
+{
+	uint64_t n_run = max_u64(FREE_RUN_BYTES / page_size_bytes(), 1);
+	uint64_t first = align_down(idx, n_run);
+
+	*n = min_u64(n_run, region->n_pages - first);
+	return first;
+}
+
+/* A write to a page that is mapped and protected. */
+static int serve_protected(struct region *region, uint64_t idx)
+{
+	uint64_t n;
+
+	if (!region->newest) {
+		uint64_t first = free_run(region, idx, &n);
+
+		return let_go(region, first, n);
+	}
+	n = make_writable(region, idx);
 	return let_go(region, idx, n);
 }
 
-static int serve_msg(struct region *region, const struct uffd_msg *msg)
+/* A touch of a page that memory has and the mapping has not. */
+static int serve_absent(struct region *region, uint64_t idx, bool is_write)
 {
-	uint64_t off;
+	uint64_t first = align_down(idx, AROUND_PAGES);
+	uint64_t end = min_u64(first + AROUND_PAGES, region->n_pages);
+	uint64_t n = 0;
+	int r = 0;
+
+	if (!region->newest) {
+		first = free_run(region, idx, &n);
+		return map_pages(region, first, n, 0);
+	}
+	if (is_write) {
+		n = make_writable(region, idx);
+		r = map_pages(region, idx, n, 0);
+		/* Some of several may have been mapped before, protected. */
+		if (!r && n > 1)
+			r = let_go(region, idx, n);
+	}
+	/* The writer goes on already while its neighbours come. */
+	if (!r && idx + n < end)
+		r = map_pages(region, idx + n, end - idx - n, UFFDIO_CONTINUE_MODE_WP);
+	return r ? r : map_pages(region, first, idx - first, UFFDIO_CONTINUE_MODE_WP);
+}
+
+/* How many pages from @idx on, at most @max, memory has not got; at least 1. */
+static uint64_t count_missing(const struct region *region, uint64_t idx, uint64_t max)
+{
+	size_t size = page_size_bytes();
+	uint64_t n = min_u64(max, region->n_pages - idx);
+	off_t data;
+
+	if (n == 1)
+		return 1;
+	data = lseek(region->backing->ro_fd, (off_t)(idx * size), SEEK_DATA);
+	if (data < 0)
+		return errno == ENXIO ? n : 1;
+	return max_u64(min_u64(n, (uint64_t)data / size - idx), 1);
+}
+
+/* A touch of a page that memory has not got: zero, in every snapshot that has not kept it. */
+static int serve_missing(struct region *region, uint64_t idx, bool is_write, void *buf)
+{
+	uint64_t addr = addr_of(region, idx);
+	size_t size = page_size_bytes();
+	uint64_t n = 1, n_kept = 0;
+
+	if (region->newest && !is_write) {
+		memset(buf, 0, size);
+		return fold_uffd(region,
+				 uffdio_copy(region->uffd, addr, buf, size, UFFDIO_COPY_MODE_WP),
+				 addr, size);
+	}
+	if (region->newest) {
+		n = count_missing(region, idx, run_length(region, idx));
+		while (n_kept < n &&
+		       store_put(&region->newest->store, idx + n_kept, STORE_ZERO) == 0)
+			n_kept++;
+		n = max_u64(n_kept, 1);
+		region->last_end_idx = idx + n;
+		stats_add(&region->daemon->stats, pages_kept, n_kept);
+	}
+	return fold_uffd(region, uffdio_zeropage(region->uffd, addr, n * size), addr, n * size);
+}
+
+/* With served.lock, and chain_lock held shared. */
+static int serve_msg(struct region *region, const struct uffd_msg *msg, void *buf)
+{
+	uint64_t flags = msg->arg.pagefault.flags;
+	bool is_write = flags & UFFD_PAGEFAULT_FLAG_WRITE;
+	uint64_t idx;
 
 	if (msg->event != UFFD_EVENT_PAGEFAULT)
 		return 0;
-	off = msg->arg.pagefault.address - region->addr;
-	if (off >= region->size_bytes) /* cannot be, we registered nothing else */
+	idx = (msg->arg.pagefault.address - region->addr) / page_size_bytes();
+	if (idx >= region->n_pages) /* where the client moved its old page tables: nobody's */
 		return 0;
-	return serve_write(region, off / page_size_bytes());
+	if (flags & UFFD_PAGEFAULT_FLAG_WP)
+		return serve_protected(region, idx);
+	if (flags & UFFD_PAGEFAULT_FLAG_MINOR)
+		return serve_absent(region, idx, is_write);
+	return serve_missing(region, idx, is_write, buf);
+}
+
+/*
+ * The client has moved its page tables aside. The faults read along with the report may be from
+ * before or after; they come again when woken, and are of the new snapshot's time then.
+ */
+static int serve_move(struct region *region)
+{
+	if (region->registered != REGION_ALL)
+		snapshot_lose_all(region,
+				  "the client moved its region, and writes to it untracked");
+	snapshot_moved(region);
+	return fold_uffd(region, uffdio_wake(region->uffd, region->addr, region->size_bytes),
+			 region->addr, region->size_bytes);
+}
+
+static bool has_move(const struct region *region, const struct uffd_msg *msgs, size_t n_msgs)
+{
+	for (size_t i = 0; i < n_msgs; i++)
+		if (msgs[i].event == UFFD_EVENT_REMAP &&
+		    msgs[i].arg.remap.from < region->addr + region->size_bytes &&
+		    msgs[i].arg.remap.from + msgs[i].arg.remap.len > region->addr)
+			return true;
+	return false;
 }
 
 /*
@@ -198,6 +338,7 @@ static enum served_verdict give_up(struct region *region, int error)
 		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
 	}
 	atomic_store(&region->is_gone, true);
+	snapshot_post_lost(region); /* the loop thread closes the descriptor */
 	return SERVED_GONE;
 }
 
@@ -212,30 +353,40 @@ static enum served_verdict serve_nothing(struct region *region)
 	return r ? give_up(region, r) : SERVED_AGAIN;
 }
 
+static int serve_faults(struct region *region, const struct uffd_msg *msgs, size_t n_msgs,
+			void *buf)
+{
+	struct stats *stats = &region->daemon->stats;
+	uint64_t started_ns = now_ns();
+	int r = 0;
+
+	pthread_rwlock_rdlock(&region->chain_lock);
+	for (size_t i = 0; i < n_msgs && !r; i++) {
+		r = serve_msg(region, &msgs[i], buf);
+		hist_add(&stats->fault_latency, now_ns() - started_ns);
+	}
+	pthread_rwlock_unlock(&region->chain_lock);
+	stats_add(stats, faults, n_msgs);
+	atomic_fetch_add_explicit(&region->n_faults, n_msgs, memory_order_relaxed);
+	return r;
+}
+
 enum served_verdict fault_serve_region(struct served *served, void *buf)
 {
 	struct region *region = container_of(served, struct region, served);
-	struct stats *stats = &region->daemon->stats;
 	struct uffd_msg msgs[N_MSGS];
-	uint64_t started_ns;
 	size_t n_msgs = 0;
 	int r;
 
-	(void)buf;
 	r = uffdio_read(region->uffd, msgs, N_MSGS, &n_msgs);
 	if (r)
 		return give_up(region, r);
 	if (!n_msgs)
 		return serve_nothing(region);
 	region->n_idle_turns = 0;
-	started_ns = now_ns();
-	stats_add(stats, faults, n_msgs);
-	atomic_fetch_add_explicit(&region->n_faults, n_msgs, memory_order_relaxed);
-	pthread_rwlock_rdlock(&region->chain_lock);
-	for (size_t i = 0; i < n_msgs && !r; i++) {
-		r = serve_msg(region, &msgs[i]);
-		hist_add(&stats->fault_latency, now_ns() - started_ns);
-	}
-	pthread_rwlock_unlock(&region->chain_lock);
+	if (has_move(region, msgs, n_msgs))
+		r = serve_move(region);
+	else
+		r = serve_faults(region, msgs, n_msgs, buf);
 	return r ? give_up(region, r < 0 ? r : 0) : SERVED_AGAIN;
 }

@@ -10,6 +10,7 @@ libcowd_la_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS) $(SYSTEMD_CFLAGS) $(PROTOBUF_
 libcowd_la_LIBADD = libbackends.la libproto.la libcommon.la \
 	$(SECCOMP_LIBS) $(SYSTEMD_LIBS) $(PROTOBUF_C_LIBS) $(INIH_LIBS) $(CAP_NG_LIBS)
 libcowd_la_SOURCES = \
+	daemon/arm.c \
 	daemon/backing.c \
 	daemon/backing.h \
 	daemon/daemon.h \
@@ -62,6 +63,7 @@ libcowd_la_SOURCES = \
 	daemon/stats.h \
 	daemon/store.c \
 	daemon/store.h \
+	daemon/sweep.c \
 	daemon/view.c \
 	daemon/view.h \
 	daemon/worker.c \

@@ -65,6 +65,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region->uid = session->uid;
 	region->ops_tail = &region->ops;
 	region->lost_task.run = snapshot_lost_task;
+	region->moved_task.run = sweep_moved_task;
 	(void)snprintf(region->name, sizeof(region->name), "%s", name ? name : "");
 
 	r = charge(region, mode);
@@ -140,19 +141,31 @@ struct region *region_find(struct session *session, uint64_t id)
 
 int region_register(struct region *region)
 {
-	const uint64_t features = (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID |
-				   UFFD_FEATURE_WP_HUGETLBFS_SHMEM) &
-				  region->daemon->probe.uffd_features;
+	const struct probe *probe = &region->daemon->probe;
+	const uint64_t to_move =
+		UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_EVENT_REMAP;
+	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID |
+			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 	int r;
 
+	region->can_move = probe->has_lazy && probe->has_dontunmap &&
+			   (probe->uffd_features & to_move) == to_move;
+	if (region->can_move)
+		features |= to_move;
 	r = uffdio_set_nonblock(region->uffd);
 	if (!r)
-		r = uffdio_api(region->uffd, features, NULL);
+		r = uffdio_api(region->uffd, features & probe->uffd_features, NULL);
+	/* To see now that it can be: until there is a snapshot it need not be. */
 	if (!r)
 		r = uffdio_register(region->uffd, region->addr, region->size_bytes,
 				    UFFDIO_REGISTER_MODE_WP);
-	if (r > 0)
+	if (!r)
+		r = uffdio_unregister(region->uffd, region->addr, region->size_bytes);
+	if (r == UFFDIO_E_GONE)
 		return err_raise(-ESRCH, "the client's process has ended");
+	if (r > 0)
+		return err_raise(-EFAULT, "the region is not mapped at %#llx",
+				 (unsigned long long)region->addr);
 	return r;
 }
 
@@ -169,6 +182,38 @@ int region_serve(struct region *region)
 	if (!r)
 		region->is_attached = true;
 	return r;
+}
+
+/*
+ * A userfaultfd that nobody reads would keep the client's next mremap() waiting, so it is closed,
+ * once nobody else uses it: operations wait for it to be gone by served.lock, a sweep is waited for
+ * here.
+ */
+static void close_run(struct job *job)
+{
+	struct region *region = container_of(job, struct region, close_job);
+
+	worker_remove(&region->served);
+	pthread_mutex_lock(&region->served.lock);
+	region->uffd = fd_close(region->uffd);
+	pthread_mutex_unlock(&region->served.lock);
+}
+
+static void close_done(struct job *job)
+{
+	struct region *region = container_of(job, struct region, close_job);
+
+	region_unref(region);
+}
+
+void region_gone(struct region *region)
+{
+	if (region->is_closing || region->is_sweeping || !region->is_attached)
+		return;
+	region->is_closing = true;
+	region->close_job = (struct job){.run = close_run, .done = close_done};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &region->close_job);
 }
 
 /* --- operations on the chain ------------------------------------------------------------------ */
@@ -192,6 +237,7 @@ static void op_done(struct job *job)
 		job_submit(region->daemon->jobs, &region->ops->job);
 	op->region = NULL;
 	op->next = NULL;
+	atomic_fetch_sub(&region->n_ops, 1);
 	op->done(op); /* last use of @op */
 	region_unref(region);
 }
@@ -199,6 +245,7 @@ static void op_done(struct job *job)
 void region_submit(struct region *region, struct region_op *op)
 {
 	op->region = region_ref(region);
+	atomic_fetch_add(&region->n_ops, 1);
 	op->next = NULL;
 	op->job = (struct job){.run = op_run, .done = op_done};
 	*region->ops_tail = op;

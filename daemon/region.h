@@ -25,6 +25,20 @@
  * Operations that change the chain (take, release) are *region operations*: they run in the job
  * pool, one at a time for each region, in order of submission.
  *
+ * Between snapshots a region is not registered with its userfaultfd at all and costs nothing. There
+ * are two ways to freeze it:
+ *
+ *   *Eagerly*: register it for write-protect faults and protect every page, with served.lock held.
+ *   Walks every page table entry.
+ *
+ *   *Lazily*: register it for missing, minor and write-protect faults, then have the client move
+ * its page tables aside, which takes the same short time for any size. The move is the cut: it
+ * leaves an empty mapping, so that every touch from then on is a fault. The kernel reports the move
+ * in the userfaultfd's queue and refuses to resolve any fault (EAGAIN) until the report was read;
+ * the worker that reads it puts the snapshot into the chain before it resolves anything. So no
+ * fault that came after the cut is ever resolved as if it came before. Pages are then mapped again,
+ * write-protected, as they are touched and by a sweep in the background (sweep.c).
+ *
  * A region lives, and its faults are served, as long as its session or any snapshot needs it. What
  * its owner says about having unmapped it is not relied on. When its process has gone (ESRCH) there
  * is nothing more to serve and M stays as it was.
@@ -60,6 +74,13 @@ struct region_op {
 	struct region_op *next;
 };
 
+/* What a region is registered for. */
+enum region_registered {
+	REGION_PLAIN, /* not, or not everywhere */
+	REGION_WP,
+	REGION_ALL, /* missing, minor, write-protect: pages may be absent */
+};
+
 struct region {
 	unsigned int n_refs;
 	struct daemon *daemon;
@@ -92,6 +113,18 @@ struct region {
 	uint64_t last_end_idx; /* served.lock: where the last fault's pages ended, and … */
 	uint32_t run_pages;    /* … how many to keep at once if the next one is there */
 	uint32_t n_idle_turns; /* served.lock */
+	bool can_move;         /* its userfaultfd reports moves and serves all kinds of faults */
+	enum region_registered registered; /* served.lock */
+	struct snapshot *pending; /* served.lock: in the chain once the client has made its move */
+	_Atomic unsigned int n_ops; /* submitted, not done */
+	struct region_op calm_op;   /* unregistering it when no snapshot is left */
+	_Atomic uint64_t sweep_off; /* below it, pages are mapped and protected */
+	bool is_sweeping;           /* loop thread, as the next two */
+	bool is_closing;
+	struct job sweep_job;
+	struct job close_job;
+	struct task moved_task; /* starts a sweep */
+	_Atomic bool is_moved_posted;
 	struct task lost_task; /* tells the loop thread that snapshots were lost */
 	_Atomic bool is_lost_posted;
 	bool is_attaching; /* region_register() is under way */
@@ -138,6 +171,24 @@ void region_submit(struct region *region, struct region_op *op);
 void region_disown(struct region *region);
 /** region_drop_all() - session_end(): disown all of its regions, and its backings */
 void region_drop_all(struct session *session);
+
+/** region_gone() - it can be served no more: close its userfaultfd; loop thread; idempotent */
+void region_gone(struct region *region);
+
+/* --- arm.c: with served.lock held, in a region operation's run(); 0 or -errno -------------------
+ */
+
+/** arm_eagerly() - protect every page now */
+int arm_eagerly(struct region *region);
+/** arm_prepare() - have every touch after the client's move be a fault */
+int arm_prepare(struct region *region);
+/** arm_calm() - loop thread: if no snapshot is left, have the region unregistered */
+void arm_calm(struct region *region);
+
+/* --- sweep.c ---------------------------------------------------------------------------------- */
+
+/** sweep_moved_task() - region->moved_task: sweep from the start */
+void sweep_moved_task(struct task *task);
 
 /* --- fault.c ---------------------------------------------------------------------------------- */
 

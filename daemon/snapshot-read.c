@@ -222,10 +222,29 @@ static int next_in_extents(struct snapshot *snap, uint64_t off, uint64_t limit, 
 
 /* ---------------------------------------------------------------------------------------------- */
 
+/*
+ * A client whose move has returned may read before the worker, who has the report of the move in
+ * its hands, has done with it: the worker holds served.lock from before it took the report.
+ */
+static int check_readable(struct snapshot *snap)
+{
+	if (!atomic_load(&snap->is_frozen)) {
+		pthread_mutex_lock(&snap->region->served.lock);
+		pthread_mutex_unlock(&snap->region->served.lock);
+		worker_kick(&snap->region->served);
+		if (!atomic_load(&snap->is_frozen))
+			return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
+					 (unsigned long long)snap->id);
+	}
+	return snap->is_lost ? snapshot_stale(snap) : 0;
+}
+
 int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
-	if (snap->is_lost)
-		return snapshot_stale(snap);
+	int r = check_readable(snap);
+
+	if (r)
+		return r;
 	return snap->mode == COW__V1__MODE__MODE_UFFD ? read_chain(snap, buf, len, off)
 						      : read_extents(snap, buf, len, off);
 }
@@ -233,8 +252,10 @@ int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 int snapshot_next_data(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
 		       uint64_t *end)
 {
-	if (snap->is_lost)
-		return snapshot_stale(snap);
+	int r = check_readable(snap);
+
+	if (r)
+		return r;
 	return snap->mode == COW__V1__MODE__MODE_UFFD
 		       ? next_in_chain(snap, off, limit, hole, end)
 		       : next_in_extents(snap, off, limit, hole, end);

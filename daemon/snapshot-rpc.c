@@ -77,6 +77,9 @@ static int reply_snapshot(struct rpc_call *call, const struct snapshot *snap, bo
 	return 0;
 }
 
+/* Smaller regions are protected faster than two processes can talk about a move. */
+#define MOVE_MIN_BYTES ((uint64_t)8 << 20)
+
 /* --- take ------------------------------------------------------------------------------------- */
 
 static void take_run(struct region_op *op)
@@ -85,9 +88,11 @@ static void take_run(struct region_op *op)
 	int r;
 
 	if (snap->mode == COW__V1__MODE__MODE_UFFD)
-		r = snapshot_arm(snap);
+		r = snapshot_arm(snap, snap->by_move);
 	else
 		r = extent_find_present(snap);
+	if (snap->mode != COW__V1__MODE__MODE_UFFD)
+		atomic_store(&snap->is_frozen, !r);
 	outcome_set(&snap->outcome, r);
 }
 
@@ -102,6 +107,8 @@ static void take_done(struct region_op *op)
 		r = snapshot_hold(snap, call->session);
 	if (!r)
 		r = reply_snapshot(call, snap, false);
+	if (!r)
+		call->reply.snapshot->move = snap->by_move;
 	if (!r)
 		stats_add(&snap->daemon->stats, snapshots_taken, 1);
 	snap->call = NULL;
@@ -144,6 +151,7 @@ int rpc_snapshot_take(struct rpc_call *call)
 		if (r)
 			return r;
 	}
+	snap->by_move = take->can_move && region->can_move && region->size_bytes >= MOVE_MIN_BYTES;
 	snap->call = call;
 	snapshot_submit_take(snap, take_run, take_done);
 	return RPC_E_DEFERRED;

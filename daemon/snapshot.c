@@ -16,14 +16,11 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "backends/uffdio.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
 
-/* The client's mmap lock is let go after protecting so much. */
-#define ARM_PIECE_BYTES ((uint64_t)64 << 20)
 /* Pages handed down with the chain lock held. */
 #define HAND_DOWN_PAGES ((uint64_t)1 << 15)
 /* Unused slots that a region with snapshots keeps warm. */
@@ -112,22 +109,8 @@ struct snapshot *snapshot_ref(struct snapshot *snap)
 
 /* --- leaving the chain ------------------------------------------------------------------------ */
 
-static void leave_run(struct region_op *op)
+static void unlink_from_chain(struct region *region, struct snapshot *snap)
 {
-	struct snapshot *snap = container_of(op, struct snapshot, op);
-	struct region *region = snap->region;
-	uint64_t n_pages = snap->store.n_pages;
-	bool is_last;
-
-	atomic_store(&snap->is_leaving, true);
-	for (uint64_t first = 0; first < n_pages; first += HAND_DOWN_PAGES) {
-		pthread_rwlock_wrlock(&region->chain_lock);
-		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, first,
-				min_u64(first + HAND_DOWN_PAGES, n_pages));
-		pthread_rwlock_unlock(&region->chain_lock);
-	}
-	pthread_rwlock_wrlock(&region->chain_lock);
-	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0, n_pages);
 	if (snap->older)
 		snap->older->newer = snap->newer;
 	else
@@ -136,9 +119,43 @@ static void leave_run(struct region_op *op)
 		snap->newer->older = snap->older;
 	else
 		region->newest = snap->older;
+}
+
+/* Whether it was in the chain at all; if not, a move that comes now finds nothing pending. */
+static bool cancel_pending(struct region *region, struct snapshot *snap)
+{
+	bool is_chained;
+
+	pthread_mutex_lock(&region->served.lock);
+	if (region->pending == snap)
+		region->pending = NULL;
+	is_chained = snap->is_chained;
+	pthread_mutex_unlock(&region->served.lock);
+	worker_kick(&region->served);
+	return is_chained;
+}
+
+static void leave_run(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+	struct region *region = snap->region;
+	uint64_t n_pages = snap->store.n_pages;
+	bool is_last;
+
+	atomic_store(&snap->is_leaving, true);
+	if (!cancel_pending(region, snap))
+		return;
+	for (uint64_t first = 0; first < n_pages; first += HAND_DOWN_PAGES) {
+		pthread_rwlock_wrlock(&region->chain_lock);
+		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, first,
+				min_u64(first + HAND_DOWN_PAGES, n_pages));
+		pthread_rwlock_unlock(&region->chain_lock);
+	}
+	pthread_rwlock_wrlock(&region->chain_lock);
+	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0, n_pages);
+	unlink_from_chain(region, snap);
 	is_last = !region->oldest;
 	pthread_rwlock_unlock(&region->chain_lock);
-	snap->is_chained = false;
 	store_deinit(&snap->store);
 	store_pool_trim(region->pool, is_last ? 0 : WARM_SLOTS);
 }
@@ -147,13 +164,15 @@ static void leave_done(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 
+	snap->has_left = true;
+	arm_calm(snap->region);
 	if (!snap->n_refs)
 		snapshot_free(snap);
 }
 
 static void submit_leave(struct snapshot *snap)
 {
-	if (snap->op.region || !snap->is_chained)
+	if (snap->op.region)
 		return;
 	snap->op.run = leave_run;
 	snap->op.done = leave_done;
@@ -183,7 +202,7 @@ struct snapshot *snapshot_unref(struct snapshot *snap)
 		tell_gone(snap);
 	if (snap->op.region)
 		return NULL; /* leave_done() frees it */
-	if (snap->is_chained)
+	if (snap->was_taken && !snap->has_left)
 		submit_leave(snap);
 	else
 		snapshot_free(snap);
@@ -194,6 +213,7 @@ void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *o
 			  void (*done)(struct region_op *op))
 {
 	snapshot_ref(snap);
+	snap->was_taken = snap->mode == COW__V1__MODE__MODE_UFFD;
 	snap->op.run = run;
 	snap->op.done = done;
 	region_submit(snap->region, &snap->op);
@@ -209,26 +229,39 @@ void snapshot_take_done(struct snapshot *snap)
 
 /* --- mode uffd: the cut ----------------------------------------------------------------------- */
 
-static int protect_all(struct region *region)
+/* With served.lock held. */
+static void append(struct region *region, struct snapshot *snap)
 {
-	int r = 0;
-
-	for (uint64_t off = 0; off < region->size_bytes && !r; off += ARM_PIECE_BYTES)
-		r = uffdio_protect(region->uffd, region->addr + off,
-				   min_u64(ARM_PIECE_BYTES, region->size_bytes - off));
-	switch (r) {
-	case UFFDIO_E_GONE:
-		return err_raise(-ESRCH, "the process that has the region has ended");
-	case UFFDIO_E_UNMAPPED:
-		return err_raise(-EFAULT, "the region is no longer mapped as it was registered");
-	case UFFDIO_E_AGAIN:
-		return err_raise(-EAGAIN, "the client's address space is being changed");
-	default:
-		return r;
-	}
+	pthread_rwlock_wrlock(&region->chain_lock);
+	snap->older = region->newest;
+	if (snap->older)
+		snap->older->newer = snap;
+	else
+		region->oldest = snap;
+	region->newest = snap;
+	pthread_rwlock_unlock(&region->chain_lock);
+	snap->is_chained = true;
+	atomic_store(&snap->is_frozen, true);
 }
 
-int snapshot_arm(struct snapshot *snap)
+static int arm_with_lock(struct region *region, struct snapshot *snap, bool by_move)
+{
+	int r;
+
+	if (by_move && region->pending)
+		return err_raise(-EBUSY, "another snapshot of region %llu is being taken",
+				 (unsigned long long)region->id);
+	r = by_move ? arm_prepare(region) : arm_eagerly(region);
+	if (r)
+		return r;
+	if (by_move)
+		region->pending = snap;
+	else
+		append(region, snap);
+	return 0;
+}
+
+int snapshot_arm(struct snapshot *snap, bool by_move)
 {
 	struct region *region = snap->region;
 	uint64_t started_usec = now_usec();
@@ -240,26 +273,22 @@ int snapshot_arm(struct snapshot *snap)
 	 * of another one is in the snapshot without it.
 	 */
 	pthread_mutex_lock(&region->served.lock);
-	if (region->is_gone)
-		r = err_raise(-ESRCH, "the process that has the region has ended");
-	else
-		r = protect_all(region);
-	if (!r) {
-		pthread_rwlock_wrlock(&region->chain_lock);
-		snap->older = region->newest;
-		if (snap->older)
-			snap->older->newer = snap;
-		else
-			region->oldest = snap;
-		region->newest = snap;
-		pthread_rwlock_unlock(&region->chain_lock);
-		snap->is_chained = true;
-	}
+	r = arm_with_lock(region, snap, by_move);
 	pthread_mutex_unlock(&region->served.lock);
 	worker_kick(&region->served);
 	snap->taken_usec = now_usec();
 	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
 	return r;
+}
+
+void snapshot_moved(struct region *region)
+{
+	if (region->pending)
+		append(region, region->pending);
+	region->pending = NULL;
+	atomic_store(&region->sweep_off, 0);
+	if (!atomic_exchange(&region->is_moved_posted, true))
+		loop_post(region->daemon->loop, &region->moved_task);
 }
 
 /* --- holds ------------------------------------------------------------------------------------ */
@@ -351,7 +380,7 @@ static void lose(struct snapshot *snap, const char *because)
 	stats_add(&snap->daemon->stats, snapshots_lost, 1);
 }
 
-static void post_lost(struct region *region)
+void snapshot_post_lost(struct region *region)
 {
 	if (!atomic_exchange(&region->is_lost_posted, true))
 		loop_post(region->daemon->loop, &region->lost_task);
@@ -363,7 +392,7 @@ void snapshot_lose(struct region *region, uint64_t idx, const char *because)
 
 	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
 		lose(snap, because);
-	post_lost(region);
+	snapshot_post_lost(region);
 }
 
 void snapshot_lose_all(struct region *region, const char *because)
@@ -372,7 +401,7 @@ void snapshot_lose_all(struct region *region, const char *because)
 	for (struct snapshot *snap = region->newest; snap; snap = snap->older)
 		lose(snap, because);
 	pthread_rwlock_unlock(&region->chain_lock);
-	post_lost(region);
+	snapshot_post_lost(region);
 }
 
 static void tell_lost(struct snapshot *snap)
@@ -397,13 +426,15 @@ void snapshot_lost_task(struct task *task)
 	pthread_rwlock_rdlock(&region->chain_lock);
 	for (snap = region->oldest; snap; snap = snap->newer) {
 		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
-		if (!snap->is_lost || snap->is_lost_told || snap->op.region)
+		if (!snap->is_lost || snap->is_lost_told || snap->op.region || snap->has_left)
 			continue;
 		snap->is_lost_told = true;
 		tell_lost(snap);
 		submit_leave(snap);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
+	if (region->is_gone)
+		region_gone(region);
 }
 
 int snapshot_stale(const struct snapshot *snap)

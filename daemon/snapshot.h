@@ -64,9 +64,13 @@ struct snapshot {
 	struct store store;
 
 	struct region_op op;    /* take, then leave; op.region is set while one is under way */
-	bool is_chained;        /* by the ops; loop thread in between */
+	_Atomic bool is_frozen; /* the cut was made */
+	bool is_chained;        /* served.lock: in the chain */
+	bool was_taken;         /* loop thread: its take was begun, so it has to leave */
+	bool has_left;          /* loop thread */
 	struct outcome outcome; /* of the take */
 	struct rpc_call *call;  /* that asked for the take */
+	bool by_move;           /* how it is taken */
 
 	/* other modes */
 	struct snapshot_extent *extents;
@@ -91,11 +95,15 @@ int snapshot_release(struct session *session, uint64_t id);
 void snapshot_drop_holds(struct session *session);
 
 /**
- * snapshot_arm() - mode uffd: freeze now
+ * snapshot_arm() - mode uffd: freeze now, or be ready for the client's move
+ * @by_move: the latter
  *
- * Context: a region operation's run(). Return: 0, in the chain; -errno with a sentence.
+ * Context: a region operation's run(). Return: 0; -errno with a sentence.
  */
-int snapshot_arm(struct snapshot *snap);
+int snapshot_arm(struct snapshot *snap, bool by_move);
+/** snapshot_moved() - the client has made its move; by the one that serves. Resolve faults after it
+ */
+void snapshot_moved(struct region *region);
 
 /**
  * snapshot_read() - bytes of the snapshot
@@ -126,6 +134,8 @@ void snapshot_lose(struct region *region, uint64_t idx, const char *because);
 /** snapshot_lose_all() - the same for every snapshot of @region */
 void snapshot_lose_all(struct region *region, const char *because);
 
+/** snapshot_post_lost() - have the loop thread run the task below; any thread */
+void snapshot_post_lost(struct region *region);
 /** snapshot_lost_task() - region->lost_task: tell the holders, and let its pages go */
 void snapshot_lost_task(struct task *task);
 

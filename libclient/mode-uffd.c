@@ -17,8 +17,15 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MREMAP_DONTUNMAP /* since Linux 5.7, for shared mappings 5.13 */
+#define MREMAP_DONTUNMAP 4
+#endif
+
 #include "backends/uffdio.h"
 #include "libclient/internal.h"
+
+/* Old page tables dropped at a time; the client's mmap lock is held meanwhile. */
+#define ASIDE_PIECE_BYTES ((uint64_t)8 << 20)
 
 /* How long to wait for an earlier cowd, or an earlier session of this one, to let go of a region.
  */
@@ -89,7 +96,56 @@ static void uffd_detach(struct cow_region *region)
 	(void)munmap(region->addr, region->size_bytes);
 }
 
-static int uffd_take(struct cow_snapshot *snap)
+/* Page tables moved aside, being dropped piece by piece in the client's thread. */
+struct aside {
+	struct cowi_task task;
+	struct cow_client *client; /* borrowed: it runs the task */
+	char *addr;
+	uint64_t n_bytes;
+};
+
+static void drop_aside(struct cowi_task *task)
+{
+	struct aside *aside = container_of(task, struct aside, task);
+	uint64_t n_bytes = min_u64(aside->n_bytes, ASIDE_PIECE_BYTES);
+
+	(void)munmap(aside->addr, n_bytes);
+	aside->addr += n_bytes;
+	aside->n_bytes -= n_bytes;
+	if (aside->n_bytes)
+		cowi_post(aside->client, &aside->task);
+	else
+		free(aside);
+}
+
+/*
+ * The cut: in one step the region is empty, and all that is mapped of it is elsewhere. cowd, which
+ * is told by the kernel, has the snapshot in its chain before any thread can touch the region
+ * again.
+ */
+static int make_move(struct cow_region *region)
+{
+	struct aside *aside = calloc(1, sizeof(*aside));
+	int r;
+
+	if (!aside)
+		return err_oom(sizeof(*aside), "a snapshot");
+	aside->task.run = drop_aside;
+	aside->client = region->client;
+	aside->n_bytes = region->size_bytes;
+	r = cowi_reserve(&aside->addr, region->size_bytes);
+	if (r) {
+		free(aside);
+		return r;
+	}
+	if (mremap(region->addr, region->size_bytes, region->size_bytes,
+		   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, aside->addr) == MAP_FAILED)
+		r = err_raise_errno("cannot move page tables aside");
+	cowi_post(region->client, &aside->task);
+	return r;
+}
+
+static int call_take(struct cow_snapshot *snap, bool can_move, uint64_t *id, bool *move)
 {
 	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
@@ -99,15 +155,48 @@ static int uffd_take(struct cow_snapshot *snap)
 	pthread_mutex_lock(&snap->client->lock);
 	take.region_id = snap->region->id;
 	pthread_mutex_unlock(&snap->client->lock);
+	take.can_move = can_move;
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 	request.snapshot_take = &take;
 	r = cowi_call_in(snap->client, snap->generation, &request, NULL, 0, &reply, NULL);
 	if (r)
 		return r;
-	pthread_mutex_lock(&snap->client->lock);
-	snap->id = reply->snapshot->snapshot_id;
-	pthread_mutex_unlock(&snap->client->lock);
+	*id = reply->snapshot->snapshot_id;
+	*move = reply->snapshot->move;
 	cow__v1__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+static int call_release(struct cow_snapshot *snap, uint64_t id)
+{
+	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	release.snapshot_id = id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
+	request.snapshot_release = &release;
+	return cowi_call_in(snap->client, snap->generation, &request, NULL, 0, NULL, NULL);
+}
+
+static int uffd_take(struct cow_snapshot *snap)
+{
+	bool move = false;
+	uint64_t id = 0;
+	int r;
+
+	r = call_take(snap, true, &id, &move);
+	if (r)
+		return r;
+	if (move && make_move(snap->region)) {
+		r = call_release(snap, id);
+		if (!r)
+			r = call_take(snap, false, &id, &move);
+		if (r)
+			return r;
+	}
+	pthread_mutex_lock(&snap->client->lock);
+	snap->id = id;
+	pthread_mutex_unlock(&snap->client->lock);
 	return 0;
 }
 

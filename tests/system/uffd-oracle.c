@@ -20,11 +20,17 @@
 #include "system/proof.h"
 
 enum {
-	REGION_PAGES = 700, /* neither a multiple of a huge page nor of a bitmap's word */
 	N_THREADS = 4,
 	N_ALIVE_MAX = 12,
 	N_PAGES_MAX = 24, /* written by a thread in a step */
 };
+
+/*
+ * Neither a multiple of a huge page nor of a bitmap's word. The smaller region is frozen eagerly,
+ * the larger one by moving its page tables where the kernel can.
+ */
+static const size_t sizes_pages[] = {700, 2501};
+static size_t region_pages;
 
 struct shot {
 	struct cow_snapshot *snap;
@@ -63,7 +69,7 @@ static void scribble(char *base, unsigned int number, uint64_t seed)
 	size_t size = page_size_bytes();
 	size_t n = 1 + next_random(&seed) % N_PAGES_MAX;
 	bool is_sequential = next_random(&seed) & 1;
-	size_t at = next_random(&seed) % (REGION_PAGES / N_THREADS);
+	size_t at = next_random(&seed) % (region_pages / N_THREADS);
 
 	for (size_t i = 0; i < n; i++) {
 		size_t page = at * N_THREADS + number;
@@ -75,8 +81,8 @@ static void scribble(char *base, unsigned int number, uint64_t seed)
 			memcpy(base + page * size + off, &value, sizeof(value));
 		else
 			memset(base + page * size, 0, size);
-		at = is_sequential ? (at + 1) % (REGION_PAGES / N_THREADS)
-				   : next_random(&seed) % (REGION_PAGES / N_THREADS);
+		at = is_sequential ? (at + 1) % (region_pages / N_THREADS)
+				   : next_random(&seed) % (region_pages / N_THREADS);
 	}
 }
 
@@ -84,9 +90,9 @@ static void scribble(char *base, unsigned int number, uint64_t seed)
 static void sweep(char *base, uint64_t seed)
 {
 	size_t size = page_size_bytes();
-	size_t first = next_random(&seed) % REGION_PAGES;
+	size_t first = next_random(&seed) % region_pages;
 
-	for (size_t i = first; i < REGION_PAGES; i++)
+	for (size_t i = first; i < region_pages; i++)
 		memcpy(base + i * size, &seed, sizeof(seed));
 }
 
@@ -252,9 +258,11 @@ static uint64_t number_from_env(const char *name, uint64_t otherwise)
 START_TEST(every_snapshot_reads_its_own_instant)
 {
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
-	struct oracle oracle = {.n_bytes = REGION_PAGES * page_size_bytes()};
+	struct oracle oracle = {0};
 	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", 1500);
 
+	region_pages = sizes_pages[_i];
+	oracle.n_bytes = region_pages * page_size_bytes();
 	oracle.seed = number_from_env("COW_ORACLE_SEED", 0x9e3779b97f4a7c15u) | 1;
 	region = proof_region(COW_MODE_UFFD, oracle.n_bytes);
 	oracle.region = region;
@@ -275,7 +283,7 @@ START_TEST(pages_never_touched_are_zero_though_written_first_afterwards)
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
 	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
 	CLEANUP(freep) char *buf = NULL;
-	size_t n_bytes = 64 * page_size_bytes();
+	size_t n_bytes = sizes_pages[_i] * page_size_bytes();
 	char *memory;
 
 	region = proof_region(COW_MODE_UFFD, n_bytes);
@@ -293,7 +301,9 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("uffd-oracle", 3600);
 
-	tcase_add_test(tcase, pages_never_touched_are_zero_though_written_first_afterwards);
-	tcase_add_test(tcase, every_snapshot_reads_its_own_instant);
+	tcase_add_loop_test(tcase, pages_never_touched_are_zero_though_written_first_afterwards, 0,
+			    ARRAY_SIZE(sizes_pages));
+	tcase_add_loop_test(tcase, every_snapshot_reads_its_own_instant, 0,
+			    ARRAY_SIZE(sizes_pages));
 	return proof_run(tcase);
 }

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Registering and protecting a region, both ways, and undoing it; region.h says how they work. */
+#include "config.h"
+
+#include "backends/uffdio.h"
+#include "common/err.h"
+#include "daemon/daemon.h"
+#include "daemon/region.h"
+
+/* The client's mmap lock, taken to read, is let go after protecting so much. */
+#define PROTECT_BYTES    ((uint64_t)64 << 20)
+/* Unregistering takes it to write, which stops every fault of the client. */
+#define UNREGISTER_BYTES ((uint64_t)16 << 20)
+
+static int raise_outcome(int r)
+{
+	switch (r) {
+	case UFFDIO_E_GONE:
+		return err_raise(-ESRCH, "the process that has the region has ended");
+	case UFFDIO_E_UNMAPPED:
+		return err_raise(-EFAULT, "the region is no longer mapped as it was registered");
+	case UFFDIO_E_AGAIN:
+		return err_raise(-EAGAIN, "the client's address space is being changed");
+	default:
+		return r;
+	}
+}
+
+static int check_there(const struct region *region)
+{
+	if (region->is_gone || region->uffd < 0)
+		return raise_outcome(UFFDIO_E_GONE);
+	return 0;
+}
+
+static int register_for(struct region *region, enum region_registered what)
+{
+	uint64_t mode = UFFDIO_REGISTER_MODE_WP;
+	int r;
+
+	if (region->registered >= what)
+		return 0;
+	if (what == REGION_ALL)
+		mode |= UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR;
+	r = raise_outcome(uffdio_register(region->uffd, region->addr, region->size_bytes, mode));
+	if (!r)
+		region->registered = what;
+	return r;
+}
+
+int arm_eagerly(struct region *region)
+{
+	int r;
+
+	r = check_there(region);
+	if (!r)
+		r = register_for(region, REGION_WP);
+	for (uint64_t off = 0; off < region->size_bytes && !r; off += PROTECT_BYTES)
+		r = raise_outcome(uffdio_protect(region->uffd, region->addr + off,
+						 min_u64(PROTECT_BYTES, region->size_bytes - off)));
+	return r;
+}
+
+int arm_prepare(struct region *region)
+{
+	int r;
+
+	r = check_there(region);
+	return r ? r : register_for(region, REGION_ALL);
+}
+
+/* --- calming ---------------------------------------------------------------------------------- */
+
+/*
+ * Whoever waits for a page of the piece is woken, which unregistering alone does only for missing
+ * ones. 0, or anything else to stop.
+ */
+static int calm_piece(struct region *region, uint64_t off)
+{
+	uint64_t n_bytes = min_u64(UNREGISTER_BYTES, region->size_bytes - off);
+	int r;
+
+	pthread_mutex_lock(&region->served.lock);
+	r = check_there(region);
+	if (!r)
+		region->registered = REGION_PLAIN;
+	if (!r)
+		r = uffdio_unregister(region->uffd, region->addr + off, n_bytes);
+	if (!r)
+		r = uffdio_wake(region->uffd, region->addr + off, n_bytes);
+	pthread_mutex_unlock(&region->served.lock);
+	worker_kick(&region->served);
+	return r;
+}
+
+/* Until another operation wants its turn: a snapshot does not wait for this. */
+static void calm_run(struct region_op *op)
+{
+	struct region *region = container_of(op, struct region, calm_op);
+	int r = 0;
+
+	for (uint64_t off = 0; off < region->size_bytes && !r; off += UNREGISTER_BYTES) {
+		if (atomic_load(&region->n_ops) > 1)
+			return;
+		r = calm_piece(region, off);
+	}
+}
+
+static void calm_done(struct region_op *op)
+{
+	(void)op; /* if another operation made it stop, that one's end begins it again */
+}
+
+void arm_calm(struct region *region)
+{
+	bool is_needed;
+
+	if (region->ops || !region->is_attached || region->is_gone)
+		return;
+	pthread_rwlock_rdlock(&region->chain_lock);
+	is_needed = region->oldest;
+	pthread_rwlock_unlock(&region->chain_lock);
+	if (is_needed)
+		return;
+	region->calm_op.run = calm_run;
+	region->calm_op.done = calm_done;
+	region_submit(region, &region->calm_op);
+}

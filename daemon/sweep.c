@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * After a region was frozen lazily its mapping is empty. The sweep maps what its memory holds,
+ * write-protected, so that most pages are there again before they are touched.
+ *
+ * It needs no lock against the worker: a page mapped write-protected is never wrong, whatever the
+ * worker does at the same time, and one that is mapped already is left as it is. It goes in short
+ * jobs, so that others get their turns; a new cut sends it back to the start.
+ */
+#include "config.h"
+
+#include "backends/uffdio.h"
+#include "daemon/backing.h"
+#include "daemon/daemon.h"
+#include "daemon/region.h"
+
+#define SLICE_BYTES ((uint64_t)4 << 20)
+
+/* Map what there is from @off on, up to @end. 0, or anything else to stop. */
+static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
+{
+	while (off < end) {
+		off_t data = lseek(region->backing->ro_fd, (off_t)off, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(region->backing->ro_fd, data, SEEK_HOLE);
+		int r;
+
+		if (data < 0 || hole < 0 || (uint64_t)data >= end)
+			return 0;
+		off = min_u64((uint64_t)hole, end);
+		r = uffdio_continue(region->uffd, region->addr + (uint64_t)data,
+				    off - (uint64_t)data, UFFDIO_CONTINUE_MODE_WP);
+		if (r && r != UFFDIO_E_HOLE)
+			return r;
+	}
+	return 0;
+}
+
+static void sweep_run(struct job *job)
+{
+	struct region *region = container_of(job, struct region, sweep_job);
+	uint64_t off = atomic_load(&region->sweep_off);
+	uint64_t end = min_u64(off + SLICE_BYTES, region->size_bytes);
+
+	if (sweep_range(region, off, end))
+		end = region->size_bytes;
+	/* Unless a cut has set it back to 0 meanwhile. */
+	atomic_compare_exchange_strong(&region->sweep_off, &off, end);
+}
+
+static bool is_wanted(struct region *region)
+{
+	bool is_frozen;
+
+	if (region->is_gone || atomic_load(&region->sweep_off) >= region->size_bytes)
+		return false;
+	pthread_rwlock_rdlock(&region->chain_lock);
+	is_frozen = region->oldest;
+	pthread_rwlock_unlock(&region->chain_lock);
+	return is_frozen;
+}
+
+static void sweep_done(struct job *job)
+{
+	struct region *region = container_of(job, struct region, sweep_job);
+
+	if (is_wanted(region)) {
+		job_submit(region->daemon->jobs, &region->sweep_job);
+		return;
+	}
+	region->is_sweeping = false;
+	if (region->is_gone)
+		region_gone(region);
+	region_unref(region);
+}
+
+void sweep_moved_task(struct task *task)
+{
+	struct region *region = container_of(task, struct region, moved_task);
+
+	atomic_store(&region->is_moved_posted, false);
+	if (region->is_sweeping || !is_wanted(region))
+		return;
+	region->is_sweeping = true;
+	region->sweep_job = (struct job){.run = sweep_run, .done = sweep_done};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &region->sweep_job);
+}
