@@ -318,3 +318,39 @@ bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint
 	pthread_mutex_unlock(&maps_lock);
 	return is_shared;
 }
+
+/* If a run of @map holds byte *@off, go to its end; else let *@end be no later than the next run.
+ */
+static bool skip_used(const struct extents *map, const struct memfile *backing, uint64_t *off,
+		      uint64_t *end)
+{
+	for (size_t i = 0; i < map->n_runs; i++) {
+		const struct extent *run = &map->runs[i];
+
+		if (run->backing != backing || run->backing_off + run->len <= *off)
+			continue;
+		if (run->backing_off <= *off) {
+			*off = run->backing_off + run->len;
+			return true;
+		}
+		*end = min_u64(*end, run->backing_off);
+	}
+	return false;
+}
+
+bool extents_next_unused(const struct memfile *backing, uint64_t *off, uint64_t *len)
+{
+	uint64_t end = 0;
+	bool is_used = true;
+
+	pthread_mutex_lock(&maps_lock);
+	while (is_used && *off < backing->size_bytes) {
+		is_used = false;
+		end = backing->size_bytes;
+		for (const struct extents *map = maps; map && !is_used; map = map->next)
+			is_used = skip_used(map, backing, off, &end);
+	}
+	pthread_mutex_unlock(&maps_lock);
+	*len = is_used ? 0 : end - *off;
+	return !is_used && *off < backing->size_bytes;
+}

@@ -106,4 +106,13 @@ bool extents_is_owned(const struct extents *map);
 bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint64_t len,
 		       const struct extents *except);
 
+/**
+ * extents_next_unused() - bytes of @backing, from *@off on, that no map refers to
+ * @off: set to where they begin
+ * @len: how many there are up to @backing's size
+ *
+ * Return: whether there are any.
+ */
+bool extents_next_unused(const struct memfile *backing, uint64_t *off, uint64_t *len);
+
 #endif

@@ -48,6 +48,31 @@ static int write_back(struct settle *settle, char *addr, uint64_t len,
 	return 0;
 }
 
+/* Write what @from has data for, which is mapped at @addr, to @backing. */
+static int write_data(char *addr, uint64_t len, const struct memfile *backing, uint64_t backing_off,
+		      const struct memfile *from, uint64_t from_off)
+{
+	off_t data = (off_t)from_off, hole;
+	uint64_t end = from_off + len;
+	int r = 0;
+
+	while (!r && (uint64_t)data < end) {
+		data = lseek(from->fd, data, SEEK_DATA);
+		if (data < 0 && errno == ENXIO)
+			return 0;
+		hole = data < 0 ? -1 : lseek(from->fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return err_raise_errno("cannot find the pages to move");
+		if ((uint64_t)data >= end)
+			break;
+		r = memfile_write(backing, addr + ((uint64_t)data - from_off),
+				  min_u64((uint64_t)hole, end) - (uint64_t)data,
+				  backing_off + ((uint64_t)data - from_off));
+		data = hole;
+	}
+	return r;
+}
+
 /* A shared mapping of the backing that no fork child gets, ready to be moved into place. */
 static int map_fresh(char *at, uint64_t len, const struct memfile *backing, uint64_t backing_off)
 {
@@ -61,7 +86,7 @@ static int map_fresh(char *at, uint64_t len, const struct memfile *backing, uint
 }
 
 int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
-		 uint64_t backing_off)
+		 uint64_t backing_off, const struct memfile *from, uint64_t from_off)
 {
 	/* The chunk lies in a page-table page as it does in the region, so that the entry can move.
 	 */
@@ -79,7 +104,8 @@ int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct m
 	}
 	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
 	if (!r) {
-		r = write_back(settle, old, len, backing, backing_off);
+		r = from ? write_data(old, len, backing, backing_off, from, from_off)
+			 : write_back(settle, old, len, backing, backing_off);
 		if (!r && mremap(fresh, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
 				 addr) == MAP_FAILED)
 			r = err_raise_errno("cannot move a shared mapping into place");

@@ -41,11 +41,13 @@ void settle_deinit(struct settle *settle);
 /**
  * settle_chunk() - make [@addr, @addr + @len) a shared mapping of @backing
  * @addr: mapped private on the same bytes of @backing; @len is at most SETTLE_CHUNK_BYTES
+ * @from: NULL, or @addr is mapped shared on that instead, from @from_off on: its data moves to
+ *        @backing, which has none there
  *
  * The new mapping is not inherited by fork children (MADV_DONTFORK) from its first instant on.
  * Return: 0; -errno with a sentence, and the memory is as it was.
  */
 int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
-		 uint64_t backing_off);
+		 uint64_t backing_off, const struct memfile *from, uint64_t from_off);
 
 #endif

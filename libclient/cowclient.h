@@ -105,6 +105,32 @@ COW_PUBLIC void *cow_region_address(const struct cow_region *region);
 COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
 
 /**
+ * cow_region_discard() - make part of @region zeroes, and give its memory back
+ * @region: borrowed
+ * @off:    bytes from its start; whole pages
+ * @len:    bytes; whole pages
+ *
+ * Zeroes are read there at once. The memory is free when no snapshot needs it any more. Threads that
+ * write there meanwhile may find their writes discarded or not.
+ *
+ * Return: 0; -EINVAL: not whole pages, or not inside; -ENOSYS: mode uffd; -ENOMEM.
+ */
+COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len);
+
+/**
+ * cow_region_rollback() - make @region what it was when @snap was taken
+ * @region: borrowed
+ * @snap:   of @region; stays as it is, and may be rolled back to again
+ *
+ * Costs in proportion to the pages changed since. Threads that write meanwhile may find their writes
+ * undone or not: let them wait.
+ *
+ * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ENOSYS: not in this mode;
+ * -ENOMEM, and then part of the region may be rolled back.
+ */
+COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap);
+
+/**
  * cow_snapshot_new() - freeze @region as it is now
  * @snap:   set on success; owned by the caller, end with cow_snapshot_unref()
  * @region: borrowed; the snapshot holds a reference of its own

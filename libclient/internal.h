@@ -78,6 +78,8 @@ struct cow_client {
  * @map:       see cow_snapshot_map(); called once, sets snap->view
  * @unmap:     end what @map began
  * @release:   snapshot goes; cowd is told by snapshot.c
+ * @rollback:  make the snapshot's region what it was; with region->take_lock held. NULL: cannot
+ * @discard:   zeroes, [@off, @off + @len) was checked; with region->take_lock held. NULL: cannot
  */
 struct cowi_mode_ops {
 	int (*attach)(struct cow_region *region, const struct cow_region_params *params);
@@ -88,6 +90,8 @@ struct cowi_mode_ops {
 	int (*map)(struct cow_snapshot *snap);
 	void (*unmap)(struct cow_snapshot *snap);
 	void (*release)(struct cow_snapshot *snap);
+	int (*rollback)(struct cow_snapshot *snap);
+	int (*discard)(struct cow_region *region, uint64_t off, uint64_t len);
 };
 
 extern const struct cowi_mode_ops cowi_mode_uffd;  /* mode-uffd.c */

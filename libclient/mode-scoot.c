@@ -112,6 +112,9 @@ static int scoot_restore(struct cow_region *region)
 	int r;
 
 	atomic_store(&region->scoot->home->id, region->backing_id);
+	/* A number of the earlier cowd; what is there goes to overlays from now on. */
+	if (region->scoot->second)
+		atomic_store(&region->scoot->second->id, 0);
 	r = tell_attach(region);
 	if (!r)
 		cowi_scoot_post(region);
@@ -301,6 +304,29 @@ static void scoot_release(struct cow_snapshot *snap)
 		cowi_scoot_post(snap->region);
 }
 
+static int scoot_op_rollback(struct cow_snapshot *snap)
+{
+	int r = scoot_rollback(snap->region->scoot, snap->scoot);
+
+	cowi_scoot_post(snap->region);
+	return r;
+}
+
+static int scoot_op_discard(struct cow_region *region, uint64_t off, uint64_t len)
+{
+	uint64_t generation = cowi_generation(region->client);
+	int r;
+
+	r = scoot_discard(region->scoot, off, len, !generation);
+	if (r == SCOOT_E_OVERLAY) {
+		/* Refused, it is only that zeroes cost memory while the snapshot lives. */
+		(void)cowi_overlay_new(&region->scoot->second, region, generation);
+		r = scoot_discard(region->scoot, off, len, true);
+	}
+	cowi_scoot_post(region);
+	return r;
+}
+
 const struct cowi_mode_ops cowi_mode_scoot = {
 	.attach = scoot_attach,
 	.restore = scoot_restore,
@@ -310,6 +336,8 @@ const struct cowi_mode_ops cowi_mode_scoot = {
 	.map = scoot_map,
 	.unmap = scoot_unmap,
 	.release = scoot_release,
+	.rollback = scoot_op_rollback,
+	.discard = scoot_op_discard,
 };
 
 /* --- opened by id ----------------------------------------------------------------------------- */

@@ -203,6 +203,8 @@ static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
 			return true;
 		make_spare(glue);
 		r = scoot_settle_step(region->scoot, &more);
+		if (!r && !more)
+			more = scoot_trim_step(region->scoot);
 		pthread_mutex_unlock(&region->take_lock);
 		if (r || !more)
 			return false;

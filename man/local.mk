@@ -1,9 +1,12 @@
 # Man pages, written in scdoc(5). To add one: its name in MAN_PAGES, its source beside it with .scd added.
 MAN_PAGES = \
+	man/cow-scoot.7 \
 	man/cow_client_new.3 \
 	man/cow_last_error.3 \
 	man/cow_mmapcopy.3 \
+	man/cow_region_discard.3 \
 	man/cow_region_new.3 \
+	man/cow_region_rollback.3 \
 	man/cow_snapshot_map.3 \
 	man/cow_snapshot_new.3 \
 	man/cow_snapshot_open.3 \

@@ -7,19 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "backends/hold.h"
 #include "backends/scoot/internal.h"
-
-/* What is mapped at the destination goes; its page tables are dropped later. */
-static void set_aside(struct scoot_region *dst, uint64_t off, uint64_t len)
-{
-	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
-
-	if (scoot_aside_new(&aside, dst->addr + off, len) ||
-	    hold_take(dst->uffd, &dst->pagemap, dst->addr + off, len, aside->addr))
-		return; /* mmap() over it does the same, but takes its time */
-	scoot_aside_push(dst, steal_ptr(&aside));
-}
 
 /* Pages that the source has private are not in the memfd. */
 static bool copy_private(char *dst, char *src, const struct pagemap *pagemap, uint64_t len)
@@ -49,7 +37,8 @@ uint64_t mmapcopy_pages(struct scoot_region *dst, uint64_t dst_off, struct scoot
 	if (dst->map.n_runs > MMAPCOPY_RUNS_MAX || src->map.n_runs > MMAPCOPY_RUNS_MAX ||
 	    scoot_freeze(src, src_off, len))
 		return 0;
-	set_aside(dst, dst_off, len);
+	scoot_set_aside(dst, dst_off, len);
+	dst->wants_trim = true;
 	while (done < len) {
 		uint64_t from = src_off + done, to = dst_off + done, skip, n;
 		/* A copy: if both are one map, setting a run there moves the others. */

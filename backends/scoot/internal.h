@@ -28,6 +28,8 @@ DEFINE_CLEANUP(scoot_aside_free, struct scoot_aside *)
 
 /** scoot_check_memory() - 0; -EBUSY if mappings made now would be populated at once (mlockall) */
 int scoot_check_memory(void);
+/** scoot_set_aside() - move page tables away before something else is mapped there; best effort */
+void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len);
 /** scoot_map_private() - map [@off, @off + @len) of the region private on what its map says. 0,
  * -errno */
 int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,

@@ -112,6 +112,7 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 	pagemap_deinit(&region->pagemap);
 	region->uffd = fd_close(region->uffd);
 	extents_deinit(&region->map);
+	memfile_unref(region->second);
 	memfile_unref(region->home);
 	pthread_mutex_destroy(&region->asides_lock);
 	free(region);
@@ -192,8 +193,19 @@ int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
 	return r;
 }
 
+/* Whether a run may become owned, or what is owned elsewhere may come home. */
+static bool is_settleable(const struct scoot_region *region, const struct extent *run, uint64_t off,
+			  uint64_t len)
+{
+	if (run->owned)
+		return run->backing == region->second &&
+		       !extents_is_shared(region->home, off, len, NULL);
+	return run->backing->fd >= 0 &&
+	       !extents_is_shared(run->backing, run->backing_off, run->len, &region->map);
+}
+
 /* The next chunk from settle_at on that may be settled; false when there is none to the end. */
-static bool find_settleable(struct scoot_region *region, uint64_t *off, uint64_t *len,
+static bool find_settleable(const struct scoot_region *region, uint64_t *off, uint64_t *len,
 			    struct extent *found)
 {
 	const struct extents *map = &region->map;
@@ -203,12 +215,12 @@ static bool find_settleable(struct scoot_region *region, uint64_t *off, uint64_t
 		const struct extent *run = &map->runs[i];
 		uint64_t start = max_u64(at, run->off);
 		uint64_t chunk_end = align_down(start, SETTLE_CHUNK_BYTES) + SETTLE_CHUNK_BYTES;
+		uint64_t n = min_u64(chunk_end, run->off + run->len) - start;
 
-		if (run->owned || run->backing->fd < 0 ||
-		    extents_is_shared(run->backing, run->backing_off, run->len, map))
+		if (!is_settleable(region, run, start, n))
 			continue;
 		*off = start;
-		*len = min_u64(chunk_end, run->off + run->len) - start;
+		*len = n;
 		*found = *run;
 		return true;
 	}
@@ -217,8 +229,9 @@ static bool find_settleable(struct scoot_region *region, uint64_t *off, uint64_t
 
 int scoot_settle_step(struct scoot_region *region, bool *more)
 {
+	uint64_t off, len, run_off, backing_off;
+	struct memfile *backing;
 	struct extent run;
-	uint64_t off, len, backing_off;
 	int r;
 
 	*more = false;
@@ -231,15 +244,18 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 		region->settle_at = 0;
 		return 0;
 	}
-	backing_off = run.backing_off + (off - run.off);
+	run_off = run.backing_off + (off - run.off);
+	backing = run.owned ? region->home : run.backing;
+	backing_off = run.owned ? off : run_off;
 	r = extents_reserve(&region->map, 1);
 	if (!r)
-		r = settle_chunk(&region->settle, region->addr + off, len, run.backing,
-				 backing_off);
+		r = settle_chunk(&region->settle, region->addr + off, len, backing, backing_off,
+				 run.owned ? run.backing : NULL, run_off);
 	if (r)
 		return r;
-	extents_set(&region->map, off, len, run.backing, backing_off, true);
+	extents_set(&region->map, off, len, backing, backing_off, true);
 	region->settle_at = off + len;
+	region->wants_trim |= run.owned;
 	*more = !extents_is_owned(&region->map);
 	return 0;
 }

@@ -56,6 +56,9 @@ struct scoot_aside; /* old page tables, to be dropped */
  * @settle:      valid if @uffd is
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
  * @settle_at:   where the background goes on settling
+ * @second:      like @home: what is discarded while a snapshot needs home's bytes goes there. May
+ * be NULL
+ * @wants_trim:  memory of @home or @second may be without a user
  */
 struct scoot_region {
 	char *addr;
@@ -68,6 +71,8 @@ struct scoot_region {
 	pthread_mutex_t asides_lock;
 	struct scoot_aside *asides;
 	uint64_t settle_at;
+	struct memfile *second;
+	bool wants_trim;
 };
 
 /**
@@ -95,7 +100,7 @@ struct scoot_snapshot {
 	size_t n_alloc;
 };
 
-/* scoot_take(): an overlay is needed; nothing was done. */
+/* A backing as large as the region is needed and was not given; nothing was done. */
 #define SCOOT_E_OVERLAY 1
 
 /**
@@ -114,12 +119,34 @@ DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len);
 
 /**
- * scoot_settle_step() - settle one chunk that nobody else refers to
+ * scoot_settle_step() - settle one chunk that nobody else refers to, or bring one home from @second
  * @more: whether there is more to do
  *
  * Under the region's lock. Return: 0; -errno with a sentence, no byte is lost.
  */
 int scoot_settle_step(struct scoot_region *region, bool *more);
+
+/**
+ * scoot_rollback() - make the region what @snap, taken of it, is
+ *
+ * Costs in proportion to the pages written since, and to those of the snapshot's overlay. Threads
+ * that write meanwhile may find their writes undone or not. Under the region's lock. Return: 0;
+ * -errno with a sentence, and part of the region may be rolled back.
+ */
+int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *snap);
+
+/**
+ * scoot_discard() - make whole pages zeroes, and give their memory back as soon as nobody needs it
+ * @may_fill: where neither home nor second is free, write zeroes rather than return
+ * SCOOT_E_OVERLAY, after which the caller may set @region->second and try again
+ *
+ * Under the region's lock. Return: 0; SCOOT_E_OVERLAY; -errno with a sentence.
+ */
+int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool may_fill);
+
+/** scoot_trim_step() - give some memory back that no map refers to. Under the lock. Return: more to
+ * do */
+bool scoot_trim_step(struct scoot_region *region);
 
 /** scoot_tidy_step() - drop some old page tables; one thread at a time, no lock. Return: more to do
  */

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "backends/scoot/scoot.h"
 #include "backends/space.h"
@@ -151,6 +152,21 @@ static void release(struct pair_of_copies *pair)
 	pair->copy = NULL;
 }
 
+static void discard(struct scoot_region *region, char *plain)
+{
+	const uint64_t page = page_size_bytes();
+	uint64_t off = align_down((uint64_t)random() % region->size_bytes, page);
+	uint64_t len = align_up((uint64_t)random() % (region->size_bytes - off), page);
+	int r = scoot_discard(region, off, len, random() % 4 == 0);
+
+	if (r == SCOOT_E_OVERLAY) {
+		region->second = make_backing(region->size_bytes, 3);
+		r = scoot_discard(region, off, len, true);
+	}
+	ck_assert_msg(!r, "%s", err_sentence());
+	memset(plain + off, 0, len);
+}
+
 static void random_steps(enum config config)
 {
 	const uint64_t size_bytes = ((uint64_t)5 << 20) + 3 * page_size_bytes();
@@ -163,7 +179,7 @@ static void random_steps(enum config config)
 		struct pair_of_copies *pair = &live[random() % LIVE_MAX];
 
 		scribble(region, plain);
-		switch (random() % 6) {
+		switch (random() % 9) {
 		case 0:
 			if (pair->snap)
 				release(pair);
@@ -184,6 +200,20 @@ static void random_steps(enum config config)
 			(void)scoot_tidy_step(region);
 			break;
 		case 4:
+			if (!pair->snap)
+				break;
+			ck_assert_msg(!scoot_rollback(region, pair->snap), "%s", err_sentence());
+			memcpy(plain, pair->copy, size_bytes);
+			break;
+		case 5:
+			if (random() % 3 == 0)
+				discard(region, plain);
+			break;
+		case 6:
+			while (scoot_trim_step(region))
+				;
+			break;
+		case 7:
 			if (pair->snap && step % 10 == 0)
 				check_views(pair, size_bytes);
 			break;
@@ -356,6 +386,80 @@ END_TEST
 
 /* --- what is refused, and what cannot be done ------------------------------------------------- */
 
+static uint64_t held_bytes(const struct memfile *backing)
+{
+	struct stat st;
+
+	ck_assert_int_eq(fstat(backing->fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* Memory goes back when the last that needs it has gone, and not before. */
+START_TEST(discarded_memory_is_given_back)
+{
+	const uint64_t size_bytes = (uint64_t)4 << 20, half = size_bytes / 2;
+	struct scoot_region *region = make_region(size_bytes, WITH_SCAN);
+	CLEANUP(freep) char *plain = malloc(size_bytes);
+	struct pair_of_copies pair = {.copy = plain};
+
+	memset(region->addr, 1, size_bytes);
+	ck_assert_int_eq(scoot_discard(region, 0, page_size_bytes(), false), 0);
+	ck_assert_uint_eq(held_bytes(region->home), size_bytes - page_size_bytes());
+	/* not by reading the region: that fills the hole */
+	memset(plain, 1, size_bytes);
+	memset(plain, 0, page_size_bytes());
+	pair.snap = take(region);
+	ck_assert_int_eq(scoot_discard(region, half, half, false), SCOOT_E_OVERLAY);
+	region->second = make_backing(size_bytes, 3);
+	ck_assert_int_eq(scoot_discard(region, half, half, false), 0);
+	ck_assert_int_eq(region->addr[half], 0);
+	while (scoot_trim_step(region))
+		;
+	ck_assert_uint_eq(held_bytes(region->home), size_bytes - page_size_bytes());
+	check_snapshot(&pair, size_bytes);
+	pair.snap = scoot_snapshot_free(pair.snap);
+	while (scoot_trim_step(region))
+		;
+	ck_assert_uint_eq(held_bytes(region->home), half - page_size_bytes());
+	region->addr[half + 5] = 5;
+	settle_all(region);
+	while (scoot_trim_step(region))
+		;
+	ck_assert(extents_is_owned(&region->map));
+	ck_assert_uint_eq(held_bytes(region->home), half);
+	ck_assert_uint_eq(held_bytes(region->second), 0);
+	ck_assert_int_eq(region->addr[half - 1], 1);
+	ck_assert_int_eq(region->addr[half + 5], 5);
+	end_region(region);
+}
+END_TEST
+
+/* A thousand times the same way back: only what was written is touched. */
+START_TEST(rolling_back_is_repeatable)
+{
+	const uint64_t size_bytes = (uint64_t)8 << 20;
+	struct scoot_region *region = make_region(size_bytes, WITH_SCAN);
+	struct pair_of_copies pair = {.copy = malloc(size_bytes)};
+
+	memset(region->addr, 1, size_bytes);
+	pair.snap = take(region);
+	memset(region->addr, 2, size_bytes / 2);
+	memcpy(pair.copy, region->addr, size_bytes);
+	scoot_snapshot_free(pair.snap);
+	pair.snap = take(region);
+	for (int i = 0; i < 1000; i++) {
+		region->addr[(uint64_t)random() % size_bytes] = 3;
+		ck_assert_int_eq(scoot_rollback(region, pair.snap), 0);
+		if (i % 100 == 0)
+			ck_assert_int_eq(memcmp(region->addr, pair.copy, size_bytes), 0);
+	}
+	ck_assert_uint_eq(region->map.n_runs, 1);
+	check_snapshot(&pair, size_bytes);
+	release(&pair);
+	end_region(region);
+}
+END_TEST
+
 START_TEST(refused_while_new_mappings_are_populated)
 {
 	const uint64_t size_bytes = (uint64_t)1 << 20;
@@ -456,6 +560,8 @@ int main(void)
 	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS);
 	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS);
 	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0, N_CONFIGS);
+	tcase_add_test(tcase, discarded_memory_is_given_back);
+	tcase_add_test(tcase, rolling_back_is_repeatable);
 	tcase_add_test(tcase, refused_while_new_mappings_are_populated);
 	tcase_add_test(tcase, a_split_mapping_is_moved_in_parts);
 	tcase_add_test(tcase, an_opened_snapshot_reads_the_same);

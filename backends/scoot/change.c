@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Changing what a region is mapped on: rolling back, discarding, and giving back memory that nobody
+ * refers to any more; see scoot.h.
+ *
+ * Holes are punched only where no map refers to the bytes but the owned run that is discarded, or
+ * no map at all. A backing's unreferenced bytes stay so: a map gets bytes only from another map, or
+ * from its own region's discard, which has the lock.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backends/hold.h"
+#include "backends/scoot/internal.h"
+#include "common/err.h"
+
+#define PUNCH_STEP_BYTES ((uint64_t)16 << 20)
+
+void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+
+	if (scoot_aside_new(&aside, region->addr + off, len) ||
+	    hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr))
+		return; /* mmap() over it does the same, but takes its time */
+	scoot_aside_push(region, steal_ptr(&aside));
+}
+
+/* --- rolling back ----------------------------------------------------------------------------- */
+
+/* Forget private pages; what is read there next is the backing's. */
+static int drop_private(const struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	const uint64_t start = (uint64_t)(uintptr_t)region->addr + off;
+	struct page_run found[256];
+	uint64_t at = start;
+	size_t n_found;
+	int r = 0;
+
+	while (!r && at < start + len) {
+		r = pagemap_private(&region->pagemap, &at, start + len, found, ARRAY_SIZE(found),
+				    &n_found);
+		for (size_t i = 0; !r && i < n_found; i++) {
+			if (madvise((void *)(uintptr_t)found[i].addr, found[i].len, MADV_DONTNEED))
+				r = err_raise_errno("cannot drop %llu changed bytes",
+						    (unsigned long long)found[i].len);
+		}
+	}
+	return r;
+}
+
+/* @want is a run of the snapshot. */
+static int roll_run_back(struct scoot_region *region, const struct extent *want)
+{
+	const uint64_t end = want->off + want->len;
+	uint64_t off = want->off;
+	int r = 0;
+
+	while (!r && off < end) {
+		struct extent run = region->map.runs[extents_find(&region->map, off)];
+		uint64_t n = min_u64(run.off + run.len, end) - off;
+		uint64_t want_off = want->backing_off + (off - want->off);
+
+		if (!run.owned && run.backing == want->backing &&
+		    run.backing_off + (off - run.off) == want_off) {
+			r = drop_private(region, off, n);
+		} else {
+			r = extents_reserve(&region->map, 1);
+			if (!r) {
+				scoot_set_aside(region, off, n);
+				r = scoot_map_private(region, want, off, n);
+			}
+			if (!r)
+				extents_set(&region->map, off, n, want->backing, want_off, false);
+			region->wants_trim = true;
+		}
+		off += n;
+	}
+	return r;
+}
+
+int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *snap)
+{
+	int r = scoot_check_memory();
+
+	for (size_t i = 0; !r && i < snap->map.n_runs; i++)
+		r = roll_run_back(region, &snap->map.runs[i]);
+	for (size_t i = 0; !r && i < snap->n_kept; i++)
+		r = memfile_read(snap->overlay, region->addr + snap->kept[i].addr,
+				 snap->kept[i].len, snap->kept[i].addr);
+	return r;
+}
+
+/* --- discarding ------------------------------------------------------------------------------- */
+
+static int punch(const struct memfile *backing, uint64_t off, uint64_t len)
+{
+	if (fallocate(backing->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off,
+		      (off_t)len))
+		return err_raise_errno("cannot give %llu bytes back", (unsigned long long)len);
+	return 0;
+}
+
+/* Map zeroes of @backing, whose bytes there nobody else refers to. */
+static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint64_t backing_off,
+		      uint64_t off, uint64_t len)
+{
+	char *addr = region->addr + off;
+	int r;
+
+	r = extents_reserve(&region->map, 1);
+	if (!r)
+		r = punch(backing, backing_off, len);
+	if (r)
+		return r;
+	scoot_set_aside(region, off, len);
+	if (mmap(addr, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing->fd,
+		 (off_t)backing_off) == MAP_FAILED) {
+		/* What was private there is gone, and what is mapped reads as before the snapshot.
+		 */
+		memset(addr, 0, len);
+		return 0;
+	}
+	(void)madvise(addr, len, MADV_DONTFORK);
+	extents_set(&region->map, off, len, backing, backing_off, true);
+	region->wants_trim = true;
+	return 0;
+}
+
+static bool is_free(const struct memfile *backing, uint64_t off, uint64_t len)
+{
+	return backing && !extents_is_shared(backing, off, len, NULL);
+}
+
+/* [@off, @off + @len) is inside @run of the region. */
+static int discard_part(struct scoot_region *region, const struct extent *run, uint64_t off,
+			uint64_t len, bool may_fill)
+{
+	uint64_t backing_off = run->backing_off + (off - run->off);
+
+	if (run->owned)
+		return punch(run->backing, backing_off, len);
+	if (run->backing->fd >= 0 &&
+	    !extents_is_shared(run->backing, backing_off, len, &region->map))
+		return map_zeroes(region, run->backing, backing_off, off, len);
+	if (is_free(region->home, off, len))
+		return map_zeroes(region, region->home, off, off, len);
+	if (is_free(region->second, off, len))
+		return map_zeroes(region, region->second, off, off, len);
+	if (!region->second && !may_fill)
+		return SCOOT_E_OVERLAY;
+	memset(region->addr + off, 0, len);
+	return 0;
+}
+
+int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool may_fill)
+{
+	const uint64_t end = off + len;
+	int r = 0;
+
+	while (!r && off < end) {
+		struct extent run = region->map.runs[extents_find(&region->map, off)];
+		uint64_t n = min_u64(run.off + run.len, end) - off;
+
+		r = discard_part(region, &run, off, n, may_fill);
+		off += n;
+	}
+	return r;
+}
+
+/* The next data of @backing that nobody refers to; false if there is none. */
+static bool find_unused(const struct memfile *backing, uint64_t *off, uint64_t *len)
+{
+	*off = 0;
+	while (extents_next_unused(backing, off, len)) {
+		off_t data = lseek(backing->fd, (off_t)*off, SEEK_DATA);
+
+		if (data < 0)
+			return false;
+		if ((uint64_t)data < *off + *len) {
+			*len -= (uint64_t)data - *off;
+			*off = (uint64_t)data;
+			return true;
+		}
+		*off += *len;
+	}
+	return false;
+}
+
+bool scoot_trim_step(struct scoot_region *region)
+{
+	struct memfile *backings[] = {region->home, region->second};
+	uint64_t off, len;
+
+	if (!region->wants_trim)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(backings); i++) {
+		if (!backings[i] || !find_unused(backings[i], &off, &len))
+			continue;
+		if (!punch(backings[i], off, min_u64(len, PUNCH_STEP_BYTES)))
+			return true;
+	}
+	/* What was left out, because a snapshot refers to it, comes when that has gone. */
+	region->wants_trim = region->second || region->map.n_runs > 1;
+	return false;
+}

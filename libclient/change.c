@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Calls that change a region as a whole: rolling it back, discarding part of it.
+#include "config.h"
+
+#include "libclient/internal.h"
+
+static void lock_take(struct cow_region *region)
+{
+	atomic_fetch_add(&region->n_takers, 1);
+	pthread_mutex_lock(&region->take_lock);
+	atomic_fetch_sub(&region->n_takers, 1);
+}
+
+static int check_rollback(const struct cow_region *region, struct cow_snapshot *snap)
+{
+	int r;
+
+	if (!region || !snap)
+		return err_raise(-EINVAL, "cow_region_rollback() was given no %s",
+				 region ? "snapshot" : "region");
+	if (snap->region != region)
+		return err_raise(-EINVAL, "the snapshot was not taken of region \"%s\" here",
+				 region->name);
+	if (!region->ops->rollback)
+		return err_raise(-ENOSYS, "a region of this mode cannot be rolled back");
+	r = cowi_check_process(region->client);
+	if (r)
+		return r;
+	pthread_mutex_lock(&region->client->lock);
+	if (snap->is_lost)
+		r = err_raise(-ESTALE, "the snapshot is lost: %s", snap->lost_because);
+	pthread_mutex_unlock(&region->client->lock);
+	return r;
+}
+
+int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap)
+{
+	int r = check_rollback(region, snap);
+
+	if (r)
+		return r;
+	lock_take(region);
+	r = region->ops->rollback(snap);
+	pthread_mutex_unlock(&region->take_lock);
+	return r;
+}
+
+int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len)
+{
+	int r;
+
+	if (!region)
+		return err_raise(-EINVAL, "cow_region_discard() was given no region");
+	if ((off | len) & (page_size_bytes() - 1))
+		return err_raise(-EINVAL, "%llu bytes at %llu are not whole pages of %zu bytes",
+				 (unsigned long long)len, (unsigned long long)off,
+				 page_size_bytes());
+	if (off > region->size_bytes || len > region->size_bytes - off)
+		return err_raise(-EINVAL, "%llu bytes at %llu pass the end of region \"%s\"",
+				 (unsigned long long)len, (unsigned long long)off, region->name);
+	if (!region->ops->discard)
+		return err_raise(-ENOSYS, "part of a region of this mode cannot be discarded");
+	r = cowi_check_process(region->client);
+	if (r || !len)
+		return r;
+	lock_take(region);
+	r = region->ops->discard(region, off, len);
+	pthread_mutex_unlock(&region->take_lock);
+	return r;
+}
