@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * A private cowd for one program: "exec:", or "exec:PROGRAM [ARGUMENT…]".
+ * A private cowd for one program: "exec:[PROGRAM] [ARGUMENT…]", where ARGUMENT begins with '-'.
  *
  * A library must not surprise its program with a child: no SIGCHLD, no process that the program's
  * own wait() returns, no zombie. So cowd is not a child but a grandchild. The process between is
@@ -29,6 +29,12 @@
 #define ARGS_MAX          64
 #define SPAWN_STACK_BYTES ((size_t)64 * 1024)
 #define CLIENT_FD         3
+
+/*
+ * glibc's clone() by its other name: the thread sanitizer takes a call of clone() for a fork(), and
+ * writes down in memory, which here is shared, that all other threads are gone.
+ */
+extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 
 struct spawn {
 	const char *program;
@@ -126,7 +132,7 @@ static int spawn_detached(struct spawn *spawn)
 	char stack[SPAWN_STACK_BYTES] __attribute__((aligned(16)));
 	pid_t pid, r;
 
-	pid = clone(spawn_main, stack + sizeof(stack), CLONE_VM | CLONE_VFORK, spawn);
+	pid = __clone(spawn_main, stack + sizeof(stack), CLONE_VM | CLONE_VFORK, spawn);
 	if (pid < 0)
 		return errno;
 	do {
@@ -135,24 +141,26 @@ static int spawn_detached(struct spawn *spawn)
 	return spawn->error;
 }
 
-/* "PROGRAM ARGUMENT…" in place into @argv, after "--client-fd=3". Return: the program. */
+/* "PROGRAM ARGUMENT…", either of them optional, in place into @argv. Return: the program. */
 static const char *split(char *text, char **argv)
 {
 	static char option[] = "--client-fd=3";
 	char *save = NULL, *word = strtok_r(text, " ", &save);
-	const char *program = word;
+	const char *program = NULL;
 	size_t n = 2;
 
+	if (word && *word != '-') {
+		program = word;
+		word = strtok_r(NULL, " ", &save);
+	}
 	if (!program)
 		program = secure_getenv("COWD_EXECUTABLE");
 	if (!program || !*program)
 		program = COW_SBINDIR "/cowd";
 	argv[0] = (char *)(uintptr_t)program;
 	argv[1] = option;
-	while (word && n < ARGS_MAX - 1) {
-		word = strtok_r(NULL, " ", &save);
+	for (; word && n < ARGS_MAX - 1; word = strtok_r(NULL, " ", &save))
 		argv[n++] = word;
-	}
 	return program;
 }
 

@@ -26,6 +26,7 @@ TEST_EXTENSIONS = .sh
 LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/run-test.sh
 SH_LOG_COMPILER = $(LOG_COMPILER) bash
 dist_noinst_SCRIPTS += tests/run-test.sh
+EXTRA_DIST += tests/thread-sanitizer.supp
 
 # A real cowd for tests/system: daemon-fixture.h.
 noinst_LTLIBRARIES += tests/libfixture.la

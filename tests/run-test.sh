@@ -8,7 +8,7 @@ seconds=${COWD_TEST_SECONDS:-120}
 # A finding of a sanitizer ends the process with a status that no test takes for its own.
 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0:exitcode=98}
 UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1:exitcode=98}
-TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:exitcode=98}
+TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:exitcode=98:suppressions=${abs_top_srcdir:-.}/tests/thread-sanitizer.supp}
 export ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
 
 setsid timeout --kill-after=5 "$seconds" "$@" </dev/null &
