@@ -246,7 +246,8 @@ struct cow_region *cow_region_unref(struct cow_region *region)
 		cowi_registry_remove(region);
 	if (region->is_listed)
 		list_remove(region);
-	if (region->is_attached)
+	/* A fork child has no mapping of it, but may have other memory there by now. */
+	if (region->is_attached && region->client->pid == getpid())
 		region->ops->detach(region);
 	tell_free(region->client, region->generation, region->id);
 	region->backing_fd = fd_close(region->backing_fd);

@@ -384,9 +384,11 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 		return NULL;
 	if (snap->is_listed)
 		list_remove(snap);
-	if (snap->view_state != COWI_VIEW_NONE)
+	/* In a fork child: mappings are not there, and memory that it shares is the parent's to
+	 * change. */
+	if (snap->view_state != COWI_VIEW_NONE && snap->client->pid == getpid())
 		snap->ops->unmap(snap);
-	if (snap->is_taken)
+	if (snap->is_taken && snap->client->pid == getpid())
 		snap->ops->release(snap);
 	tell_release(snap);
 	snap->view_uffd = fd_close(snap->view_uffd);
