@@ -1,9 +1,15 @@
 #!/bin/sh
 # run-test.sh PROGRAM [ARGUMENT...]: run one test so that it can neither hang the run nor leave
-# processes behind. Its time limit is $COWD_TEST_SECONDS, 120 by default; a test over it fails with
-# status 124. Each test has a session of its own, so that all it started can be ended by its id.
+# processes behind. Its time limit is $COWD_TEST_SECONDS, by default 120, or 360 with a sanitizer;
+# a test over it fails with status 124. Each test has a session of its own, so that all it started can be ended by its id.
 set -u
-seconds=${COWD_TEST_SECONDS:-120}
+case ${COWD_SANITIZERS:-no} in
+no) seconds=${COWD_TEST_SECONDS:-120} ;;
+*)
+	seconds=${COWD_TEST_SECONDS:-360}
+	export CK_TIMEOUT_MULTIPLIER="${CK_TIMEOUT_MULTIPLIER:-4}"
+	;;
+esac
 
 # A finding of a sanitizer ends the process with a status that no test takes for its own.
 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0:exitcode=98}
