@@ -354,3 +354,13 @@ bool extents_next_unused(const struct memfile *backing, uint64_t *off, uint64_t 
 	*len = is_used ? 0 : end - *off;
 	return !is_used && *off < backing->size_bytes;
 }
+
+void extents_fork_prepare(void)
+{
+	pthread_mutex_lock(&maps_lock);
+}
+
+void extents_fork_done(void)
+{
+	pthread_mutex_unlock(&maps_lock);
+}

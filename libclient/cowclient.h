@@ -63,6 +63,8 @@ struct cow_region_params {
 
 /* Allocate the region's memory now rather than on first touch. */
 #define COW_REGION_POPULATE 1u
+/* Modes scoot and mmapcopy: children of plain fork() do not get the region; those of cow_fork() do. */
+#define COW_REGION_NO_FORK 2u
 
 /**
  * cow_client_new() - connect to cowd
@@ -220,6 +222,19 @@ typedef int (*cow_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_b
  */
 COW_PUBLIC int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress,
 				 void *user);
+
+/**
+ * cow_fork() - fork(), with every region of @client in modes scoot and mmapcopy
+ * @client: borrowed
+ *
+ * The child sees these regions as they were at the fork, at the same addresses, and may write to them;
+ * what parent and child write afterwards stays apart. No page table is copied for memory that no live
+ * snapshot needs. Plain fork() does the same for regions made without COW_REGION_NO_FORK, as far as it
+ * can. In the child @client and its regions and snapshots answer -ECHILD.
+ *
+ * Return: the child's process id; 0 in the child; a negative errno, and then there is no child.
+ */
+COW_PUBLIC int cow_fork(struct cow_client *client);
 
 /**
  * cow_mmapcopy() - memcpy() that shares whole pages until either side is written

@@ -2,23 +2,230 @@
 /*
  * fork() in a program that uses the library.
  *
- * The locks are held over the fork, so that the child finds every list whole. The child has no
- * thread and no connection: its copies of the clients answer -ECHILD, it makes clients of its own
- * if it wants any. It has no region either (MADV_DONTFORK), so neither process can ever see the
- * other's writes. vfork() and posix_spawn() run no handlers and need none: their child does not
- * return here.
+ * Regions are not inherited as they are (MADV_DONTFORK): a child would share what is mapped shared.
+ * So before a fork every region that the child is to have is frozen, as for a snapshot, and let be
+ * inherited for the time of the fork: parent and child then have private mappings of frozen memory,
+ * and the kernel copies no page table of it. A guard keeps the memory frozen until the child and
+ * its children have gone (fork-guard.c). What fails (memory, mlockall) leaves the child without
+ * that region, as does mode uffd: at its address is then memory that cannot be touched.
+ *
+ * All locks are held over the fork, in the order of internal.h, so that the child finds every list
+ * whole and no settling or take is half done. The child has no thread and no connection: its copies
+ * of clients, regions and snapshots answer -ECHILD, and it makes clients of its own if it wants
+ * any. vfork(), posix_spawn() and system() run no handlers and need none.
  */
 #include "config.h"
 
-#include "libclient/internal.h"
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "libclient/mode-scoot.h"
+
+/* Region as the fork finds it. */
+struct forked {
+	struct cow_region *region; /* a reference */
+	bool is_locked;            /* ours: its take_lock is held */
+	bool is_inherited;         /* the child has its memory */
+};
+
+/* Of the fork under way. */
+static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct forked *forked;
+static size_t n_forked;
+static struct cowi_guard *guard;
+
+/* cow_fork() in this thread: whose regions the child has to have, and why one could not. */
+static __thread struct cow_client *strict_client;
+static __thread int strict_error;
+
+static void list_regions(void)
+{
+	struct cow_region **regions = NULL;
+	size_t n_regions = 0;
+
+	forked = NULL;
+	n_forked = 0;
+	if (cowi_registry_list(&regions, &n_regions))
+		return;
+	forked = calloc(n_regions + 1, sizeof(*forked));
+	for (size_t i = 0; i < n_regions; i++) {
+		if (forked)
+			forked[n_forked++].region = regions[i];
+		else
+			cow_region_unref(regions[i]);
+	}
+	free((void *)regions);
+}
+
+/* By address, as all who take more than one: that is the registry's order. */
+static void lock_regions(void)
+{
+	for (size_t i = 0; i < n_forked; i++) {
+		struct cow_region *region = forked[i].region;
+
+		if (region->client->pid != getpid())
+			continue;
+		atomic_fetch_add(&region->n_takers, 1);
+		pthread_mutex_lock(&region->take_lock);
+		atomic_fetch_sub(&region->n_takers, 1);
+		forked[i].is_locked = true;
+	}
+}
+
+static int freeze(struct cow_region *region)
+{
+	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
+	int r = 0;
+
+	if (!guard)
+		r = cowi_guard_new(&guard);
+	if (!r)
+		r = scoot_guard(region->scoot, &frozen);
+	if (!r)
+		r = cowi_guard_add(guard, &frozen);
+	if (!r && madvise(region->addr, region->size_bytes, MADV_DOFORK))
+		r = err_raise_errno("cannot let a fork child have region \"%s\"", region->name);
+	return r;
+}
+
+static void freeze_regions(void)
+{
+	for (size_t i = 0; i < n_forked; i++) {
+		struct cow_region *region = forked[i].region;
+		bool is_strict = strict_client && region->client == strict_client;
+		int r;
+
+		if (!forked[i].is_locked) {
+			forked[i].is_inherited = region->is_forked;
+			continue;
+		}
+		if (!region->scoot || (region->flags & COW_REGION_NO_FORK && !is_strict))
+			continue;
+		r = freeze(region);
+		forked[i].is_inherited = !r;
+		if (r && is_strict)
+			strict_error = r;
+	}
+}
+
+static void prepare(void)
+{
+	pthread_mutex_lock(&fork_lock);
+	cowi_scoot_blocks_fork_prepare();
+	list_regions();
+	lock_regions();
+	freeze_regions();
+	cowi_guards_fork_prepare();
+	cowi_clients_fork_prepare();
+	cowi_scoot_await_fork_prepare();
+	extents_fork_prepare();
+}
+
+static void release_lists(void)
+{
+	extents_fork_done();
+	cowi_scoot_await_fork_done();
+}
+
+static void unlock_regions(void)
+{
+	for (size_t i = 0; i < n_forked; i++) {
+		if (forked[i].is_locked)
+			pthread_mutex_unlock(&forked[i].region->take_lock);
+	}
+}
+
+static void done(void)
+{
+	free(forked);
+	forked = NULL;
+	n_forked = 0;
+	guard = NULL;
+	cowi_scoot_blocks_fork_done();
+	pthread_mutex_unlock(&fork_lock);
+}
+
+static void in_parent(void)
+{
+	release_lists();
+	cowi_clients_fork_parent();
+	cowi_guards_fork_parent();
+	for (size_t i = 0; i < n_forked; i++) {
+		struct cow_region *region = forked[i].region;
+
+		if (forked[i].is_locked && forked[i].is_inherited) {
+			(void)madvise(region->addr, region->size_bytes, MADV_DONTFORK);
+			cowi_scoot_post(region);
+		}
+	}
+	unlock_regions();
+	for (size_t i = 0; i < n_forked; i++)
+		cow_region_unref(forked[i].region);
+	if (guard)
+		cowi_guard_watch(guard);
+	done();
+}
+
+/*
+ * What was not inherited is reserved again before anything else can be mapped there: touching it
+ * then is an error for certain, and unmapping it harms nobody.
+ */
+static void reserve(void *addr, uint64_t size_bytes, int flags)
+{
+	(void)mmap(addr, size_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags,
+		   -1, 0);
+}
+
+static void reserve_views(const struct cow_client *client)
+{
+	for (const struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next) {
+		if (snap->scoot && snap->view)
+			reserve((void *)(uintptr_t)snap->view, snap->size_bytes,
+				MAP_FIXED_NOREPLACE);
+	}
+}
+
+static void in_child(void)
+{
+	bool is_known;
+
+	release_lists();
+	cowi_clients_fork_child();
+	cowi_guards_fork_child();
+	is_known = !cowi_guards_inherited();
+	for (size_t i = 0; i < n_forked; i++) {
+		struct cow_region *region = forked[i].region;
+		bool is_ours = forked[i].is_locked;
+
+		if (is_ours && region->scoot)
+			scoot_region_forked(region->scoot);
+		if (is_ours)
+			reserve_views(region->client);
+		if (!is_ours && forked[i].is_inherited && !is_known)
+			reserve(region->addr, region->size_bytes, MAP_FIXED);
+		else if (is_ours && !forked[i].is_inherited)
+			reserve(region->addr, region->size_bytes, MAP_FIXED_NOREPLACE);
+		region->is_forked = forked[i].is_inherited;
+	}
+	if (guard && cowi_guard_child(guard)) {
+		for (size_t i = 0; i < n_forked; i++) {
+			if (forked[i].is_locked)
+				reserve(forked[i].region->addr, forked[i].region->size_bytes,
+					MAP_FIXED);
+		}
+		strict_error = -ECHILD;
+	}
+	unlock_regions();
+	/* The references taken for the fork stay: giving back the last one is for the parent. */
+	done();
+}
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int init_error;
 
 static void init(void)
 {
-	init_error = pthread_atfork(cowi_clients_fork_prepare, cowi_clients_fork_parent,
-				    cowi_clients_fork_child);
+	init_error = pthread_atfork(prepare, in_parent, in_child);
 }
 
 int cowi_fork_init(void)
@@ -27,4 +234,31 @@ int cowi_fork_init(void)
 	if (init_error)
 		return err_raise(-init_error, "cannot register what fork() has to do");
 	return 0;
+}
+
+/* A child that could not be given what it was promised says so by its exit status only. */
+int cow_fork(struct cow_client *client)
+{
+	int r, status;
+	pid_t pid;
+
+	if (!client)
+		return err_raise(-EINVAL, "cow_fork() was given no client");
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	strict_client = client;
+	strict_error = 0;
+	pid = fork();
+	strict_client = NULL;
+	if (!pid && strict_error)
+		_exit(EXIT_FAILURE);
+	if (pid < 0)
+		return err_raise_errno("cannot fork");
+	if (pid > 0 && strict_error) {
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+			;
+		return strict_error;
+	}
+	return (int)pid;
 }

@@ -115,6 +115,7 @@ struct cow_region {
 	struct cow_region *next;    /* in client->regions */
 	struct scoot_region *scoot; /* backends/scoot: extent map; NULL in mode uffd */
 	_Atomic unsigned int n_takers; /* wait for take_lock: the background lets them have it */
+	_Bool is_forked; /* in a fork child: it has the memory, as it was at the fork */
 	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
 	int restore_error;          /* client->lock: why id is 0 although there is a connection */
 	char restore_because[160];

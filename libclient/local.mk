@@ -11,6 +11,7 @@ libclient_internal_la_SOURCES = \
 	libclient/conn.h \
 	libclient/connect.c \
 	libclient/exec.c \
+	libclient/fork-guard.c \
 	libclient/fork.c \
 	libclient/internal.h \
 	libclient/map.c \

@@ -275,6 +275,9 @@ static int scoot_map(struct cow_snapshot *snap)
 	if (r)
 		return r;
 	r = scoot_snapshot_map(snap->scoot, addr, PROT_READ);
+	/* In a fork child nothing would say when what is seen there may change. */
+	if (!r && madvise(addr, snap->size_bytes, MADV_DONTFORK))
+		r = err_raise_errno("cannot keep a view from fork children");
 	if (r) {
 		(void)munmap(addr, snap->size_bytes);
 		return r;

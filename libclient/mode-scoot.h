@@ -31,6 +31,8 @@ struct cowi_scoot {
 
 /** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
 void cowi_scoot_post(struct cow_region *region);
+/** cowi_scoot_post_all() - the same for every region of this process */
+void cowi_scoot_post_all(void);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
 
@@ -40,9 +42,37 @@ void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t i
 /** cowi_scoot_await_end() - forget what no SnapshotGone can come for: not of this @generation */
 void cowi_scoot_await_end(struct cow_client *client, uint64_t generation);
 
+/* For the fork handlers: the locks of scoot-work.c and scoot.c over the fork. */
+void cowi_scoot_await_fork_prepare(void);
+void cowi_scoot_await_fork_done(void);
+void cowi_scoot_blocks_fork_prepare(void);
+void cowi_scoot_blocks_fork_done(void);
+
 /** cowi_overlay_new() - a backing for changed pages, made by cowd. 0 or -errno */
 int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation);
 /** cowi_overlay_release() - this client needs no further snapshots of it; cowd's id is forgotten */
 void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay);
+
+/* --- fork-guard.c ----------------------------------------------------------------------------- */
+
+struct cowi_guard;
+
+/** cowi_guard_new() - what keeps memory frozen for a fork child that is to come. 0 or -errno */
+int cowi_guard_new(struct cowi_guard **out);
+/** cowi_guard_add() - takes @frozen, a region's memory */
+int cowi_guard_add(struct cowi_guard *guard, struct scoot_snapshot **frozen);
+/** cowi_guard_watch() - in the parent: takes it, and frees it when the last of that family has gone
+ */
+void cowi_guard_watch(struct cowi_guard *guard);
+/** cowi_guard_child() - in the child: tell the parent; takes it. 0, or -errno: it does not know us
+ */
+int cowi_guard_child(struct cowi_guard *guard);
+/** cowi_guards_inherited() - in a child's child: tell those whose memory the parent had. 0 or
+ * -errno */
+int cowi_guards_inherited(void);
+/* For the fork handlers: the list's lock over the fork; in the child the list is empty then. */
+void cowi_guards_fork_prepare(void);
+void cowi_guards_fork_parent(void);
+void cowi_guards_fork_child(void);
 
 #endif

@@ -46,9 +46,9 @@ static int check_params(const struct cow_region_params *params)
 				 "%u is no mode of a region: use COW_MODE_UFFD, COW_MODE_SCOOT or "
 				 "COW_MODE_MMAPCOPY",
 				 params->mode);
-	if (params->flags & ~COW_REGION_POPULATE)
+	if (params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK))
 		return err_raise(-EINVAL, "%#x are no flags that this library, %s, knows",
-				 params->flags & ~COW_REGION_POPULATE, cow_version());
+				 params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK), cow_version());
 	for (size_t i = 0; i < ARRAY_SIZE(params->reserved); i++) {
 		if (params->reserved[i])
 			return err_raise(-EINVAL,

@@ -86,37 +86,41 @@ static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
 	}
 }
 
+void cowi_scoot_await_fork_prepare(void)
+{
+	pthread_mutex_lock(&awaited_lock);
+}
+
+void cowi_scoot_await_fork_done(void)
+{
+	pthread_mutex_unlock(&awaited_lock);
+}
+
 void cowi_scoot_await_end(struct cow_client *client, uint64_t generation)
 {
 	forget(client, generation, 0);
 }
 
+void cowi_scoot_post_all(void)
+{
+	struct cow_region **regions = NULL;
+	size_t n_regions = 0;
+
+	if (cowi_registry_list(&regions, &n_regions))
+		return;
+	for (size_t i = 0; i < n_regions; i++) {
+		if (regions[i]->scoot_glue && regions[i]->client->pid == getpid())
+			cowi_scoot_post(regions[i]);
+		cow_region_unref(regions[i]);
+	}
+	free((void *)regions);
+}
+
 /* Which region it was of does not matter: mmapcopies of it may have waited as well. */
 void cowi_scoot_gone(struct cow_client *client, uint64_t id)
 {
-	struct cow_region *found = NULL;
-	size_t idx = 0;
-
 	forget(client, 0, id);
-	do {
-		size_t i = 0;
-
-		found = NULL;
-		pthread_mutex_lock(&client->lock);
-		for (struct cow_region *region = client->regions; region; region = region->next) {
-			if (i++ == idx && region->scoot_glue &&
-			    cowi_ref_unless_zero(&region->n_refs)) {
-				found = region;
-				break;
-			}
-		}
-		pthread_mutex_unlock(&client->lock);
-		idx++;
-		if (found) {
-			cowi_scoot_post(found);
-			cow_region_unref(found);
-		}
-	} while (found);
+	cowi_scoot_post_all();
 }
 
 void cowi_scoot_post(struct cow_region *region)

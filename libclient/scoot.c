@@ -216,3 +216,13 @@ void scoot_free(void *address)
 	free(block);
 	errno = saved_errno;
 }
+
+void cowi_scoot_blocks_fork_prepare(void)
+{
+	pthread_mutex_lock(&blocks_lock);
+}
+
+void cowi_scoot_blocks_fork_done(void)
+{
+	pthread_mutex_unlock(&blocks_lock);
+}

@@ -2,6 +2,7 @@
 MAN_PAGES = \
 	man/cow-scoot.7 \
 	man/cow_client_new.3 \
+	man/cow_fork.3 \
 	man/cow_last_error.3 \
 	man/cow_mmapcopy.3 \
 	man/cow_region_discard.3 \

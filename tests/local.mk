@@ -109,6 +109,11 @@ TESTS += tests/unit/test-store
 tests_unit_test_store_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_store_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_store_LDADD = $(TESTS_UNIT_LDADD)
+check_PROGRAMS += tests/unit/test-worker
+TESTS += tests/unit/test-worker
+tests_unit_test_worker_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_worker_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_worker_LDADD = $(TESTS_UNIT_LDADD)
 
 # The daemon's frame.
 FRAME_TESTS = \
@@ -166,8 +171,12 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-pagemap \
 	tests/unit/test-scoot \
 	$(NULL)
-check_PROGRAMS += $(SCOOT_UNIT_TESTS) tests/system/scoot-memory
-TESTS += $(SCOOT_UNIT_TESTS) tests/system/scoot-memory
+SCOOT_TESTS = $(SCOOT_UNIT_TESTS) tests/system/scoot-fork tests/system/scoot-memory
+check_PROGRAMS += $(SCOOT_TESTS)
+TESTS += $(SCOOT_TESTS)
+tests_system_scoot_fork_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_fork_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_fork_LDADD = $(PROOF_LDADD)
 tests_unit_test_extents_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_extents_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_extents_LDADD = $(TESTS_UNIT_LDADD)
@@ -223,3 +232,22 @@ tests_unit_test_tools_CFLAGS = $(TESTS_CFLAGS) $(JSON_C_CFLAGS)
 tests_unit_test_tools_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_tools_LDADD = tools/libtools.la $(CHECK_LIBS)
 tests_unit_test_tools_SOURCES = tests/unit/test-tools.c
+
+# What a client may send: the fuzzer's target, replayed by `make check`; `make fuzz` needs clang.
+check_PROGRAMS += tests/fuzz/replay
+TESTS += tests/fuzz/replay
+tests_fuzz_replay_SOURCES = \
+	tests/fuzz/fuzz-dispatch.c \
+	tests/fuzz/replay.c \
+	tests/fuzz/shim/check.h \
+	tests/unit/frame.c \
+	tests/unit/frame.h \
+	$(NULL)
+tests_fuzz_replay_CFLAGS = -I$(top_srcdir)/tests/fuzz/shim $(TESTS_CFLAGS)
+tests_fuzz_replay_LDFLAGS = $(TESTS_LDFLAGS)
+tests_fuzz_replay_LDADD = $(TESTS_UNIT_LDADD)
+
+dist_noinst_SCRIPTS += tests/fuzz/run.sh
+.PHONY: fuzz
+fuzz: $(BUILT_SOURCES) tests/fuzz/replay
+	bash $(top_srcdir)/tests/fuzz/run.sh '$(abs_top_builddir)'

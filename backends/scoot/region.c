@@ -97,6 +97,15 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	return 0;
 }
 
+/* Old page tables and the chunk's side were not inherited: those addresses may become anything. */
+void scoot_region_forked(struct scoot_region *region)
+{
+	pthread_mutex_init(&region->asides_lock, NULL);
+	region->asides = NULL;
+	region->settle.side = NULL;
+	region->uffd = fd_close(region->uffd);
+}
+
 struct scoot_region *scoot_region_free(struct scoot_region *region)
 {
 	struct scoot_aside *aside;

@@ -83,6 +83,8 @@ struct scoot_region {
  * Sees to it that fork children do not inherit the mapping. Return: 0; -errno with a sentence.
  */
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd);
+/** scoot_region_forked() - in a fork child: forget what only its parent has */
+void scoot_region_forked(struct scoot_region *region);
 /** scoot_region_free() - forgets, and drops what is aside; unmapping @addr is the caller's */
 struct scoot_region *scoot_region_free(struct scoot_region *region);
 DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
@@ -114,6 +116,16 @@ struct scoot_snapshot {
 int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out);
 struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap);
 DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
+
+/**
+ * scoot_guard() - freeze the region for a fork child, which is about to get a copy of its mappings
+ * @out: keeps what is frozen as it is, until it is freed
+ *
+ * Pages written since an earlier freeze go back to their backing where nobody else needs that, so
+ * that fork() finds no private page and copies no page table; where somebody does, they stay
+ * private, and fork() shares them. Under the region's lock. Return: 0 or -errno with a sentence.
+ */
+int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out);
 
 /** scoot_freeze() - make [@off, @off + @len) frozen, without a cut. Under the lock. 0 or -errno */
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len);

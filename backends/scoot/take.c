@@ -200,3 +200,13 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 	*out = steal_ptr(&snap);
 	return 0;
 }
+
+int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out)
+{
+	int r = scoot_take(region, NULL, out);
+
+	if (r != SCOOT_E_OVERLAY)
+		return r;
+	r = scoot_freeze(region, 0, region->size_bytes);
+	return r ? r : scoot_snapshot_new(out, region);
+}
