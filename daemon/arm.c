@@ -80,7 +80,7 @@ static int calm_piece(struct region *region, uint64_t off)
 	uint64_t n_bytes = min_u64(UNREGISTER_BYTES, region->size_bytes - off);
 	int r;
 
-	pthread_mutex_lock(&region->served.lock);
+	served_lock(&region->served);
 	r = check_there(region);
 	if (!r)
 		region->registered = REGION_PLAIN;
@@ -88,8 +88,7 @@ static int calm_piece(struct region *region, uint64_t off)
 		r = uffdio_unregister(region->uffd, region->addr + off, n_bytes);
 	if (!r)
 		r = uffdio_wake(region->uffd, region->addr + off, n_bytes);
-	pthread_mutex_unlock(&region->served.lock);
-	worker_kick(&region->served);
+	served_unlock(&region->served);
 	return r;
 }
 

@@ -353,6 +353,21 @@ static enum served_verdict serve_nothing(struct region *region)
 	return r ? give_up(region, r) : SERVED_AGAIN;
 }
 
+/* Go to where the writers are. */
+static void follow_writer(struct region *region, const struct uffd_msg *msg)
+{
+	struct worker_pool *workers = region->daemon->workers;
+	uint64_t now = now_ns();
+	int cpu;
+
+	if (worker_pool_size(workers) < 2 || msg->event != UFFD_EVENT_PAGEFAULT ||
+	    !follow_is_due(&region->follow, now))
+		return;
+	cpu = follow_cpu_of((pid_t)msg->arg.pagefault.feat.ptid);
+	if (cpu >= 0 && follow_vote(&region->follow, cpu, worker_cpu(&region->served), now))
+		worker_follow(workers, &region->served, cpu);
+}
+
 static int serve_faults(struct region *region, const struct uffd_msg *msgs, size_t n_msgs,
 			void *buf)
 {
@@ -388,5 +403,7 @@ enum served_verdict fault_serve_region(struct served *served, void *buf)
 		r = serve_move(region);
 	else
 		r = serve_faults(region, msgs, n_msgs, buf);
+	if (!r)
+		follow_writer(region, &msgs[n_msgs - 1]); /* the one that waited least */
 	return r ? give_up(region, r < 0 ? r : 0) : SERVED_AGAIN;
 }

@@ -17,6 +17,8 @@ libcowd_la_SOURCES = \
 	daemon/extent.c \
 	daemon/extent.h \
 	daemon/fault.c \
+	daemon/follow.c \
+	daemon/follow.h \
 	daemon/job.c \
 	daemon/job.h \
 	daemon/landlock.c \

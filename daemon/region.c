@@ -194,9 +194,9 @@ static void close_run(struct job *job)
 	struct region *region = container_of(job, struct region, close_job);
 
 	worker_remove(&region->served);
-	pthread_mutex_lock(&region->served.lock);
+	served_lock(&region->served);
 	region->uffd = fd_close(region->uffd);
-	pthread_mutex_unlock(&region->served.lock);
+	served_unlock(&region->served);
 }
 
 static void close_done(struct job *job)

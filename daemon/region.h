@@ -50,6 +50,7 @@
 #include <stdatomic.h>
 #include <uthash.h>
 
+#include "daemon/follow.h"
 #include "daemon/job.h"
 #include "daemon/quota.h"
 #include "daemon/store.h"
@@ -110,6 +111,7 @@ struct region {
 	struct snapshot *newest;
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain */
 	_Atomic uint64_t n_faults;
+	struct follow follow;  /* served.lock: where its writers run */
 	uint64_t last_end_idx; /* served.lock: where the last fault's pages ended, and … */
 	uint32_t run_pages;    /* … how many to keep at once if the next one is there */
 	uint32_t n_idle_turns; /* served.lock */

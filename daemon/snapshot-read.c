@@ -229,9 +229,8 @@ static int next_in_extents(struct snapshot *snap, uint64_t off, uint64_t limit, 
 static int check_readable(struct snapshot *snap)
 {
 	if (!atomic_load(&snap->is_frozen)) {
-		pthread_mutex_lock(&snap->region->served.lock);
-		pthread_mutex_unlock(&snap->region->served.lock);
-		worker_kick(&snap->region->served);
+		served_lock(&snap->region->served);
+		served_unlock(&snap->region->served);
 		if (!atomic_load(&snap->is_frozen))
 			return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
 					 (unsigned long long)snap->id);

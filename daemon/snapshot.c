@@ -126,12 +126,11 @@ static bool cancel_pending(struct region *region, struct snapshot *snap)
 {
 	bool is_chained;
 
-	pthread_mutex_lock(&region->served.lock);
+	served_lock(&region->served);
 	if (region->pending == snap)
 		region->pending = NULL;
 	is_chained = snap->is_chained;
-	pthread_mutex_unlock(&region->served.lock);
-	worker_kick(&region->served);
+	served_unlock(&region->served);
 	return is_chained;
 }
 
@@ -272,10 +271,9 @@ int snapshot_arm(struct snapshot *snap, bool by_move)
 	 * that is protected already waits until all of them are. So no write that is made because
 	 * of another one is in the snapshot without it.
 	 */
-	pthread_mutex_lock(&region->served.lock);
+	served_lock(&region->served);
 	r = arm_with_lock(region, snap, by_move);
-	pthread_mutex_unlock(&region->served.lock);
-	worker_kick(&region->served);
+	served_unlock(&region->served);
 	snap->taken_usec = now_usec();
 	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
 	return r;

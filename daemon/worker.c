@@ -58,9 +58,40 @@ static void park(struct worker *worker, struct served *served)
 	(void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_MOD, served->fd, &event);
 }
 
+static int add_to(struct worker *worker, struct served *served);
+
+/* With served->lock held, at the end of a turn. */
+static void move(struct worker *worker, struct served *served)
+{
+	struct worker *next = served->next_worker;
+
+	served->next_worker = NULL;
+	pthread_mutex_lock(&worker->lock);
+	forget(worker, served);
+	pthread_mutex_unlock(&worker->lock);
+	if (add_to(next, served) < 0)
+		(void)!add_to(worker, served);
+	else
+		atomic_fetch_add_explicit(&served->n_moves, 1, memory_order_relaxed);
+}
+
+static void end_turn(struct worker *worker, struct served *served, enum served_verdict verdict)
+{
+	if (verdict == SERVED_AGAIN) {
+		if (served->next_worker)
+			move(worker, served);
+		return;
+	}
+	pthread_mutex_lock(&worker->lock);
+	if (verdict == SERVED_LATER)
+		park(worker, served);
+	else
+		forget(worker, served);
+	pthread_mutex_unlock(&worker->lock);
+}
+
 static void serve_one(struct worker *worker, uint64_t id)
 {
-	enum served_verdict verdict;
 	struct served *served;
 
 	pthread_mutex_lock(&worker->lock);
@@ -69,23 +100,15 @@ static void serve_one(struct worker *worker, uint64_t id)
 		pthread_mutex_unlock(&worker->lock);
 		return;
 	}
-	if (pthread_mutex_trylock(&served->lock) != 0) {
-		/* Whoever holds it kicks after letting go, which needs worker->lock: not lost. */
+	if (atomic_load(&served->n_wanted) || pthread_mutex_trylock(&served->lock) != 0) {
+		/* Whoever has or wants it kicks afterwards, which needs worker->lock: not lost. */
 		park(worker, served);
 		pthread_mutex_unlock(&worker->lock);
 		return;
 	}
 	pthread_mutex_unlock(&worker->lock);
 
-	verdict = served->serve(served, worker->buf);
-	if (verdict != SERVED_AGAIN) {
-		pthread_mutex_lock(&worker->lock);
-		if (verdict == SERVED_LATER)
-			park(worker, served);
-		else
-			forget(worker, served);
-		pthread_mutex_unlock(&worker->lock);
-	}
+	end_turn(worker, served, served->serve(served, worker->buf));
 	pthread_mutex_unlock(&served->lock); /* last use of @served */
 }
 
@@ -295,17 +318,45 @@ int worker_add(struct worker_pool *pool, struct served *served)
 
 void worker_remove(struct served *served)
 {
-	struct worker *worker = atomic_load(&served->worker);
+	struct worker *worker;
 
-	if (!worker)
-		return;
-	pthread_mutex_lock(&worker->lock);
-	forget(worker, served);
-	pthread_mutex_unlock(&worker->lock);
-	/* No new turn begins; wait for one under way. */
+	/* With the lock nobody serves it or moves it; when it is forgotten nobody will. */
+	atomic_fetch_add(&served->n_wanted, 1);
 	pthread_mutex_lock(&served->lock);
+	worker = atomic_load(&served->worker);
+	if (worker) {
+		pthread_mutex_lock(&worker->lock);
+		forget(worker, served);
+		pthread_mutex_unlock(&worker->lock);
+	}
 	atomic_store(&served->worker, NULL);
+	atomic_fetch_sub(&served->n_wanted, 1);
 	pthread_mutex_unlock(&served->lock);
+}
+
+void served_lock(struct served *served)
+{
+	atomic_fetch_add(&served->n_wanted, 1);
+	pthread_mutex_lock(&served->lock);
+}
+
+void served_unlock(struct served *served)
+{
+	atomic_fetch_sub(&served->n_wanted, 1);
+	pthread_mutex_unlock(&served->lock);
+	worker_kick(served);
+}
+
+void worker_follow(struct worker_pool *pool, struct served *served, int cpu)
+{
+	if (worker_cpu(served) == cpu)
+		return;
+	for (unsigned int i = 0; i < pool->n_workers; i++) {
+		if (pool->workers[i].cpu == cpu) {
+			served->next_worker = &pool->workers[i];
+			return;
+		}
+	}
 }
 
 void worker_kick(struct served *served)

@@ -45,7 +45,9 @@ struct served {
 	int fd;
 	enum served_verdict (*serve)(struct served *served, void *buf);
 	pthread_mutex_t lock;
-	struct worker *_Atomic worker; /* who waits for it; NULL: nobody */
+	_Atomic unsigned int n_wanted; /* threads that want @lock: the worker lets them go first */
+	struct worker *_Atomic worker; /* who waits for it; NULL: nobody; changed with @lock held */
+	struct worker *next_worker;    /* served->lock: where to go after this turn */
 	uint64_t id;
 	bool is_waited; /* its worker's lock: in its epoll set */
 	bool is_parked; /* its worker's lock: in the set, but for no event */
@@ -73,6 +75,21 @@ int worker_add(struct worker_pool *pool, struct served *served);
  * May wait for a turn under way, and that for the client's mmap lock: not in the loop thread.
  */
 void worker_remove(struct served *served);
+/**
+ * served_lock() - keep it from being served, and go before a worker that would serve it on and on
+ *
+ * Waits for a turn under way. served_unlock() lets it be served again.
+ */
+void served_lock(struct served *served);
+void served_unlock(struct served *served);
+
+/**
+ * worker_follow() - after this turn, have the worker of @cpu wait for it
+ *
+ * Context: serve(). Nothing happens if it is there already, or if no worker has that CPU.
+ */
+void worker_follow(struct worker_pool *pool, struct served *served, int cpu);
+
 /** worker_kick() - it can be served again; any thread, served->lock not held */
 void worker_kick(struct served *served);
 /** worker_cpu() - CPU of the worker that waits for it, or -1 */
