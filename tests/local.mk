@@ -47,6 +47,7 @@ tests_libproof_la_SOURCES = \
 PROOF_LDADD = tests/libproof.la $(TESTS_SYSTEM_LDADD)
 
 PROOF_TESTS = \
+	tests/system/budget \
 	tests/system/death \
 	tests/system/hostile \
 	tests/system/invariants \
@@ -56,6 +57,9 @@ PROOF_TESTS = \
 	$(NULL)
 check_PROGRAMS += $(PROOF_TESTS)
 TESTS += $(PROOF_TESTS)
+tests_system_budget_CFLAGS = $(TESTS_CFLAGS)
+tests_system_budget_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_budget_LDADD = $(PROOF_LDADD)
 tests_system_death_CFLAGS = $(TESTS_CFLAGS)
 tests_system_death_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_death_LDADD = $(PROOF_LDADD)
@@ -171,9 +175,16 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-pagemap \
 	tests/unit/test-scoot \
 	$(NULL)
-SCOOT_TESTS = $(SCOOT_UNIT_TESTS) tests/system/scoot-fork tests/system/scoot-memory
+SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
+	tests/system/scoot-adopt \
+	tests/system/scoot-fork \
+	tests/system/scoot-memory \
+	$(NULL)
 check_PROGRAMS += $(SCOOT_TESTS)
 TESTS += $(SCOOT_TESTS)
+tests_system_scoot_adopt_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_adopt_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_adopt_LDADD = $(PROOF_LDADD)
 tests_system_scoot_fork_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_fork_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_fork_LDADD = $(PROOF_LDADD)
