@@ -152,7 +152,7 @@ static bool is_needed(const struct region *region, uint64_t idx)
 	for (const struct snapshot *snap = region->newest; snap; snap = snap->older) {
 		if (store_get(&snap->store, idx) != STORE_EMPTY)
 			return false;
-		if (!snap->is_lost && !snap->is_leaving)
+		if (!snap->is_lost && !snap->is_leaving && idx >= snap->drained_pages)
 			return true;
 	}
 	return false;
@@ -168,27 +168,61 @@ static size_t run_length(struct region *region, uint64_t idx)
 	return region->run_pages;
 }
 
-/*
- * See to it that no live snapshot needs page @idx from memory any more; those that cannot have it
- * are lost. Pages after it are kept too when writes come in order. Return: how many may be written
- * now.
- */
-static size_t make_writable(struct region *region, uint64_t idx)
+static bool is_over_budget(const struct snapshot *snap, size_t n)
+{
+	return snap->budget_pages && atomic_load(&snap->store.n_slots) + n > snap->budget_pages;
+}
+
+/* Whether the writer waits, rather than the newest snapshot be lost; it is woken when there is
+ * room. */
+static bool wait_for_room(struct region *region, const struct snapshot *snap)
+{
+	if (!snap->can_wait || snap->is_lost || snap->is_leaving)
+		return false;
+	atomic_store(&region->has_waiters, true);
+	return true;
+}
+
+/* Keep up to @n pages from @idx on. Return: how many, 0: the writer has to wait. */
+static size_t keep_or_lose(struct region *region, uint64_t idx, size_t n)
 {
 	struct snapshot *snap = region->newest;
-	size_t n;
 	int r;
 
-	if (store_get(&snap->store, idx) != STORE_EMPTY || !is_needed(region, idx))
-		return 1;
-	n = count_unkept(region, snap, idx, run_length(region, idx));
+	if (is_over_budget(snap, n))
+		n = 1;
+	if (is_over_budget(snap, n)) {
+		if (wait_for_room(region, snap))
+			return 0;
+		snapshot_lose_one(snap, "its budget of old pages is used up");
+		if (!is_needed(region, idx))
+			return 1;
+	}
 	r = keep(region, snap, idx, n);
 	if (r && n > 1) {
 		n = 1;
 		r = keep(region, snap, idx, n);
 	}
+	if (r && wait_for_room(region, snap))
+		return 0;
 	if (r)
 		snapshot_lose(region, idx, err_sentence());
+	return n;
+}
+
+/*
+ * See to it that no live snapshot needs page @idx from memory any more; those that cannot have it
+ * are lost. Pages after it are kept too when writes come in order. Return: how many may be written
+ * now; 0: the writer has to wait, it is not to be woken.
+ */
+static size_t make_writable(struct region *region, uint64_t idx)
+{
+	size_t n;
+
+	if (store_get(&region->newest->store, idx) != STORE_EMPTY || !is_needed(region, idx))
+		return 1;
+	n = count_unkept(region, region->newest, idx, run_length(region, idx));
+	n = keep_or_lose(region, idx, n);
 	region->last_end_idx = idx + n;
 	return n;
 }
@@ -214,7 +248,7 @@ static int serve_protected(struct region *region, uint64_t idx)
 		return let_go(region, first, n);
 	}
 	n = make_writable(region, idx);
-	return let_go(region, idx, n);
+	return n ? let_go(region, idx, n) : 0;
 }
 
 /* A touch of a page that memory has and the mapping has not. */
@@ -231,6 +265,8 @@ static int serve_absent(struct region *region, uint64_t idx, bool is_write)
 	}
 	if (is_write) {
 		n = make_writable(region, idx);
+		if (!n)
+			return 0;
 		r = map_pages(region, idx, n, 0);
 		/* Some of several may have been mapped before, protected. */
 		if (!r && n > 1)

@@ -206,6 +206,16 @@ static void close_done(struct job *job)
 	region_unref(region);
 }
 
+void region_wake_waiters(struct region *region)
+{
+	if (!atomic_exchange(&region->has_waiters, false))
+		return;
+	served_lock(&region->served);
+	if (region->uffd >= 0)
+		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
+	served_unlock(&region->served);
+}
+
 void region_gone(struct region *region)
 {
 	if (region->is_closing || region->is_sweeping || !region->is_attached)

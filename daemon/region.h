@@ -111,11 +111,12 @@ struct region {
 	struct snapshot *newest;
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain */
 	_Atomic uint64_t n_faults;
-	struct follow follow;  /* served.lock: where its writers run */
-	uint64_t last_end_idx; /* served.lock: where the last fault's pages ended, and … */
-	uint32_t run_pages;    /* … how many to keep at once if the next one is there */
-	uint32_t n_idle_turns; /* served.lock */
-	bool can_move;         /* its userfaultfd reports moves and serves all kinds of faults */
+	struct follow follow;     /* served.lock: where its writers run */
+	uint64_t last_end_idx;    /* served.lock: where the last fault's pages ended, and … */
+	uint32_t run_pages;       /* … how many to keep at once if the next one is there */
+	uint32_t n_idle_turns;    /* served.lock */
+	_Atomic bool has_waiters; /* a write waits for room in a store; set with chain_lock held */
+	bool can_move;            /* its userfaultfd reports moves and serves all kinds of faults */
 	enum region_registered registered; /* served.lock */
 	struct snapshot *pending; /* served.lock: in the chain once the client has made its move */
 	_Atomic unsigned int n_ops; /* submitted, not done */
@@ -173,6 +174,9 @@ void region_submit(struct region *region, struct region_op *op);
 void region_disown(struct region *region);
 /** region_drop_all() - session_end(): disown all of its regions, and its backings */
 void region_drop_all(struct session *session);
+
+/** region_wake_waiters() - there may be room again, or no need of it; no lock held; not the loop */
+void region_wake_waiters(struct region *region);
 
 /** region_gone() - it can be served no more: close its userfaultfd; loop thread; idempotent */
 void region_gone(struct region *region);

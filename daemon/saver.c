@@ -72,9 +72,9 @@ struct save {
 	struct snapshot *snap; /* a reference */
 	struct charge charge;
 	int fd;
-	bool is_cancelled; /* loop thread */
+	bool is_cancelled;  /* loop thread */
 	uint64_t told_usec; /* 0: not yet, so that the client hears of it at once */
-	struct save *next; /* in session->saves */
+	struct save *next;  /* in session->saves */
 
 	/* one slice's thread, or the loop between slices */
 	enum sink sink;
@@ -308,6 +308,8 @@ static int save_slice(struct save *save, char *buf)
 		if (save->off - first_off >= SLICE_BYTES)
 			return 0;
 		r = save_run(save, buf);
+		if (!r && save->snap->is_once)
+			snapshot_drain(save->snap, save->off);
 	}
 	if (r || save->end == SLICE_WAIT)
 		return r;
@@ -485,6 +487,9 @@ int rpc_snapshot_save(struct rpc_call *call)
 		return -ENOENT;
 	if (snap->is_lost)
 		return snapshot_stale(snap);
+	if (snap->is_saving)
+		return err_raise(-EBUSY, "snapshot %llu is for one save, which was begun",
+				 (unsigned long long)snap->id);
 	r = check_access(call->fds.fds[0]);
 	if (r)
 		return r;
@@ -499,6 +504,7 @@ int rpc_snapshot_save(struct rpc_call *call)
 	}
 	save->fd = fdset_take(&call->fds, 0);
 	save->snap = snapshot_ref(snap);
+	snap->is_saving = snap->is_once;
 	save->job = (struct job){.run = save_run_job, .done = save_slice_done};
 	save->next = session->saves;
 	session->saves = save;

@@ -98,6 +98,9 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 	atomic_thread_fence(memory_order_acquire);
 	if (!r && snap->is_lost)
 		r = snapshot_stale(snap);
+	if (!r && off / page_size_bytes() < snap->drained_pages)
+		r = err_raise(-ESTALE, "snapshot %llu is for one save, which has passed this part",
+			      (unsigned long long)snap->id);
 	if (!r)
 		overlay(snap, buf, len, off);
 	pthread_rwlock_unlock(&region->chain_lock);

@@ -123,6 +123,9 @@ static int check_take(const struct region *region, const Cow__V1__SnapshotTake *
 	if (!region->is_attached)
 		return err_raise(-EINVAL, "region %llu is not attached",
 				 (unsigned long long)region->id);
+	if (take->budget_bytes && take->budget_bytes < page_size_bytes())
+		return err_raise(-EINVAL, "a budget of %llu bytes holds no page",
+				 (unsigned long long)take->budget_bytes);
 	if (take->n_extents)
 		return err_raise(-EINVAL, "a snapshot of mode uffd is not made of extents");
 	return 0;
@@ -151,6 +154,9 @@ int rpc_snapshot_take(struct rpc_call *call)
 		if (r)
 			return r;
 	}
+	snap->budget_pages = take->budget_bytes / page_size_bytes();
+	snap->can_wait = take->wait;
+	snap->is_once = take->once && snap->mode == COW__V1__MODE__MODE_UFFD;
 	snap->by_move = take->can_move && region->can_move && region->size_bytes >= MOVE_MIN_BYTES;
 	snap->call = call;
 	snapshot_submit_take(snap, take_run, take_done);
@@ -277,9 +283,12 @@ static int add_snapshot(struct rpc_call *call, Cow__V1__SnapshotList *list,
 	row->state = is_lost ? COW__V1__SNAPSHOT_STATE__SNAPSHOT_LOST
 			     : COW__V1__SNAPSHOT_STATE__SNAPSHOT_LIVE;
 	row->size_bytes = snap->size_bytes;
-	row->kept_bytes = atomic_load(&snap->store.n_kept) * page_size_bytes();
+	row->kept_bytes = atomic_load(&snap->store.n_slots) * page_size_bytes();
 	row->age_usec = now - snap->taken_usec;
 	row->n_holders = snap->n_holders;
+	row->budget_bytes = snap->budget_pages * page_size_bytes();
+	row->wait = snap->can_wait;
+	row->once = snap->is_once;
 	list->snapshots[list->n_snapshots++] = row;
 	return 0;
 }

@@ -23,6 +23,8 @@
 
 /* Pages handed down with the chain lock held. */
 #define HAND_DOWN_PAGES ((uint64_t)1 << 15)
+/* Pages saved between two drains of a store. */
+#define DRAIN_PAGES     ((uint64_t)256)
 /* Unused slots that a region with snapshots keeps warm. */
 #define WARM_SLOTS      1024
 
@@ -153,10 +155,30 @@ static void leave_run(struct region_op *op)
 	pthread_rwlock_wrlock(&region->chain_lock);
 	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0, n_pages);
 	unlink_from_chain(region, snap);
+	snap->is_chained = false;
 	is_last = !region->oldest;
 	pthread_rwlock_unlock(&region->chain_lock);
 	store_deinit(&snap->store);
 	store_pool_trim(region->pool, is_last ? 0 : WARM_SLOTS);
+	region_wake_waiters(region);
+}
+
+void snapshot_drain(struct snapshot *snap, uint64_t off)
+{
+	struct region *region = snap->region;
+	uint64_t first = snap->drained_pages;
+	uint64_t end = off / page_size_bytes();
+
+	if (end <= first || (end - first < DRAIN_PAGES && off < snap->size_bytes &&
+			     !atomic_load(&region->has_waiters)))
+		return;
+	pthread_rwlock_wrlock(&region->chain_lock);
+	atomic_store(&snap->drained_pages, end);
+	/* It leaves the chain when it is lost, whoever saves it. */
+	if (snap->is_chained)
+		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, first, end);
+	pthread_rwlock_unlock(&region->chain_lock);
+	region_wake_waiters(region);
 }
 
 static void leave_done(struct region_op *op)
@@ -274,6 +296,7 @@ int snapshot_arm(struct snapshot *snap, bool by_move)
 	served_lock(&region->served);
 	r = arm_with_lock(region, snap, by_move);
 	served_unlock(&region->served);
+	region_wake_waiters(region); /* the newest snapshot, whose room matters, is another one */
 	snap->taken_usec = now_usec();
 	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
 	return r;
@@ -391,6 +414,12 @@ void snapshot_lose(struct region *region, uint64_t idx, const char *because)
 	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
 		lose(snap, because);
 	snapshot_post_lost(region);
+}
+
+void snapshot_lose_one(struct snapshot *snap, const char *because)
+{
+	lose(snap, because);
+	snapshot_post_lost(snap->region);
 }
 
 void snapshot_lose_all(struct region *region, const char *because)

@@ -62,6 +62,11 @@ struct snapshot {
 	struct snapshot *older; /* region->chain_lock */
 	struct snapshot *newer;
 	struct store store;
+	uint64_t budget_pages; /* slots that its own store may take; 0: what the uid may keep */
+	bool can_wait;         /* writers that would pass it wait, rather than it be lost */
+	bool is_once;          /* for one save; what that has written is kept no longer */
+	bool is_saving;        /* loop thread, is_once: that save has begun */
+	_Atomic uint64_t drained_pages; /* is_once: those below are saved; region->chain_lock */
 
 	struct region_op op;    /* take, then leave; op.region is set while one is under way */
 	_Atomic bool is_frozen; /* the cut was made */
@@ -131,6 +136,14 @@ int snapshot_next_data(struct snapshot *snap, uint64_t off, uint64_t limit, bool
  */
 void snapshot_lose(struct region *region, uint64_t idx, const char *because);
 
+/** snapshot_lose_one() - the same, for @snap alone */
+void snapshot_lose_one(struct snapshot *snap, const char *because);
+/**
+ * snapshot_drain() - is_once: all before byte @off is saved and need not be kept
+ *
+ * Context: the saver's thread, without a lock. Writers that wait go on.
+ */
+void snapshot_drain(struct snapshot *snap, uint64_t off);
 /** snapshot_lose_all() - the same for every snapshot of @region */
 void snapshot_lose_all(struct region *region, const char *because);
 

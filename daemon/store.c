@@ -357,6 +357,8 @@ int store_put(struct store *store, uint64_t idx, uint32_t slot)
 		return STORE_E_KEPT;
 	touch(store, idx);
 	atomic_fetch_add_explicit(&store->n_kept, 1, memory_order_relaxed);
+	if (slot >= SLOT_FIRST)
+		atomic_fetch_add_explicit(&store->n_slots, 1, memory_order_relaxed);
 	return 0;
 }
 
@@ -373,6 +375,8 @@ static void hand_down_stretch(struct store *from, struct store *to, uint64_t fir
 			continue;
 		atomic_store_explicit(&from->slots[i], STORE_EMPTY, memory_order_relaxed);
 		atomic_fetch_sub_explicit(&from->n_kept, 1, memory_order_relaxed);
+		if (slot >= SLOT_FIRST)
+			atomic_fetch_sub_explicit(&from->n_slots, 1, memory_order_relaxed);
 		if (to && store_put(to, i, slot) == 0)
 			continue;
 		dropped[n_dropped++] = slot;

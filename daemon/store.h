@@ -58,7 +58,8 @@ struct store {
 	_Atomic uint32_t *slots;   /* one for each page */
 	_Atomic uint64_t *touched; /* bit i: slots[i * 1024] to [i * 1024 + 1023] may be in use */
 	uint64_t n_pages;
-	_Atomic uint64_t n_kept; /* entries that are not empty */
+	_Atomic uint64_t n_kept;  /* entries that are not empty */
+	_Atomic uint64_t n_slots; /* those that take memory */
 };
 
 /** store_init() - an empty one. 0 or -errno; on failure as store_deinit() leaves it */

@@ -95,6 +95,21 @@ COW_PUBLIC struct cow_client *cow_client_unref(struct cow_client *client);
  */
 COW_PUBLIC int cow_region_new(struct cow_region **region, struct cow_client *client,
 			      const struct cow_region_params *params);
+/**
+ * cow_region_adopt() - make memory that exists a region, in place
+ * @region: set on success
+ * @client: borrowed
+ * @addr:   private anonymous memory for reading and writing; whole pages
+ * @len:    bytes; whole pages
+ * @params: as for cow_region_new(); mode scoot or mmapcopy; its size_bytes does not count
+ *
+ * Threads may go on using the memory during the call. It stays when the region ends.
+ *
+ * Return: 0; -EINVAL: not such memory, or not whole pages; -EPERM: cowd lends no userfaultfd;
+ * otherwise as cow_region_new(). On an error the memory is what it was.
+ */
+COW_PUBLIC int cow_region_adopt(struct cow_region **region, struct cow_client *client, void *addr,
+				uint64_t len, const struct cow_region_params *params);
 COW_PUBLIC struct cow_region *cow_region_ref(struct cow_region *region);
 /**
  * cow_region_unref() - drop a reference; with the last one (snapshots hold one too) the memory is
@@ -145,6 +160,40 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
  * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says why.
  */
 COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
+
+/* When old pages would pass the snapshot's budget, writers wait rather than the snapshot be lost. */
+#define COW_SNAPSHOT_WAIT 1u
+/* For one save, once: what it has written is not kept any more, and cannot be read. */
+#define COW_SNAPSHOT_ONCE 2u
+
+/**
+ * struct cow_snapshot_params - how a snapshot is to be kept
+ * @budget_bytes: mode uffd: how many bytes of old pages cowd keeps for it; 0: as many as this uid may
+ *                have. When they are used up the snapshot is lost (ESTALE), or with COW_SNAPSHOT_WAIT
+ *                the writers wait, until a save with COW_SNAPSHOT_ONCE has moved on, the snapshot is
+ *                released, or cowd ends
+ * @flags:        0, or COW_SNAPSHOT_* bits
+ * @name:         for people, at most 63 bytes are kept; may be NULL
+ *
+ * As in struct cow_region_params, 0 means the default. The other modes keep no old pages: budget and
+ * flags have to be 0 there.
+ */
+struct cow_snapshot_params {
+	uint64_t budget_bytes;
+	uint32_t flags;
+	uint32_t reserved0;
+	const char *name;
+	uint64_t reserved[8];
+};
+
+/**
+ * cow_snapshot_new_with() - cow_snapshot_new() with parameters
+ * @params: lent; NULL for those of cow_snapshot_new()
+ *
+ * Return: as cow_snapshot_new(), and -EINVAL: @params make no sense for this region.
+ */
+COW_PUBLIC int cow_snapshot_new_with(struct cow_snapshot **snap, struct cow_region *region,
+				     const struct cow_snapshot_params *params);
 
 /**
  * cow_snapshot_open() - a snapshot that another process took

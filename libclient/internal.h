@@ -115,6 +115,7 @@ struct cow_region {
 	struct cow_region *next;    /* in client->regions */
 	struct scoot_region *scoot; /* backends/scoot: extent map; NULL in mode uffd */
 	_Atomic unsigned int n_takers; /* wait for take_lock: the background lets them have it */
+	char *adopted; /* the program's own memory: where it is, and it stays when the region ends */
 	_Bool is_forked; /* in a fork child: it has the memory, as it was at the fork */
 	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
 	int restore_error;          /* client->lock: why id is 0 although there is a connection */
@@ -134,6 +135,9 @@ struct cow_snapshot {
 	_Bool is_pending;    /* client->lock: SnapshotTake has no reply yet */
 	_Bool is_lost;       /* client->lock */
 	char lost_because[160];
+	uint64_t budget_bytes; /* as struct cow_snapshot_params says; set before it is taken */
+	uint32_t flags;
+	char name[64];
 	const void *view; /* client->lock */
 	uint64_t view_id;
 	int view_uffd;             /* own duplicate, so that readers wait rather than see zeroes */

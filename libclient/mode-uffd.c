@@ -156,6 +156,10 @@ static int call_take(struct cow_snapshot *snap, bool can_move, uint64_t *id, boo
 	take.region_id = snap->region->id;
 	pthread_mutex_unlock(&snap->client->lock);
 	take.can_move = can_move;
+	take.budget_bytes = snap->budget_bytes;
+	take.wait = snap->flags & COW_SNAPSHOT_WAIT;
+	take.once = snap->flags & COW_SNAPSHOT_ONCE;
+	take.name = snap->name;
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 	request.snapshot_take = &take;
 	r = cowi_call_in(snap->client, snap->generation, &request, NULL, 0, &reply, NULL);
