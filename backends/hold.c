@@ -21,10 +21,11 @@ static uint64_t as_u64(const char *addr)
 	return (uint64_t)(uintptr_t)addr;
 }
 
-int hold_begin(int uffd, char *addr, uint64_t len)
+int hold_begin(int uffd, char *addr, uint64_t len, bool is_anonymous)
 {
 	int r = uffdio_register(uffd, as_u64(addr), len,
-				UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+				UFFDIO_REGISTER_MODE_MISSING |
+					(is_anonymous ? 0 : UFFDIO_REGISTER_MODE_MINOR));
 
 	if (r > 0)
 		return err_raise(

@@ -31,10 +31,11 @@ int hold_init(int uffd);
 
 /**
  * hold_begin() - from now on a touch of what is not present in the range waits
+ * @is_anonymous: the range is private anonymous memory, not a mapping of a memfd
  *
  * Return: 0 or -errno with a sentence, and then nobody waits.
  */
-int hold_begin(int uffd, char *addr, uint64_t len);
+int hold_begin(int uffd, char *addr, uint64_t len, bool is_anonymous);
 
 /**
  * hold_take() - move the pages of a part of a held range aside

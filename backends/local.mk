@@ -10,6 +10,7 @@ libbackends_la_SOURCES = \
 	backends/mmapcopy/mmapcopy.h \
 	backends/pagemap.c \
 	backends/pagemap.h \
+	backends/scoot/adopt.c \
 	backends/scoot/change.c \
 	backends/scoot/clone.c \
 	backends/scoot/internal.h \

@@ -4,6 +4,7 @@
 
 #include "backends/settle.h"
 
+#include <string.h>
 #include <sys/mman.h>
 
 #include "backends/hold.h"
@@ -97,7 +98,7 @@ int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct m
 
 	r = map_fresh(fresh, len, backing, backing_off);
 	if (!r)
-		r = hold_begin(settle->uffd, addr, len);
+		r = hold_begin(settle->uffd, addr, len, settle->is_adopting);
 	if (r) {
 		(void)space_clear(fresh, len);
 		return r;
@@ -109,6 +110,52 @@ int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct m
 		if (!r && mremap(fresh, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
 				 addr) == MAP_FAILED)
 			r = err_raise_errno("cannot move a shared mapping into place");
+		if (r)
+			hold_give_back(settle->uffd, settle->pagemap, addr, len, old);
+	}
+	hold_end(settle->uffd, addr, len);
+	(void)space_clear(old, len);
+	(void)space_clear(fresh, len);
+	return r;
+}
+
+/* Anonymous memory with what @from has, ready to be moved into place. */
+static int copy_fresh(char *at, uint64_t len, const char *old, const struct memfile *from,
+		      uint64_t from_off)
+{
+	off_t data = (off_t)from_off, hole;
+	const uint64_t end = from_off + len;
+
+	if (mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	    MAP_FAILED)
+		return err_raise_errno("cannot map %llu bytes", (unsigned long long)len);
+	while ((data = lseek(from->fd, data, SEEK_DATA)) >= 0 && (uint64_t)data < end) {
+		uint64_t off = (uint64_t)data - from_off;
+
+		hole = lseek(from->fd, data, SEEK_HOLE);
+		memcpy(at + off, old + off, min_u64((uint64_t)hole, end) - (uint64_t)data);
+		data = hole;
+	}
+	return 0;
+}
+
+int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
+			uint64_t from_off)
+{
+	const uint64_t skew = (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
+	char *old = settle->side + skew;
+	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
+	int r;
+
+	r = hold_begin(settle->uffd, addr, len, false);
+	if (r)
+		return r;
+	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
+	if (!r) {
+		r = copy_fresh(fresh, len, old, from, from_off);
+		if (!r && mremap(fresh, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+				 addr) == MAP_FAILED)
+			r = err_raise_errno("cannot move anonymous memory into place");
 		if (r)
 			hold_give_back(settle->uffd, settle->pagemap, addr, len, old);
 	}

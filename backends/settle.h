@@ -26,12 +26,14 @@
  * @pagemap: lent
  * @side:    reserved address space, 2 * SETTLE_CHUNK_BYTES: the chunk's old pages, its new mapping
  * @n_pages: private pages written back so far
+ * @is_adopting: chunks are private anonymous memory that becomes a shared mapping: the same steps
  */
 struct settle {
 	int uffd;
 	const struct pagemap *pagemap;
 	char *side;
 	uint64_t n_pages;
+	bool is_adopting;
 };
 
 /** settle_init() - reserves @side. 0 or -errno */
@@ -49,5 +51,10 @@ void settle_deinit(struct settle *settle);
  */
 int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
 		 uint64_t backing_off, const struct memfile *from, uint64_t from_off);
+
+/** settle_revert_chunk() - the other way: what is mapped shared on @from becomes anonymous memory
+ */
+int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
+			uint64_t from_off);
 
 #endif

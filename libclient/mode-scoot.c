@@ -16,6 +16,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "backends/hold.h"
+
 /* So that SnapshotTake fits a packet. */
 #define EXTENTS_MAX 2000
 
@@ -67,37 +69,72 @@ static int holding_uffd(struct cow_client *client)
 	return uffd < 0 ? -1 : uffd;
 }
 
+/* Fresh memory of its own. */
+static int map_fresh(struct cow_region *region, char **addr)
+{
+	int r = cowi_reserve(addr, region->size_bytes);
+
+	if (r)
+		return r;
+	if (mmap(*addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 region->backing_fd, 0) != MAP_FAILED)
+		return 0;
+	r = err_raise_errno("cannot map the %llu bytes of region \"%s\"",
+			    (unsigned long long)region->size_bytes, region->name);
+	(void)munmap(*addr, region->size_bytes);
+	return r;
+}
+
+/* The program's memory. A userfaultfd serves one purpose only, so this one is for adopting. */
+static int adopt(struct cow_region *region, struct memfile *home)
+{
+	AUTO_FD int uffd = holding_uffd(region->client);
+	int r;
+
+	if (uffd < 0)
+		return err_raise(
+			-EPERM,
+			"cowd at %s lends no userfaultfd for faults of the kernel too: see "
+			"lend= in cowd.conf(5)",
+			region->client->address);
+	r = hold_init(uffd);
+	return r ? r : scoot_adopt(region->adopted, home, uffd);
+}
+
+/* What was adopted is given back to the program as it is, else it is unmapped. */
+static void unmap(struct cow_region *region, char *addr)
+{
+	if (!region->adopted)
+		(void)munmap(addr, region->size_bytes);
+	else if (region->scoot && !cowi_check_process(region->client))
+		scoot_region_leave(region->scoot);
+}
+
 static int scoot_attach(struct cow_region *region, const struct cow_region_params *params)
 {
 	CLEANUP(memfile_unrefp) struct memfile *home = NULL;
 	AUTO_FD int uffd = holding_uffd(region->client);
-	struct cowi_scoot *glue;
-	char *addr = NULL;
+	struct cowi_scoot *glue = calloc(1, sizeof(*glue));
+	char *addr = region->adopted;
 	int r;
 
 	(void)params;
-	r = home_new(&home, region);
+	r = glue ? home_new(&home, region) : err_oom(sizeof(*glue), "a region");
 	if (!r)
-		r = cowi_reserve(&addr, region->size_bytes);
-	if (r)
+		r = addr ? adopt(region, home) : map_fresh(region, &addr);
+	if (r) {
+		glue_free(glue);
 		return r;
-	glue = calloc(1, sizeof(*glue));
-	if (!glue)
-		r = err_oom(sizeof(*glue), "a region");
-	else if (mmap(addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		      region->backing_fd, 0) == MAP_FAILED)
-		r = err_raise_errno("cannot map the %llu bytes of region \"%s\"",
-				    (unsigned long long)region->size_bytes, region->name);
-	if (!r)
-		r = scoot_region_new(&region->scoot, addr, home, &uffd);
+	}
+	r = scoot_region_new(&region->scoot, addr, home, &uffd);
 	if (!r) {
 		region->addr = addr;
 		r = tell_attach(region);
 	}
 	if (r) {
+		unmap(region, addr);
 		region->scoot = scoot_region_free(region->scoot);
 		region->addr = NULL;
-		(void)munmap(addr, region->size_bytes);
 		glue_free(glue);
 		return r;
 	}
@@ -129,8 +166,8 @@ static void scoot_detach(struct cow_region *region)
 	/* cowd forgets the memory with the region: whoever mmapcopied from it keeps it to himself.
 	 */
 	atomic_store(&region->scoot->home->id, 0);
+	unmap(region, region->addr);
 	region->scoot = scoot_region_free(region->scoot);
-	(void)munmap(region->addr, region->size_bytes);
 	region->scoot_glue = glue_free(region->scoot_glue);
 	pthread_mutex_lock(&client->lock);
 	is_last = !client->regions;

@@ -48,7 +48,8 @@ static int check_params(const struct cow_region_params *params)
 				 params->mode);
 	if (params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK))
 		return err_raise(-EINVAL, "%#x are no flags that this library, %s, knows",
-				 params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK), cow_version());
+				 params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK),
+				 cow_version());
 	for (size_t i = 0; i < ARRAY_SIZE(params->reserved); i++) {
 		if (params->reserved[i])
 			return err_raise(-EINVAL,
@@ -204,15 +205,13 @@ static int set_up(struct cow_region *region, const struct cow_region_params *par
 	return 0;
 }
 
-int cow_region_new(struct cow_region **out, struct cow_client *client,
-		   const struct cow_region_params *params)
+/* @addr: memory to be adopted, or NULL */
+static int region_new(struct cow_region **out, struct cow_client *client,
+		      const struct cow_region_params *params, void *addr)
 {
 	struct cow_region *region = NULL;
 	int r;
 
-	if (!out || !client)
-		return err_raise(-EINVAL, "cow_region_new() was given no %s",
-				 out ? "client" : "place for the region");
 	r = check_params(params);
 	if (!r)
 		r = cowi_connect(client);
@@ -220,6 +219,7 @@ int cow_region_new(struct cow_region **out, struct cow_client *client,
 		r = region_alloc(&region, client, params);
 	if (r)
 		return r;
+	region->adopted = addr;
 	r = set_up(region, params);
 	if (r) {
 		char sentence[512];
@@ -230,6 +230,36 @@ int cow_region_new(struct cow_region **out, struct cow_client *client,
 	}
 	*out = region;
 	return 0;
+}
+
+int cow_region_new(struct cow_region **out, struct cow_client *client,
+		   const struct cow_region_params *params)
+{
+	if (!out || !client)
+		return err_raise(-EINVAL, "cow_region_new() was given no %s",
+				 out ? "client" : "place for the region");
+	return region_new(out, client, params, NULL);
+}
+
+int cow_region_adopt(struct cow_region **out, struct cow_client *client, void *addr, uint64_t len,
+		     const struct cow_region_params *params)
+{
+	struct cow_region_params of_range;
+
+	if (!out || !client || !addr || !params)
+		return err_raise(-EINVAL, "cow_region_adopt() was given no %s",
+				 !out      ? "place for the region"
+				 : !client ? "client"
+				 : !addr   ? "memory"
+					   : "parameters");
+	if (((uint64_t)(uintptr_t)addr | len) & (page_size_bytes() - 1))
+		return err_raise(-EINVAL, "%llu bytes at %p are not whole pages of %zu bytes",
+				 (unsigned long long)len, addr, page_size_bytes());
+	if (params->mode != COW_MODE_SCOOT && params->mode != COW_MODE_MMAPCOPY)
+		return err_raise(-EINVAL, "only modes scoot and mmapcopy can adopt memory");
+	of_range = *params;
+	of_range.size_bytes = len;
+	return region_new(out, client, &of_range, addr);
 }
 
 struct cow_region *cow_region_ref(struct cow_region *region)

@@ -5,6 +5,7 @@ MAN_PAGES = \
 	man/cow_fork.3 \
 	man/cow_last_error.3 \
 	man/cow_mmapcopy.3 \
+	man/cow_region_adopt.3 \
 	man/cow_region_discard.3 \
 	man/cow_region_new.3 \
 	man/cow_region_rollback.3 \

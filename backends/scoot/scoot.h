@@ -83,6 +83,19 @@ struct scoot_region {
  * Sees to it that fork children do not inherit the mapping. Return: 0; -errno with a sentence.
  */
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd);
+/**
+ * scoot_adopt() - make memory that threads are using a shared mapping of @home
+ * @addr: private anonymous memory, for reading and writing, of @home->size_bytes
+ * @home: all holes; has its bytes afterwards
+ * @uffd: after hold_init(), lent
+ *
+ * Chunk by chunk, as settling. Return: 0; -EINVAL: not such memory; -errno, all with a sentence,
+ * and the memory is what it was.
+ */
+int scoot_adopt(char *addr, struct memfile *home, int uffd);
+/** scoot_region_leave() - the region ends, its memory stays: private, and inherited by fork
+ * children */
+void scoot_region_leave(struct scoot_region *region);
 /** scoot_region_forked() - in a fork child: forget what only its parent has */
 void scoot_region_forked(struct scoot_region *region);
 /** scoot_region_free() - forgets, and drops what is aside; unmapping @addr is the caller's */

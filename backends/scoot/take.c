@@ -139,7 +139,7 @@ static int take_held(struct scoot_region *region, struct scoot_snapshot *snap,
 
 	r = scoot_aside_new(&aside, region->addr, region->size_bytes);
 	if (!r)
-		r = hold_begin(region->uffd, region->addr, region->size_bytes);
+		r = hold_begin(region->uffd, region->addr, region->size_bytes, false);
 	if (r)
 		return r;
 	while (!r && n_aside < n_runs) {

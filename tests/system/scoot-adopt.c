@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Memory that threads are using becomes a region in place, and stays when the region ends.
+#include "config.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "libclient/internal.h"
+#include "proof.h"
+
+#define N_THREADS 3
+/* Neither end on a chunk's bound. */
+#define LEN_BYTES (((uint64_t)9 << 20) + 3 * 4096)
+
+struct load {
+	char *base;
+	atomic_bool is_over;
+	uint64_t rounds[N_THREADS];
+};
+
+struct worker {
+	struct load *load;
+	unsigned int idx;
+};
+
+static char *map_odd(void)
+{
+	char *p = mmap(NULL, LEN_BYTES + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
+
+	ck_assert_ptr_ne(p, MAP_FAILED);
+	return p + 4096;
+}
+
+static _Atomic uint64_t *word_of(char *base, uint64_t page, unsigned int idx)
+{
+	return (_Atomic uint64_t *)(void *)(base + page * 4096 + idx * sizeof(uint64_t));
+}
+
+/* Page by page up, so that in a snapshot no page is ahead of one before it. */
+static void *count(void *arg)
+{
+	struct worker *worker = arg;
+	struct load *load = worker->load;
+
+	while (!atomic_load(&load->is_over)) {
+		uint64_t n = ++load->rounds[worker->idx];
+
+		for (uint64_t page = 0; page < LEN_BYTES / 4096; page += 3) {
+			ck_assert_uint_eq(atomic_load(word_of(load->base, page, worker->idx)),
+					  n - 1);
+			atomic_store(word_of(load->base, page, worker->idx), n);
+		}
+	}
+	return NULL;
+}
+
+static void check_snapshot(struct cow_snapshot *snap)
+{
+	CLEANUP(freep) char *buf = proof_alloc(LEN_BYTES);
+
+	proof_ok(cow_snapshot_read(snap, buf, LEN_BYTES, 0));
+	for (unsigned int idx = 0; idx < N_THREADS; idx++) {
+		uint64_t first = *word_of(buf, 0, idx), last = first;
+
+		for (uint64_t page = 3; page < LEN_BYTES / 4096; page += 3) {
+			uint64_t n = *word_of(buf, page, idx);
+
+			ck_assert_msg(n <= last && n + 1 >= first, "page %llu has %llu after %llu",
+				      (unsigned long long)page, (unsigned long long)n,
+				      (unsigned long long)last);
+			last = n;
+		}
+	}
+}
+
+/* Seen to fail: without hold_begin() in settle_chunk() increments are missing. */
+START_TEST(adopted_while_threads_write)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	struct load load = {.base = map_odd()};
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT, .name = "adopted"};
+	struct worker workers[N_THREADS];
+	pthread_t threads[N_THREADS];
+	struct cow_region *region;
+
+	for (unsigned int i = 0; i < N_THREADS; i++) {
+		workers[i] = (struct worker){.load = &load, .idx = i};
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, count, &workers[i]), 0);
+	}
+	proof_ok(cow_region_adopt(&region, client, load.base, LEN_BYTES, &params));
+	ck_assert_ptr_eq(cow_region_address(region), load.base);
+	for (int i = 0; i < 40; i++) {
+		struct cow_snapshot *snap = NULL;
+
+		proof_ok(cow_snapshot_new(&snap, region));
+		check_snapshot(snap);
+		cow_snapshot_unref(snap);
+	}
+	cow_region_unref(region);
+	atomic_store(&load.is_over, true);
+	for (unsigned int i = 0; i < N_THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		for (uint64_t page = 0; page < LEN_BYTES / 4096; page += 3)
+			ck_assert_uint_eq(*word_of(load.base, page, i), load.rounds[i]);
+	}
+}
+END_TEST
+
+/* fork() keeps its meaning for what was given back. */
+START_TEST(memory_stays_when_the_region_ends)
+{
+	struct cow_client *client = proof_client();
+	char *memory = map_odd();
+	struct cow_region_params params = {.mode = COW_MODE_MMAPCOPY};
+	struct cow_region *region = NULL;
+	int status;
+	pid_t pid;
+
+	proof_fill(memory, LEN_BYTES, 1);
+	proof_ok(cow_region_adopt(&region, client, memory, LEN_BYTES, &params));
+	ck_assert(proof_is_filled(memory, LEN_BYTES, 1, 0));
+	proof_fill(memory, LEN_BYTES, 2);
+	cow_region_unref(region);
+	cow_client_unref(client);
+	ck_assert(proof_is_filled(memory, LEN_BYTES, 2, 0));
+	pid = fork();
+	if (!pid) {
+		if (!proof_is_filled(memory, LEN_BYTES, 2, 0))
+			_exit(1);
+		memset(memory, 3, LEN_BYTES);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	ck_assert(proof_is_filled(memory, LEN_BYTES, 2, 0));
+}
+END_TEST
+
+static void refuse(struct cow_client *client, void *addr, uint64_t len, int error)
+{
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
+	struct cow_region *region = NULL;
+
+	ck_assert_int_eq(cow_region_adopt(&region, client, addr, len, &params), error);
+	ck_assert_ptr_null(region);
+	ck_assert_uint_gt(strlen(cow_last_error()), 10);
+}
+
+START_TEST(what_cannot_be_adopted_is_refused_and_unharmed)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_SCOOT, (uint64_t)4 << 20);
+	char *memory = map_odd();
+
+	proof_fill(memory, LEN_BYTES, 1);
+	refuse(client, memory + 8, LEN_BYTES - 4096, -EINVAL);
+	refuse(client, region->addr, region->size_bytes, -EINVAL);
+	ck_assert_int_eq(mprotect(memory + 3 * 4096, 4096, PROT_READ), 0);
+	refuse(client, memory, LEN_BYTES, -EINVAL);
+	ck_assert_int_eq(munmap(memory + 3 * 4096, 4096), 0);
+	refuse(client, memory, LEN_BYTES, -EINVAL);
+	ck_assert(proof_is_filled(memory, 3 * 4096, 1, 0));
+	ck_assert(proof_is_filled(memory + 4 * 4096, LEN_BYTES - 4 * 4096, 1, 4 * 4096));
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("scoot adopt", 60);
+
+	tcase_add_test(tcase, adopted_while_threads_write);
+	tcase_add_test(tcase, memory_stays_when_the_region_ends);
+	tcase_add_test(tcase, what_cannot_be_adopted_is_refused_and_unharmed);
+	return proof_run(tcase);
+}
