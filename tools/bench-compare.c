@@ -5,10 +5,11 @@
  * one mode's memory exists at a time, and each turn begins with fresh memory that was written to
  * throughout.
  *
- * A turn has two halves, for they would disturb each other. First: freeze, then time single reads
- * of pages in the upper half of the memory and single writes to pages in the lower half, in random
- * order; apart, since a read fault may map neighbours too. Second: freeze new memory, rewrite every
- * page in order, and see how much more memory is held than before. Both halves give one stall each.
+ * A turn has two halves, each in a process of its own (bench-turn.h), for they would disturb each
+ * other. First: freeze, then time single reads of pages in the upper half of the memory and single
+ * writes to pages in the lower half, in random order; apart, since a read fault may map neighbours
+ * too. Second: freeze new memory, rewrite every page in order, and see how much more memory is held
+ * than before. Both halves give one stall each.
  *
  * A reading of the clock is part of each latency (20 to 40 ns); memcpy's column shows it.
  */
@@ -22,11 +23,12 @@
 
 #include "common/err.h"
 #include "common/format.h"
-#include "tools/bench.h"
+#include "tools/bench-turn.h"
 #include "tools/report.h"
 #include "tools/samples.h"
 
 #define TOUCHES_PER_RUN 20000 /* of each kind: 20 values are above the 99.9th percentile */
+#define SEED            0x9e3779b97f4a7c15
 #define N_MODES_MAX     8
 
 /* What was measured of one mode: nanoseconds, and bytes. */
@@ -86,103 +88,44 @@ static uint64_t next_random(uint64_t *state)
 	return *state;
 }
 
-/* @n_chosen different numbers below @n_all in random order, to be freed; NULL without memory. */
-static uint64_t *choose(uint64_t n_all, size_t n_chosen, uint64_t seed)
+/* @n_chosen different numbers below @n_all in random order. 0 or -ENOMEM with a sentence. */
+static int choose(uint64_t *chosen, size_t n_chosen, uint64_t n_all, uint64_t seed)
 {
-	uint64_t *list = malloc(n_all * sizeof(*list));
+	CLEANUP(freep) uint64_t *all = malloc(n_all * sizeof(*all));
 	uint64_t state = seed;
 
-	for (uint64_t i = 0; list && i < n_all; i++)
-		list[i] = i;
-	for (size_t i = 0; list && i < n_chosen; i++) {
-		uint64_t other = i + next_random(&state) % (n_all - i), value = list[other];
+	if (!all)
+		return err_oom(n_all * sizeof(*all), "the list of pages");
+	for (uint64_t i = 0; i < n_all; i++)
+		all[i] = i;
+	for (size_t i = 0; i < n_chosen; i++) {
+		uint64_t other = i + next_random(&state) % (n_all - i);
 
-		list[other] = list[i];
-		list[i] = value;
+		chosen[i] = all[other];
+		all[other] = all[i];
 	}
-	return list;
-}
-
-static void time_touches(struct subject *subject, struct figures *figures, const uint64_t *list,
-			 size_t n_touches)
-{
-	uint64_t page_size = page_size_bytes();
-	char *lower = subject->addr;
-	char *upper = subject->addr + subject->size_bytes / page_size / 2 * page_size;
-
-	for (size_t i = 0; i < n_touches; i++) {
-		const volatile char *page = upper + list[i] * page_size;
-		uint64_t begin = now_nsec();
-
-		(void)*page;
-		samples_add(&figures->first_read, now_nsec() - begin);
-	}
-	for (size_t i = 0; i < n_touches; i++) {
-		volatile char *page = lower + list[i] * page_size;
-		uint64_t begin = now_nsec();
-
-		*page = 1;
-		samples_add(&figures->first_write, now_nsec() - begin);
-	}
-}
-
-/* Fresh memory, written to throughout, frozen once with the clock running. */
-static int open_frozen(const struct compare *compare, const struct bench_mode *mode,
-		       struct subject *subject, uint64_t *held_before, struct figures *figures)
-{
-	uint64_t begin;
-	int r;
-
-	r = subject_open(subject, mode, bench_address(compare->socket), compare->size_bytes, true);
-	if (r)
-		return r;
-	subject_fill(subject);
-	r = memory_held(subject, held_before);
-	if (!r) {
-		begin = now_nsec();
-		r = mode->freeze(subject);
-		if (!r)
-			samples_add(&figures->stall, now_nsec() - begin);
-	}
-	if (r)
-		subject_close(subject);
-	return r;
-}
-
-static int half_touches(const struct compare *compare, const struct bench_mode *mode,
-			struct figures *figures, const uint64_t *list)
-{
-	struct subject subject;
-	uint64_t held_before;
-	int r;
-
-	r = open_frozen(compare, mode, &subject, &held_before, figures);
-	if (r)
-		return r;
-	time_touches(&subject, figures, list, n_touches_of(compare->size_bytes));
-	subject_close(&subject);
 	return 0;
 }
 
-static int half_rewrite(const struct compare *compare, const struct bench_mode *mode,
-			struct figures *figures)
+static int run_half(struct turn *turn, bool touch, struct figures *figures)
 {
-	uint64_t held_before, held_after, begin;
-	struct subject subject;
 	int r;
 
-	r = open_frozen(compare, mode, &subject, &held_before, figures);
+	turn->touch = touch;
+	r = turn_run(turn);
 	if (r)
 		return r;
-	begin = now_nsec();
-	subject_fill(&subject);
-	samples_add(&figures->rewrite, now_nsec() - begin);
-	r = memory_held(&subject, &held_after);
-	if (!r)
-		samples_add(&figures->extra,
-			    held_after > held_before ? held_after - held_before : 0);
-	subject_close(&subject);
-	return r;
+	samples_add(&figures->stall, turn->stall_nsec);
+	if (!touch) {
+		samples_add(&figures->rewrite, turn->rewrite_nsec);
+		samples_add(&figures->extra, turn->extra_bytes);
+		return 0;
+	}
+	for (size_t i = 0; i < turn->n_touches; i++) {
+		samples_add(&figures->first_read, turn->reads[i]);
+		samples_add(&figures->first_write, turn->writes[i]);
+	}
+	return 0;
 }
 
 static void show_turn(uint64_t run, uint64_t n_runs, const char *mode)
@@ -196,27 +139,42 @@ static void show_turn(uint64_t run, uint64_t n_runs, const char *mode)
 		fputs("\r\033[K", stderr);
 }
 
+/* One run: every mode has its turn. */
+static int run_modes(struct compare *compare, struct turn *turn, uint64_t run)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < n_bench_modes; i++) {
+		show_turn(run, compare->n_runs, bench_modes[i].name);
+		turn->mode = &bench_modes[i];
+		r = run_half(turn, true, &compare->figures[i]);
+		if (!r)
+			r = run_half(turn, false, &compare->figures[i]);
+		show_turn(run, compare->n_runs, NULL);
+		if (r)
+			cli_say("%s: %s", bench_modes[i].name, err_sentence());
+	}
+	return r;
+}
+
 static int measure_all(struct compare *compare)
 {
 	uint64_t n_half = compare->size_bytes / page_size_bytes() / 2;
 	size_t n_touches = n_touches_of(compare->size_bytes);
-	int r = 0;
+	struct turn *turn = NULL;
+	int r;
 
+	r = turn_new(&turn, n_touches);
+	if (r)
+		return r;
+	turn->address = bench_address(compare->socket);
+	turn->size_bytes = compare->size_bytes;
 	for (uint64_t run = 0; !r && run < compare->n_runs; run++) {
-		CLEANUP(freep) uint64_t *list = choose(n_half, n_touches, 0x9e3779b97f4a7c15 + run);
-
-		if (!list)
-			return err_oom(n_half * sizeof(*list), "the list of pages");
-		for (size_t i = 0; !r && i < n_bench_modes; i++) {
-			show_turn(run, compare->n_runs, bench_modes[i].name);
-			r = half_touches(compare, &bench_modes[i], &compare->figures[i], list);
-			if (!r)
-				r = half_rewrite(compare, &bench_modes[i], &compare->figures[i]);
-			show_turn(run, compare->n_runs, NULL);
-			if (r)
-				cli_say("%s: %s", bench_modes[i].name, err_sentence());
-		}
+		r = choose(turn->list, n_touches, n_half, SEED + run);
+		if (!r)
+			r = run_modes(compare, turn, run);
 	}
+	turn_free(turn);
 	return r;
 }
 

@@ -9,9 +9,11 @@
  */
 #include "config.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/err.h"
 #include "common/format.h"
@@ -80,32 +82,48 @@ static int process_bytes(pid_t pid, uint64_t *n_bytes)
 	return 0;
 }
 
-/* What the backings of this process's regions hold. Lists come in parts. */
-static int regions_bytes(struct cow_client *client, uint64_t *n_bytes)
+/* A memfd of this process, seen through one of its descriptors. */
+struct memfd {
+	ino_t ino;
+	uint64_t n_bytes;
+};
+
+#define MEMFDS_MAX 256
+
+/* Adds the memfd behind descriptor @name of @folder_fd, unless that is none or is known already. */
+static size_t add_memfd(struct memfd *memfds, size_t n_memfds, int folder_fd, const char *name)
 {
-	Cow__V1__ListRegions call = COW__V1__LIST_REGIONS__INIT;
-	uint32_t pid = (uint32_t)getpid();
-	bool has_more = true;
+	char target[32] = "";
+	struct stat st;
 
-	while (has_more) {
-		Cow__V1__Request request = COW__V1__REQUEST__INIT;
-		Cow__V1__Reply *reply = NULL;
-		uint64_t after_id = call.after_id;
-		int r;
+	if (readlinkat(folder_fd, name, target, sizeof(target) - 1) < 0 ||
+	    strncmp(target, "/memfd:", strlen("/memfd:")) != 0 || fstatat(folder_fd, name, &st, 0))
+		return n_memfds;
+	for (size_t i = 0; i < n_memfds; i++)
+		if (memfds[i].ino == st.st_ino)
+			return n_memfds;
+	if (n_memfds < MEMFDS_MAX)
+		memfds[n_memfds++] =
+			(struct memfd){.ino = st.st_ino, .n_bytes = (uint64_t)st.st_blocks * 512};
+	return n_memfds;
+}
 
-		request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
-		request.list_regions = &call;
-		r = cowi_call(client, &request, NULL, 0, &reply, NULL);
-		if (r)
-			return r;
-		for (size_t i = 0; reply->regions && i < reply->regions->n_regions; i++) {
-			call.after_id = reply->regions->regions[i]->region_id;
-			if (reply->regions->regions[i]->pid == pid)
-				*n_bytes += reply->regions->regions[i]->used_bytes;
-		}
-		has_more = reply->regions && reply->regions->has_more && call.after_id > after_id;
-		cow__v1__reply__free_unpacked(reply, NULL);
-	}
+/* What the memfds hold that this process has open: those behind its regions. */
+static int memfds_bytes(uint64_t *n_bytes)
+{
+	struct memfd memfds[MEMFDS_MAX];
+	struct dirent *entry;
+	size_t n_memfds = 0;
+	DIR *folder;
+
+	folder = opendir("/proc/self/fd");
+	if (!folder)
+		return err_raise_errno("/proc/self/fd");
+	while ((entry = readdir(folder)))
+		n_memfds = add_memfd(memfds, n_memfds, dirfd(folder), entry->d_name);
+	closedir(folder);
+	for (size_t i = 0; i < n_memfds; i++)
+		*n_bytes += memfds[i].n_bytes;
 	return 0;
 }
 
@@ -148,7 +166,7 @@ int memory_held(struct subject *subject, uint64_t *n_bytes)
 	if (!r && subject->child > 0)
 		r = process_bytes(subject->child, &held_bytes);
 	if (!r && subject->client)
-		r = regions_bytes(subject->client, &held_bytes);
+		r = memfds_bytes(&held_bytes);
 	if (!r && subject->client)
 		r = snapshots_bytes(subject->client, &held_bytes);
 	if (!r)

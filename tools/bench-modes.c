@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/err.h"
+#include "libclient/internal.h"
 #include "tools/bench.h"
 
 /* --- memory of cowd ------------------------------------------------------------------------------
@@ -329,6 +329,24 @@ void subject_close(struct subject *subject)
 {
 	subject->mode->thaw(subject);
 	subject->mode->close(subject);
+}
+
+pid_t subject_private_cowd(struct subject *subject)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Status call = COW__V1__STATUS__INIT;
+	Cow__V1__Reply *reply = NULL;
+	pid_t pid;
+
+	if (!subject->client || strncmp(subject->address, "exec:", strlen("exec:")) != 0)
+		return 0;
+	request.call_case = COW__V1__REQUEST__CALL_STATUS;
+	request.status = &call;
+	if (cowi_call(subject->client, &request, NULL, 0, &reply, NULL))
+		return 0;
+	pid = reply->status ? (pid_t)reply->status->pid : 0;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return pid;
 }
 
 void subject_fill(struct subject *subject)

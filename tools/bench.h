@@ -75,6 +75,9 @@ struct subject {
 int subject_open(struct subject *subject, const struct bench_mode *mode, const char *address,
 		 uint64_t size_bytes, bool is_populated);
 void subject_close(struct subject *subject);
+/** subject_private_cowd() - pid of the cowd that was started for @subject alone; 0 if there is none
+ */
+pid_t subject_private_cowd(struct subject *subject);
 /** subject_fill() - write to every page, so that there is something to copy */
 void subject_fill(struct subject *subject);
 
@@ -110,6 +113,7 @@ const char *page_describe(char buf[static PAGE_DESCRIBE_MAX], uint64_t entry);
 
 int bench_measure(int argc, char **argv);
 int bench_compare(int argc, char **argv);
+int bench_faults(int argc, char **argv);
 
 /** bench_address() - of the cowd to be used: @socket if given, else a private one */
 const char *bench_address(const char *socket);

@@ -40,8 +40,14 @@ cowbench_LDADD = $(TOOLS_LIBS)
 cowbench_SOURCES = \
 	tools/bench.h \
 	tools/bench-compare.c \
+	tools/bench-faults.c \
 	tools/bench-measure.c \
 	tools/bench-memory.c \
 	tools/bench-modes.c \
+	tools/bench-turn.c \
+	tools/bench-turn.h \
+	tools/bench-writer-kinds.c \
+	tools/bench-writer.c \
+	tools/bench-writer.h \
 	tools/cowbench.c \
 	$(NULL)

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* See bench-turn.h. */
+#include "config.h"
+
+#include "tools/bench-turn.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/err.h"
+
+#define COWD_END_MSEC 60000
+
+static size_t turn_bytes(size_t n_touches)
+{
+	return sizeof(struct turn) + 3 * n_touches * sizeof(uint64_t);
+}
+
+int turn_new(struct turn **out, size_t n_touches)
+{
+	struct turn *turn;
+
+	/* Populated: no fault of ours may fall between two readings of the clock. */
+	turn = mmap(NULL, turn_bytes(n_touches), PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (turn == MAP_FAILED)
+		return err_oom(turn_bytes(n_touches), "what is measured");
+	turn->n_touches = n_touches;
+	turn->list = (uint64_t *)(turn + 1);
+	turn->reads = turn->list + n_touches;
+	turn->writes = turn->reads + n_touches;
+	*out = turn;
+	return 0;
+}
+
+struct turn *turn_free(struct turn *turn)
+{
+	if (turn)
+		(void)munmap(turn, turn_bytes(turn->n_touches));
+	return NULL;
+}
+
+/* --- in the child --------------------------------------------------------------------------------
+ */
+
+static void time_touches(struct turn *turn, struct subject *subject)
+{
+	uint64_t page_size = page_size_bytes();
+	char *lower = subject->addr;
+	char *upper = subject->addr + subject->size_bytes / page_size / 2 * page_size;
+
+	for (size_t i = 0; i < turn->n_touches; i++) {
+		const volatile char *page = upper + turn->list[i] * page_size;
+		uint64_t begin = now_nsec();
+
+		(void)*page;
+		turn->reads[i] = now_nsec() - begin;
+	}
+	for (size_t i = 0; i < turn->n_touches; i++) {
+		volatile char *page = lower + turn->list[i] * page_size;
+		uint64_t begin = now_nsec();
+
+		*page = 1;
+		turn->writes[i] = now_nsec() - begin;
+	}
+}
+
+static int time_rewrite(struct turn *turn, struct subject *subject, uint64_t held_before)
+{
+	uint64_t begin = now_nsec(), held_after;
+	int r;
+
+	subject_fill(subject);
+	turn->rewrite_nsec = now_nsec() - begin;
+	r = memory_held(subject, &held_after);
+	if (r)
+		return r;
+	turn->extra_bytes = held_after > held_before ? held_after - held_before : 0;
+	return 0;
+}
+
+static int measure(struct turn *turn)
+{
+	uint64_t begin, held_before;
+	struct subject subject;
+	int r;
+
+	r = subject_open(&subject, turn->mode, turn->address, turn->size_bytes, true);
+	if (r)
+		return r;
+	turn->cowd_pid = subject_private_cowd(&subject);
+	subject_fill(&subject);
+	r = memory_held(&subject, &held_before);
+	if (!r) {
+		begin = now_nsec();
+		r = turn->mode->freeze(&subject);
+		turn->stall_nsec = now_nsec() - begin;
+	}
+	if (!r && turn->touch)
+		time_touches(turn, &subject);
+	else if (!r)
+		r = time_rewrite(turn, &subject, held_before);
+	subject_close(&subject);
+	return r;
+}
+
+/* --- in the parent -------------------------------------------------------------------------------
+ */
+
+/* The private cowd has heard that its client is gone; until it has gone too, it holds memory. */
+static void await_cowd(pid_t pid)
+{
+	AUTO_FD int pidfd = -1;
+
+	if (pid <= 0)
+		return;
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (pidfd >= 0)
+		(void)poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, COWD_END_MSEC);
+}
+
+int turn_run(struct turn *turn)
+{
+	int status = 0;
+	pid_t child;
+
+	turn->cowd_pid = 0;
+	turn->error = -EIO;
+	(void)snprintf(turn->sentence, sizeof(turn->sentence), "the measuring process ended early");
+	fflush(NULL); /* the child must not write it again */
+	child = fork();
+	if (child < 0)
+		return err_raise_errno("no process to measure in");
+	if (!child) {
+		turn->error = measure(turn);
+		if (turn->error)
+			(void)snprintf(turn->sentence, sizeof(turn->sentence), "%s",
+				       err_sentence());
+		_exit(0);
+	}
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		continue;
+	await_cowd(turn->cowd_pid);
+	if (WIFSIGNALED(status))
+		return err_raise(-EIO, "the measuring process was ended by signal %d",
+				 WTERMSIG(status));
+	return turn->error ? err_raise(turn->error, "%s", turn->sentence) : 0;
+}
