@@ -22,5 +22,5 @@ sources=$(find "$src/common" "$src/backends" "$src/daemon" -name '*.c' ! -name m
 	-o "$out/fuzz-dispatch" $(pkg-config --libs $packages)
 "$build/tests/fuzz/replay" --seeds "$out/seeds"
 cd "$out"
-exec ./fuzz-dispatch -max_total_time="${FUZZ_SECONDS:-60}" -timeout=20 -max_len=4096 -close_fd_mask=0 \
+exec ./fuzz-dispatch -max_total_time="${FUZZ_SECONDS:-60}" -timeout=20 -max_len=4096 -close_fd_mask=2 \
 	corpus seeds
