@@ -23,6 +23,10 @@ struct subcommand {
 static const struct subcommand subcommands[] = {
 	{"compare", bench_compare, "[-s MiB] [-n RUNS] [--json]",
 	 "all modes side by side, against fork and memcpy"},
+	{"faults", bench_faults,
+	 "[--clients N] [--threads M] [--pattern random|sequential] [--storm] [-s MiB] [-n RUNS] "
+	 "[--json]",
+	 "first writes served by cowd, against a bare loop"},
 };
 
 static void print_help(void)

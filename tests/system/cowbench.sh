@@ -52,10 +52,17 @@ expect 2 '-x wants db or snap' 'a moment that there is not' -m fork -x now
 expect 2 'is missing' 'no mode' -s 4
 expect 2 'compare has no option -q' 'an option that compare has not' compare -q
 expect 2 '-n wants' 'no runs' compare -n 0
+expect 2 "did you mean 'faults'" 'a mistyped subcommand' fault
+expect 2 'faults has no option --no-such' 'an option that faults has not' faults --no-such
+expect 2 '--clients wants a number from 1' 'no clients' faults --clients 0
+expect 2 '--threads wants a number from 1' 'no threads' faults --threads 0
+expect 2 'random or sequential' 'a pattern that there is not' faults --pattern backwards
+expect 1 'choose a smaller -s' 'more memory for faults than there is' faults -s 16000000
 expect 1 'choose a smaller -s' 'more memory than there is' compare -s 16000000
 expect 0 'compare' 'help' --help
 expect 0 '^cowbench [0-9]' 'version' --version
 expect 3 "$dir/none" 'no daemon' -m scoot --socket "$dir/none"
+expect 3 "$dir/none" 'no daemon for faults' faults -s 1 -n 1 --socket "$dir/none"
 
 # fork needs no daemon at all, and must not fail without one
 expect 0 '^[0-9]+ns \([0-9.]+ms\)$' 'fork without a daemon' -m fork -s 4 -p --socket "$dir/none"
@@ -103,4 +110,27 @@ jq -e '
 jq -e '. as $all | [.modes[] | .extra_bytes >= $all.size_bytes * 0.9
 	and .extra_bytes <= $all.size_bytes * 1.5] | all' "$dir/out" >/dev/null &&
 	ok 'the copy is found in memory' || bad "memory: $(jq -c '.modes | map_values(.extra_bytes)' "$dir/out")"
+
+# What it is that serves first writes: the kinds, never how fast. A private cowd's folder goes with it.
+export TMPDIR="$dir/tmp"
+mkdir "$TMPDIR"
+served='def served: keys == ["latency_us", "served_per_s"] and .served_per_s > 0
+	and (.latency_us | keys == ["p50", "p99", "p999"]
+		and 0 < .p50 and .p50 <= .p99 and .p99 <= .p999);'
+for pattern in random sequential; do
+	expect 0 '' "faults, $pattern" faults -s 1 -n 1 --clients 3 --threads 2 --pattern "$pattern" --json
+	jq -e "$served"'
+		keys == ["bare_other_cpu", "bare_same_cpu", "latency_us", "ratio", "served_per_s"]
+		and ({latency_us, served_per_s} | served) and (.bare_same_cpu | served)
+		and (.bare_other_cpu == null or (.bare_other_cpu | served)) and .ratio > 0' \
+		"$dir/out" >/dev/null && ok 'the document is as promised' || bad "the document: $(cat "$dir/out")"
+done
+expect 0 '^bare loop, same CPU ' 'faults as a table' faults -s 1 -n 1
+expect 0 '' 'a storm' faults --storm -s 1 -n 1 --clients 3 --json
+jq -e "$served"'
+	keys == ["alone", "beside_storm", "ratio", "storm"] and (.alone | served)
+	and (.beside_storm | served) and .storm.served_per_s > 0 and .ratio > 0' "$dir/out" >/dev/null &&
+	ok 'the document is as promised' || bad "the document: $(cat "$dir/out")"
+left=$(ls -A "$TMPDIR")
+[ -z "$left" ] && ok 'nothing is left behind' || bad "left behind: $left"
 exit "$failed"
