@@ -168,6 +168,14 @@ static size_t run_length(struct region *region, uint64_t idx)
 	return region->run_pages;
 }
 
+int fault_keep(struct region *region, uint64_t idx)
+{
+	if (!region->newest || store_get(&region->newest->store, idx) != STORE_EMPTY ||
+	    !is_needed(region, idx))
+		return 0;
+	return keep(region, region->newest, idx, 1);
+}
+
 static bool is_over_budget(const struct snapshot *snap, size_t n)
 {
 	return snap->budget_pages && atomic_load(&snap->store.n_slots) + n > snap->budget_pages;

@@ -43,6 +43,7 @@ libcowd_la_SOURCES = \
 	daemon/region-rpc.c \
 	daemon/region.c \
 	daemon/region.h \
+	daemon/rollback.c \
 	daemon/rpc.c \
 	daemon/rpc.h \
 	daemon/sandbox.c \

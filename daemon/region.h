@@ -199,6 +199,14 @@ void sweep_moved_task(struct task *task);
 /* --- fault.c ---------------------------------------------------------------------------------- */
 
 /** fault_serve_region() - one turn of a region's faults; a served.serve function */
+/**
+ * fault_keep() - page @idx of memory is about to be changed by cowd itself
+ *
+ * With served.lock, and chain_lock held shared. Return: 0, no live snapshot needs it from memory
+ * any more; STORE_E_QUOTA, -errno: with a sentence, and nothing is lost.
+ */
+int fault_keep(struct region *region, uint64_t idx);
+
 enum served_verdict fault_serve_region(struct served *served, void *buf);
 
 #endif

@@ -49,6 +49,7 @@ static const struct rpc_method methods[] = {
 	METHOD(BACKING_RELEASE, backing_release),
 	METHOD(SNAPSHOT_TAKE, snapshot_take),
 	METHOD(SNAPSHOT_OPEN, snapshot_open),
+	METHOD(SNAPSHOT_ROLLBACK, snapshot_rollback),
 	METHOD(SNAPSHOT_RELEASE, snapshot_release),
 	METHOD(SNAPSHOT_READ, snapshot_read),
 	METHOD(SNAPSHOT_MAP, snapshot_map, .min_fds = 1, .max_fds = 1),

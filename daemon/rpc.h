@@ -83,6 +83,7 @@ int rpc_backing_create(struct rpc_call *call);
 int rpc_backing_release(struct rpc_call *call);
 int rpc_snapshot_take(struct rpc_call *call); /* snapshot-rpc.c */
 int rpc_snapshot_open(struct rpc_call *call);
+int rpc_snapshot_rollback(struct rpc_call *call); /* rollback.c */
 int rpc_snapshot_release(struct rpc_call *call);
 int rpc_snapshot_read(struct rpc_call *call);
 int rpc_snapshot_map(struct rpc_call *call);

@@ -55,8 +55,7 @@ static int seek_run(int fd, uint64_t off, uint64_t limit, bool *hole, uint64_t *
 /* --- mode uffd, with region->chain_lock held shared --------------------------------------------
  */
 
-/* What the first store from @snap's own onward says about page @idx. */
-static uint32_t find_slot(const struct snapshot *snap, uint64_t idx)
+uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx)
 {
 	for (; snap; snap = snap->newer) {
 		uint32_t slot = store_get(&snap->store, idx);
@@ -76,7 +75,7 @@ static void overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 		uint64_t pos = off + done;
 		size_t in_page = (size_t)(pos % size);
 		size_t n = (size_t)min_u64(size - in_page, len - done);
-		uint32_t slot = find_slot(snap, pos / size);
+		uint32_t slot = snapshot_find_slot(snap, pos / size);
 
 		if (slot == STORE_ZERO)
 			memset(buf + done, 0, n);
@@ -122,7 +121,7 @@ static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bo
 		return r;
 	pthread_rwlock_rdlock(&region->chain_lock);
 	for (uint64_t pos = off; pos < run_end; pos += size) {
-		uint32_t slot = find_slot(snap, pos / size);
+		uint32_t slot = snapshot_find_slot(snap, pos / size);
 		bool is_hole = slot == STORE_EMPTY ? is_hole_in_memory : slot == STORE_ZERO;
 
 		if (pos == off)

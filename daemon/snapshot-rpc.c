@@ -116,8 +116,30 @@ static void take_done(struct region_op *op)
 	snapshot_take_done(snap);
 }
 
-static int check_take(const struct region *region, const Cow__V1__SnapshotTake *take)
+/*
+ * The region of a take: the client's own, or any of mode uffd that it may see. One that it may not
+ * see is answered like one that is not there.
+ */
+static struct region *find_region(struct session *session, uint64_t id)
 {
+	struct region *region;
+
+	HASH_FIND(hh, session->daemon->regions, &id, sizeof(id), region);
+	if (region && (region->session == session || session_may_see(session, region->uid)))
+		return region;
+	(void)err_raise(-ENOENT, "there is no region %llu that uid %u may freeze",
+			(unsigned long long)id, (unsigned int)session->uid);
+	return NULL;
+}
+
+static int check_take(const struct session *session, const struct region *region,
+		      const Cow__V1__SnapshotTake *take)
+{
+	if (region->session != session && region->mode != COW__V1__MODE__MODE_UFFD)
+		return err_raise(-EOPNOTSUPP,
+				 "region %llu is not of mode uffd: only its own process "
+				 "can freeze it",
+				 (unsigned long long)region->id);
 	if (region->mode != COW__V1__MODE__MODE_UFFD)
 		return 0;
 	if (!region->is_attached)
@@ -139,10 +161,10 @@ int rpc_snapshot_take(struct rpc_call *call)
 	char clean[sizeof(snap->name)];
 	int r;
 
-	region = region_find(call->session, take->region_id);
+	region = find_region(call->session, take->region_id);
 	if (!region)
 		return -ENOENT;
-	r = check_take(region, take);
+	r = check_take(call->session, region, take);
 	if (r)
 		return r;
 	format_clean(clean, sizeof(clean), take->name);
@@ -157,7 +179,8 @@ int rpc_snapshot_take(struct rpc_call *call)
 	snap->budget_pages = take->budget_bytes / page_size_bytes();
 	snap->can_wait = take->wait;
 	snap->is_once = take->once && snap->mode == COW__V1__MODE__MODE_UFFD;
-	snap->by_move = take->can_move && region->can_move && region->size_bytes >= MOVE_MIN_BYTES;
+	snap->by_move = take->can_move && region->session == call->session && region->can_move &&
+			region->size_bytes >= MOVE_MIN_BYTES;
 	snap->call = call;
 	snapshot_submit_take(snap, take_run, take_done);
 	return RPC_E_DEFERRED;

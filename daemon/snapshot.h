@@ -120,6 +120,13 @@ void snapshot_moved(struct region *region);
 int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 
 /**
+ * snapshot_find_slot() - mode uffd: what the first store from @snap's own onward says about a page
+ *
+ * With region->chain_lock held. Return: STORE_EMPTY: it has not changed since; STORE_ZERO; a slot.
+ */
+uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx);
+
+/**
  * snapshot_next_data() - where to look next, going up from @off
  * @hole: gets true when [@off, *@end) reads as zeroes
  * @end:  gets an end of that run, at most @limit; whole pages

@@ -12,6 +12,7 @@
 
 #include "daemon/store.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -348,6 +349,14 @@ static void untouch(struct store *store, uint64_t first, uint64_t end)
 				  memory_order_relaxed);
 }
 
+bool store_is_touched(const struct store *store, uint64_t idx)
+{
+	uint64_t word = atomic_load_explicit(&store->touched[(idx >> TOUCH_SHIFT) / 64],
+					     memory_order_relaxed);
+
+	return word >> ((idx >> TOUCH_SHIFT) % 64) & 1;
+}
+
 int store_put(struct store *store, uint64_t idx, uint32_t slot)
 {
 	uint32_t empty = STORE_EMPTY;
@@ -390,12 +399,12 @@ static void hand_down_stretch(struct store *from, struct store *to, uint64_t fir
 
 void store_hand_down(struct store *from, struct store *to, uint64_t first, uint64_t end)
 {
+	static_assert(STORE_TOUCH_PAGES == 1u << TOUCH_SHIFT, "a bit is for that many entries");
+
 	for (uint64_t i = first; i < end;) {
 		uint64_t next = min_u64(end, ((i >> TOUCH_SHIFT) + 1) << TOUCH_SHIFT);
-		uint64_t word = atomic_load_explicit(&from->touched[(i >> TOUCH_SHIFT) / 64],
-						     memory_order_relaxed);
 
-		if (word >> ((i >> TOUCH_SHIFT) % 64) & 1) {
+		if (store_is_touched(from, i)) {
 			hand_down_stretch(from, to, i, next);
 			untouch(from, i, next);
 		}

@@ -18,6 +18,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "daemon/quota.h"
 
@@ -71,6 +72,12 @@ static inline uint32_t store_get(const struct store *store, uint64_t idx)
 {
 	return atomic_load_explicit(&store->slots[idx], memory_order_acquire);
 }
+
+/* Entries of a store that store_is_touched() answers for at once; a power of two. */
+#define STORE_TOUCH_PAGES ((uint64_t)1024)
+
+/** store_is_touched() - whether any of the STORE_TOUCH_PAGES entries around @idx may be in use */
+bool store_is_touched(const struct store *store, uint64_t idx);
 
 /**
  * store_put() - keep page @idx

@@ -143,7 +143,7 @@ COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint6
  * undone or not: let them wait.
  *
  * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ENOSYS: not in this mode;
- * -ENOMEM, and then part of the region may be rolled back.
+ * -ENOMEM, -EDQUOT, -ENOTCONN, and then part of the region may be rolled back.
  */
 COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap);
 
@@ -194,6 +194,21 @@ struct cow_snapshot_params {
  */
 COW_PUBLIC int cow_snapshot_new_with(struct cow_snapshot **snap, struct cow_region *region,
 				     const struct cow_snapshot_params *params);
+
+/**
+ * cow_snapshot_new_outside() - freeze a region of another process, without its help
+ * @snap:      set on success
+ * @client:    borrowed; held by the snapshot
+ * @region_id: as cowctl regions shows it; of mode uffd
+ *
+ * One instant for all threads of that process, which go on. Allowed to the uid that has the region,
+ * and to administrators of cowd. What it costs is charged to the region's uid.
+ *
+ * Return: 0; -ENOENT: there is none, or it is not yours; -EOPNOTSUPP: not of mode uffd; -ESRCH: its
+ * process has ended; -EDQUOT; -ENOTCONN; -ENOMEM.
+ */
+COW_PUBLIC int cow_snapshot_new_outside(struct cow_snapshot **snap, struct cow_client *client,
+					uint64_t region_id);
 
 /**
  * cow_snapshot_open() - a snapshot that another process took

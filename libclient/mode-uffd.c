@@ -204,6 +204,23 @@ static int uffd_take(struct cow_snapshot *snap)
 	return 0;
 }
 
+static int uffd_rollback(struct cow_snapshot *snap)
+{
+	Cow__V1__SnapshotRollback rollback = COW__V1__SNAPSHOT_ROLLBACK__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	int r;
+
+	r = cowi_snapshot_settle_id(snap, &rollback.snapshot_id);
+	if (r)
+		return r;
+	pthread_mutex_lock(&snap->client->lock);
+	rollback.region_id = snap->region->id;
+	pthread_mutex_unlock(&snap->client->lock);
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_ROLLBACK;
+	request.snapshot_rollback = &rollback;
+	return cowi_call_in(snap->client, snap->generation, &request, NULL, 0, NULL, NULL);
+}
+
 static int read_some(struct cow_snapshot *snap, char *buf, size_t len, uint64_t off, size_t *n_done)
 {
 	Cow__V1__SnapshotRead read_call = COW__V1__SNAPSHOT_READ__INIT;
@@ -329,6 +346,7 @@ const struct cowi_mode_ops cowi_mode_uffd = {
 	.restore = uffd_restore,
 	.detach = uffd_detach,
 	.take = uffd_take,
+	.rollback = uffd_rollback,
 	.read = uffd_read,
 	.map = uffd_map,
 	.unmap = uffd_unmap,

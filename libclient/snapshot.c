@@ -343,22 +343,20 @@ static int take_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *
 	return r;
 }
 
-static int open_by_id(struct cow_snapshot *snap, uint64_t id)
+/* @request: SnapshotOpen or SnapshotTake */
+static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
 	struct cow_client *client = snap->client;
-	Cow__V1__SnapshotOpen open = COW__V1__SNAPSHOT_OPEN__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	Cow__V1__Reply *reply = NULL;
+	uint64_t id;
 	int r;
 
-	open.snapshot_id = id;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_OPEN;
-	request.snapshot_open = &open;
 	snap->generation = cowi_generation(client);
-	r = cowi_call_in(client, snap->generation, &request, NULL, 0, &reply, &fds);
+	r = cowi_call_in(client, snap->generation, request, NULL, 0, &reply, &fds);
 	if (r)
 		return r;
+	id = reply->snapshot->snapshot_id;
 	snap->held_id = id;
 	r = take_opened(snap, reply->snapshot, &fds);
 	cow__v1__reply__free_unpacked(reply, NULL);
@@ -375,22 +373,17 @@ static int open_by_id(struct cow_snapshot *snap, uint64_t id)
 	return 0;
 }
 
-int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint64_t id)
+static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V1__Request *request)
 {
 	struct cow_snapshot *snap = NULL;
 	int r;
 
-	if (!out || !client)
-		return err_raise(-EINVAL, "cow_snapshot_open() was given no %s",
-				 out ? "client" : "place for the snapshot");
-	if (!id)
-		return err_raise(-ENOENT, "there is no snapshot 0");
 	r = cowi_connect(client);
 	if (!r)
 		r = snapshot_alloc(&snap, client, NULL);
 	if (r)
 		return r;
-	r = open_by_id(snap, id);
+	r = open_by(snap, request);
 	if (r) {
 		char sentence[512];
 
@@ -400,6 +393,37 @@ int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint
 	}
 	*out = snap;
 	return 0;
+}
+
+int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint64_t id)
+{
+	Cow__V1__SnapshotOpen open = COW__V1__SNAPSHOT_OPEN__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	if (!out || !client)
+		return err_raise(-EINVAL, "cow_snapshot_open() was given no %s",
+				 out ? "client" : "place for the snapshot");
+	if (!id)
+		return err_raise(-ENOENT, "there is no snapshot 0");
+	open.snapshot_id = id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_OPEN;
+	request.snapshot_open = &open;
+	return open_new(out, client, &request);
+}
+
+int cow_snapshot_new_outside(struct cow_snapshot **out, struct cow_client *client,
+			     uint64_t region_id)
+{
+	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	if (!out || !client)
+		return err_raise(-EINVAL, "cow_snapshot_new_outside() was given no %s",
+				 out ? "client" : "place for the snapshot");
+	take.region_id = region_id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
+	request.snapshot_take = &take;
+	return open_new(out, client, &request);
 }
 
 struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap)

@@ -40,6 +40,7 @@ WITH_REGION_NEW = \
 	$(NULL)
 WITH_SNAPSHOT_NEW = \
 	man/cow_snapshot_id.3 \
+	man/cow_snapshot_new_outside.3 \
 	man/cow_snapshot_new_with.3 \
 	man/cow_snapshot_ref.3 \
 	man/cow_snapshot_size.3 \

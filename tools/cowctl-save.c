@@ -73,30 +73,15 @@ static int save_to(struct cow_snapshot *snap, struct savefile *file)
 	return r ? cli_fail(r, err_sentence(), "save") : CLI_OK;
 }
 
-int ctl_save(struct ctl *ctl, char **args)
+/* Write @snap to @path; what there is to say about it is said. Return: enum cli_status */
+static int save(const struct ctl *ctl, struct cow_snapshot *snap, const char *path)
 {
-	struct cow_snapshot *snap = NULL;
 	struct savefile file;
-	uint64_t id;
 	int r;
 
-	if (!cli_parse_u64(&id, args[0], 1, UINT64_MAX))
-		return cli_usage(
-			"save: SNAPSHOT is a number that 'cowctl snapshots' shows, not '%s'",
-			args[0]);
-	if (!args[1][0])
-		return cli_usage("save: FILE is empty");
-	if (!strcmp(args[1], "-") && isatty(STDOUT_FILENO))
-		return cli_usage(
-			"save: FILE is - but standard output is a terminal, which has no use"
-			" for a process's memory");
-
-	r = cow_snapshot_open(&snap, ctl->client, id);
-	if (r)
-		return cli_fail(r, cow_last_error(), args[0]);
 	/* A reader of our pipe that goes away is an error of the save, which cowd reports. */
 	signal(SIGPIPE, SIG_IGN);
-	r = savefile_open(&file, args[1], ctl->is_forced);
+	r = savefile_open(&file, path, ctl->is_forced);
 	/* Errors of the file are the file's: a folder that is not there is no missing snapshot. */
 	if (r) {
 		cli_say("save: %s", err_sentence());
@@ -105,6 +90,77 @@ int ctl_save(struct ctl *ctl, char **args)
 		r = save_to(snap, &file);
 	}
 	savefile_deinit(&file);
+	return r;
+}
+
+static int check_path(const char *path)
+{
+	if (!path[0])
+		return cli_usage("save: FILE is empty");
+	if (!strcmp(path, "-") && isatty(STDOUT_FILENO))
+		return cli_usage(
+			"save: FILE is - but standard output is a terminal, which has no use"
+			" for a process's memory");
+	return CLI_OK;
+}
+
+int ctl_save(struct ctl *ctl, char **args)
+{
+	struct cow_snapshot *snap = NULL;
+	uint64_t id;
+	int r;
+
+	if (!cli_parse_u64(&id, args[0], 1, UINT64_MAX))
+		return cli_usage(
+			"save: SNAPSHOT is a number that 'cowctl snapshots' shows, not '%s'",
+			args[0]);
+	r = check_path(args[1]);
+	if (r)
+		return r;
+	r = cow_snapshot_open(&snap, ctl->client, id);
+	if (r)
+		return cli_fail(r, cow_last_error(), args[0]);
+	r = save(ctl, snap, args[1]);
+	cow_snapshot_unref(snap);
+	return r;
+}
+
+/* Say which it is and hold it until a signal comes, or standard output's reader has gone. */
+static int hold(struct cow_snapshot *snap)
+{
+	int signal_number;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	printf("snapshot %llu, held until this program ends\n",
+	       (unsigned long long)cow_snapshot_id(snap));
+	if (fflush(stdout))
+		return CLI_FAILED;
+	(void)sigwait(&set, &signal_number);
+	return CLI_OK;
+}
+
+int ctl_snapshot(struct ctl *ctl, char **args)
+{
+	struct cow_snapshot *snap = NULL;
+	uint64_t id;
+	int r;
+
+	if (!cli_parse_u64(&id, args[0], 1, UINT64_MAX))
+		return cli_usage(
+			"snapshot: REGION is a number that 'cowctl regions' shows, not '%s'",
+			args[0]);
+	r = ctl->save_path ? check_path(ctl->save_path) : CLI_OK;
+	if (r)
+		return r;
+	r = cow_snapshot_new_outside(&snap, ctl->client, id);
+	if (r)
+		return cli_fail(r, cow_last_error(), args[0]);
+	r = ctl->save_path ? save(ctl, snap, ctl->save_path) : hold(snap);
 	cow_snapshot_unref(snap);
 	return r;
 }

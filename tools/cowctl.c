@@ -22,6 +22,7 @@
  * @arguments:   their names, separated by single blanks
  * @takes_json:  whether --json makes sense
  * @takes_force: whether --force does
+ * @takes_save:  whether --save does
  */
 struct verb {
 	const char *name;
@@ -29,17 +30,23 @@ struct verb {
 	int (*run)(struct ctl *ctl, char **args);
 	bool takes_json;
 	bool takes_force;
+	bool takes_save;
 	const char *description;
 };
 
 static const struct verb verbs[] = {
-	{"status", "", ctl_status, true, false, "the daemon: version, kernel, mechanisms, totals"},
-	{"clients", "", ctl_clients, true, false, "who is connected, and what each holds"},
-	{"regions", "", ctl_regions, true, false, "memory that can be frozen"},
-	{"snapshots", "", ctl_snapshots, true, false, "frozen copies, and those that were lost"},
-	{"stats", "", ctl_stats, true, false, "counters and latencies since the daemon started"},
-	{"save", "SNAPSHOT FILE", ctl_save, false, true,
+	{"status", "", ctl_status, true, false, false,
+	 "the daemon: version, kernel, mechanisms, totals"},
+	{"clients", "", ctl_clients, true, false, false, "who is connected, and what each holds"},
+	{"regions", "", ctl_regions, true, false, false, "memory that can be frozen"},
+	{"snapshots", "", ctl_snapshots, true, false, false,
+	 "frozen copies, and those that were lost"},
+	{"stats", "", ctl_stats, true, false, false,
+	 "counters and latencies since the daemon started"},
+	{"save", "SNAPSHOT FILE", ctl_save, false, true, false,
 	 "write a snapshot to a new file, or to standard output if FILE is -"},
+	{"snapshot", "REGION", ctl_snapshot, false, true, true,
+	 "freeze a uffd region of a running program, and hold or --save it"},
 };
 
 static void print_help(void)
@@ -58,6 +65,8 @@ static void print_help(void)
 	       ")\n"
 	       "  -j, --json             print JSON: sizes in bytes, times in microseconds\n"
 	       "  -f, --force            save: replace FILE if it exists\n"
+	       "  -S, --save FILE        snapshot: write it to FILE, as save does, then release "
+	       "it\n"
 	       "  -h, --help             print this\n"
 	       "  -V, --version          print the version\n\n"
 	       "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 no daemon, 4 not allowed,\n"
@@ -98,15 +107,21 @@ static int check_arguments(const struct verb *verb, const struct ctl *ctl, int n
 		return cli_usage("%s: '%s' is an argument too many", verb->name, args[n_wanted]);
 	if (ctl->is_json && !verb->takes_json)
 		return cli_usage("%s: --json has no meaning here", verb->name);
+	if (ctl->save_path && !verb->takes_save)
+		return cli_usage("%s: --save has no meaning here", verb->name);
 	if (ctl->is_forced && !verb->takes_force)
 		return cli_usage("%s: --force has no meaning here", verb->name);
 	return CLI_OK;
 }
 
 static const struct option long_options[] = {
-	{"socket", required_argument, NULL, 's'}, {"json", no_argument, NULL, 'j'},
-	{"force", no_argument, NULL, 'f'},        {"help", no_argument, NULL, 'h'},
-	{"version", no_argument, NULL, 'V'},      {0},
+	{"socket", required_argument, NULL, 's'},
+	{"json", no_argument, NULL, 'j'},
+	{"force", no_argument, NULL, 'f'},
+	{"help", no_argument, NULL, 'h'},
+	{"version", no_argument, NULL, 'V'},
+	{"save", required_argument, NULL, 'S'},
+	{0},
 };
 
 /* CLI_OK: go on; -1: all was said, end well. */
@@ -116,7 +131,7 @@ static int parse_options(struct ctl *ctl, int argc, char **argv)
 
 	/* Wrong options are named in our own words, which say where to look further. */
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":s:jfhV", long_options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":s:S:jfhV", long_options, NULL)) != -1) {
 		switch (c) {
 		case 's':
 			ctl->address = optarg;
@@ -126,6 +141,9 @@ static int parse_options(struct ctl *ctl, int argc, char **argv)
 			break;
 		case 'f':
 			ctl->is_forced = true;
+			break;
+		case 'S':
+			ctl->save_path = optarg;
 			break;
 		case 'h':
 			print_help();

@@ -12,12 +12,14 @@
  * @address:   where cowd is, for cow_client_new() and for sentences
  * @is_json:   print JSON rather than tables
  * @is_forced: replace a file that is there
+ * @save_path: where "snapshot" writes it, or NULL
  * @client:    connected before a verb is called
  */
 struct ctl {
 	const char *address;
 	bool is_json;
 	bool is_forced;
+	const char *save_path;
 	struct cow_client *client;
 };
 
@@ -28,5 +30,6 @@ int ctl_regions(struct ctl *ctl, char **args);
 int ctl_snapshots(struct ctl *ctl, char **args);
 int ctl_stats(struct ctl *ctl, char **args);
 int ctl_save(struct ctl *ctl, char **args);
+int ctl_snapshot(struct ctl *ctl, char **args);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Mode uffd against an oracle: random steps of writing (several threads at once), taking snapshots,
- * reading, mapping, saving and releasing them in any order, while memcpy'd copies say what each of
- * them must hold. Snapshots are read while the threads write.
+ * reading, mapping, saving and releasing them in any order, rolling back and freezing from outside,
+ * while memcpy'd copies say what each of them must hold. Snapshots are read while the threads
+ * write.
  *
  * COW_ORACLE_STEPS sets the number of steps (default 1500), COW_ORACLE_SEED the sequence.
  *
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "libclient/internal.h"
 #include "system/proof.h"
 
 enum {
@@ -47,6 +49,7 @@ struct writer {
 
 struct oracle {
 	struct cow_region *region;
+	struct cow_client *other; /* freezes the region from outside */
 	char *memory;
 	char *now; /* what memory holds */
 	struct shot shots[N_ALIVE_MAX];
@@ -174,8 +177,26 @@ static void step_take(struct oracle *oracle)
 		return;
 	*shot = (struct shot){.want = proof_alloc(oracle->n_bytes)};
 	memcpy(shot->want, oracle->now, oracle->n_bytes);
-	proof_ok(cow_snapshot_new(&shot->snap, oracle->region));
+	if (pick(oracle, 4) == 0)
+		proof_ok(cow_snapshot_new_outside(&shot->snap, oracle->other, oracle->region->id));
+	else
+		proof_ok(cow_snapshot_new(&shot->snap, oracle->region));
 	oracle->n_shots++;
+}
+
+/* To any snapshot that the region's owner took; all others stay what they are. */
+static void step_rollback(struct oracle *oracle)
+{
+	struct shot *shot;
+
+	if (!oracle->n_shots)
+		return;
+	shot = &oracle->shots[pick(oracle, oracle->n_shots)];
+	if (!shot->snap->region)
+		return;
+	proof_ok(cow_region_rollback(oracle->region, shot->snap));
+	memcpy(oracle->now, shot->want, oracle->n_bytes);
+	ck_assert(!memcmp(oracle->memory, oracle->now, oracle->n_bytes));
 }
 
 static void step_release(struct oracle *oracle)
@@ -240,6 +261,8 @@ static void step(struct oracle *oracle)
 		step_sweep(oracle);
 		break;
 	case 8:
+		step_rollback(oracle);
+		break;
 	case 9:
 		step_read(oracle);
 		break;
@@ -258,7 +281,8 @@ static uint64_t number_from_env(const char *name, uint64_t otherwise)
 START_TEST(every_snapshot_reads_its_own_instant)
 {
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
-	struct oracle oracle = {0};
+	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
+	struct oracle oracle = {.other = other};
 	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", 1500);
 
 	region_pages = sizes_pages[_i];
