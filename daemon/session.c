@@ -4,7 +4,8 @@
  *
  * Here is where the errors that a client causes stop: session_on_ready() and session_send() end
  * that connection, write one line and go on. Nothing below them needs to know how bad an error is
- * for others.
+ * for others. session_send() only marks the session and shuts its socket down: it is called from
+ * loops over holds and saves, and session_end() frees both. The loop, told of the hang-up, ends it.
  *
  * References: daemon->sessions holds one until session_end(); every call under way holds one, so a
  * job that finishes after the end finds has_ended and its reply goes nowhere.
@@ -174,7 +175,9 @@ static void on_ready(struct watch *watch, uint32_t events)
 {
 	struct session *session = session_ref(container_of(watch, struct session, watch));
 
-	if (events & EPOLLOUT)
+	if (session->is_broken)
+		session_end(session, "a reply could not be sent or kept");
+	if (events & EPOLLOUT && !session->has_ended)
 		flush_queue(session);
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
 		for (int i = 0; i < REQUESTS_PER_TURN && !session->has_ended; i++) {
@@ -275,6 +278,12 @@ int session_new(struct session **out, struct daemon *daemon, int *sock)
 	return 0;
 }
 
+static void break_later(struct session *session)
+{
+	session->is_broken = true;
+	(void)shutdown(session->sock, SHUT_RDWR);
+}
+
 static void queue_packet(struct session *session, const void *packet, size_t n_bytes,
 			 const int *fds, size_t n_fds)
 {
@@ -287,7 +296,7 @@ static void queue_packet(struct session *session, const void *packet, size_t n_b
 	if (!r)
 		return;
 	log_session(LOG_WARNING, session, "connection ended: %s", err_sentence());
-	session_end(session, "a reply could not be kept for it");
+	break_later(session);
 }
 
 void session_send(struct session *session, const Cow__V1__Reply *reply, const int *fds,
@@ -297,12 +306,12 @@ void session_send(struct session *session, const Cow__V1__Reply *reply, const in
 	size_t n_bytes;
 	int r;
 
-	if (session->has_ended)
+	if (session->has_ended || session->is_broken)
 		return;
 	n_bytes = cow__v1__reply__get_packed_size(reply);
 	if (n_bytes > sizeof(packet)) { /* rpc.c sees to it that no reply is that large */
 		log_session(LOG_ERR, session, "an event of %zu bytes is over the limit", n_bytes);
-		session_end(session, "an event was too large");
+		break_later(session);
 		return;
 	}
 	cow__v1__reply__pack(reply, packet);
@@ -314,7 +323,7 @@ void session_send(struct session *session, const Cow__V1__Reply *reply, const in
 	if (r == -EAGAIN)
 		queue_packet(session, packet, n_bytes, fds, n_fds);
 	else if (r)
-		session_end(session, err_sentence());
+		break_later(session);
 }
 
 bool session_may_see(const struct session *session, uid_t uid)

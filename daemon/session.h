@@ -52,6 +52,7 @@ struct session {
 	bool is_admin; /* may see and open what other uids hold */
 	bool has_hello;
 	bool has_ended;
+	bool is_broken; /* nothing more can be sent: ends when the loop comes to it */
 	char program[64];
 	uint64_t connected_usec; /* CLOCK_MONOTONIC */
 	struct quota_user *user;
@@ -89,7 +90,8 @@ void session_end(struct session *session, const char *why);
  * session_send() - send a reply or event, queueing it when the socket buffer is full
  *
  * A client that does not read its replies has its connection ended once the queue is over a limit;
- * the daemon never waits for it. Descriptors are duplicated when queued.
+ * the daemon never waits for it. Descriptors are duplicated when queued. Whatever happens, nothing
+ * of the session goes during the call: the caller may be walking its objects.
  */
 void session_send(struct session *session, const Cow__V1__Reply *reply, const int *fds,
 		  size_t n_fds);

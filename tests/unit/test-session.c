@@ -90,6 +90,27 @@ START_TEST(who_is_over_the_limit_is_told_why)
 }
 END_TEST
 
+/*
+ * Who sends may be walking the session's holds or saves. Broken by a session_send() that ends the
+ * session itself: under the address sanitizer, tests that lose snapshots of dead clients fell.
+ */
+START_TEST(a_reply_that_cannot_be_sent_ends_the_session_in_the_loop)
+{
+	int sock = frame_greet();
+	struct session *session = frame.sessions;
+	Cow__V1__Reply event;
+
+	cow__v1__reply__init(&event);
+	event.error = EPROTO;
+	fd_close(sock);
+	session_send(session, &event, NULL, 0);
+	ck_assert(!session->has_ended);
+	session_send(session, &event, NULL, 0);
+	while (frame.n_sessions)
+		frame_turn();
+}
+END_TEST
+
 /* Broken by a queue without a bound. */
 START_TEST(a_client_that_never_reads_is_ended)
 {
@@ -285,6 +306,7 @@ int main(void)
 	tcase_set_timeout(tcase, 30);
 	tcase_add_test(tcase, a_refused_connection_leaves_its_socket_with_the_caller);
 	tcase_add_test(tcase, who_is_over_the_limit_is_told_why);
+	tcase_add_test(tcase, a_reply_that_cannot_be_sent_ends_the_session_in_the_loop);
 	tcase_add_test(tcase, a_client_that_never_reads_is_ended);
 	tcase_add_test(tcase, a_slow_reader_gets_everything_in_order);
 	tcase_add_test(tcase, one_flood_leaves_others_their_turn);
