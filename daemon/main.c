@@ -82,9 +82,11 @@ static int start_signals(struct cowd *cowd)
 	sigaddset(&mask, SIGTERM);
 	sigaddset(&mask, SIGINT);
 	sigaddset(&mask, SIGHUP);
-	/* A write to a closed pipe is an error of that save, not a signal. Blocking is no answer:
-	 * the signal stays pending. */
-	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || sigprocmask(SIG_BLOCK, &mask, NULL) < 0)
+	/* A write to a closed pipe, or past a limit on the size of files (ulimit -f, which a
+	 * private cowd has from its program, and which counts for memfds too), is an error of that
+	 * request, not a signal. Blocking is no answer: the signal stays pending. */
+	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || signal(SIGXFSZ, SIG_IGN) == SIG_ERR ||
+	    sigprocmask(SIG_BLOCK, &mask, NULL) < 0)
 		return err_raise_errno("cannot set up signals");
 	cowd->signal_watch.fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 	cowd->signal_watch.on_ready = on_signal;

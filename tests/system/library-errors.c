@@ -334,6 +334,23 @@ START_TEST(no_descriptors_left)
 }
 END_TEST
 
+/* A limit that a private cowd has from its program. Broken by leaving SIGXFSZ as it is: it died. */
+START_TEST(a_limit_on_the_size_of_files)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	const struct rlimit small = {.rlim_cur = REGION_BYTES / 2, .rlim_max = REGION_BYTES / 2};
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_SCOOT};
+	struct cow_region *region = NULL;
+
+	ck_assert(!setrlimit(RLIMIT_FSIZE, &small));
+	proof_ok(cow_client_new(&client, "exec:"));
+	check_error(cow_region_new(&region, client, &params), -EFBIG, "1048576 bytes");
+	params.size_bytes /= 4;
+	proof_ok(cow_region_new(&region, client, &params));
+	cow_region_unref(region);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("library-errors", 30);
@@ -348,5 +365,6 @@ int main(void)
 	tcase_add_test(tcase, a_refusal_comes_with_its_sentence);
 	tcase_add_test(tcase, answers_that_are_none);
 	tcase_add_test(tcase, no_descriptors_left);
+	tcase_add_test(tcase, a_limit_on_the_size_of_files);
 	return proof_run(tcase);
 }
