@@ -66,6 +66,26 @@ static int check_cover(const struct snapshot *snap)
 	return 0;
 }
 
+/*
+ * Each sparse extent costs a bit for each of its pages, which nobody is charged for: all together
+ * they may have as many pages as the snapshot, whose size is charged.
+ */
+static int check_sparse(const struct snapshot *snap)
+{
+	uint64_t left_bytes = snap->size_bytes;
+
+	for (size_t i = 0; i < snap->n_extents; i++) {
+		if (!snap->extents[i].is_sparse)
+			continue;
+		if (snap->extents[i].size_bytes > left_bytes)
+			return err_raise(
+				-EINVAL,
+				"the sparse extents of a snapshot have more bytes than it");
+		left_bytes -= snap->extents[i].size_bytes;
+	}
+	return 0;
+}
+
 int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
 		 size_t n)
 {
@@ -82,7 +102,8 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
 			return r;
 		snap->n_extents++;
 	}
-	return check_cover(snap);
+	r = check_sparse(snap);
+	return r ? r : check_cover(snap);
 }
 
 static int find_present(struct snapshot_extent *extent)

@@ -12,7 +12,8 @@
  * extent_parse() - set @snap's extents
  *
  * Each lies inside the snapshot and inside a backing that @session made, on page boundaries; those
- * that are not sparse cover the snapshot. Loop thread. Return: 0; -EINVAL, -ENOENT, -ENOMEM.
+ * that are not sparse cover the snapshot, and those that are have no more pages than it, all
+ * together. Loop thread. Return: 0; -EINVAL, -ENOENT, -ENOMEM.
  */
 int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
 		 size_t n);
