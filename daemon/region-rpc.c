@@ -138,8 +138,11 @@ static int check_attach(const struct rpc_call *call, const struct region *region
 	if (!addr || addr % page_size_bytes() || addr + region->size_bytes < addr)
 		return err_raise(-EINVAL, "%#llx is no address for a region",
 				 (unsigned long long)addr);
+	if (region->mode != COW__V1__MODE__MODE_UFFD && call->fds.n_fds)
+		return err_raise(RPC_E_FATAL,
+				 "attaching a region of mode scoot or mmapcopy with a descriptor");
 	if (region->mode != COW__V1__MODE__MODE_UFFD)
-		return call->fds.n_fds ? RPC_E_FATAL : 0;
+		return 0;
 	if (call->fds.n_fds != 1)
 		return err_raise(RPC_E_FATAL,
 				 "attaching a region of mode uffd without a descriptor");
