@@ -90,6 +90,8 @@ void cowi_clients_fork_child(void)
 		conn->has_thread = false;
 		conn->n_turns = 0;
 		conn->pending = NULL;
+		/* Destroying it would wait for those who waited. */
+		pthread_cond_init(&c->changed, NULL);
 		c->uffd_device_fd = fd_close(c->uffd_device_fd);
 		pthread_mutex_unlock(&c->lock);
 	}
@@ -145,7 +147,6 @@ static int client_alloc(struct cow_client **out, const char *address)
 	client->pid = getpid();
 	pthread_mutex_init(&client->lock, NULL);
 	pthread_cond_init(&client->changed, NULL);
-	list_add(client);
 	errno = ENOMEM;
 	client->address = strdup(address);
 	if (client->address)
@@ -157,6 +158,8 @@ static int client_alloc(struct cow_client **out, const char *address)
 		return r;
 	}
 	client->conn->is_private = !strncmp(address, "exec:", 5);
+	/* Whole from here on: a fork in another thread goes over all that are in the list. */
+	list_add(client);
 	*out = client;
 	return 0;
 }
