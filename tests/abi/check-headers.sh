@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # The public headers compile by themselves, in either order, as C99 and as C++17, without a warning; and
-# struct cow_region_params, the one struct whose layout programs have compiled in, keeps it.
+# the structs whose layout programs have compiled in keep it.
 set -eu
 
 src=${abs_top_srcdir:-.}
@@ -16,6 +16,7 @@ cat >"$work/use.c" <<'END'
 #include "cowclient.h"
 
 typedef char params_is_as_large_as_ever[sizeof(struct cow_region_params) == 88 ? 1 : -1];
+typedef char snapshot_params_too[sizeof(struct cow_snapshot_params) == 88 ? 1 : -1];
 typedef char name_is_where_it_was[offsetof(struct cow_region_params, name) == 16 ? 1 : -1];
 int use(struct cow_client *client, struct cow_region **region);
 int use(struct cow_client *client, struct cow_region **region)
