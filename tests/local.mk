@@ -52,6 +52,7 @@ PROOF_TESTS = \
 	tests/system/hostile \
 	tests/system/invariants \
 	tests/system/ordered-pairs \
+	tests/system/outside \
 	tests/system/save \
 	tests/system/uffd-oracle \
 	$(NULL)
@@ -72,12 +73,19 @@ tests_system_invariants_LDADD = $(PROOF_LDADD)
 tests_system_ordered_pairs_CFLAGS = $(TESTS_CFLAGS)
 tests_system_ordered_pairs_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_ordered_pairs_LDADD = $(PROOF_LDADD)
+tests_system_outside_CFLAGS = $(TESTS_CFLAGS)
+tests_system_outside_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_outside_LDADD = $(PROOF_LDADD)
 tests_system_save_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_LDADD = $(PROOF_LDADD)
 tests_system_uffd_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
+
+# The same with one feature of newer kernels less at a time.
+TESTS += tests/system/fallbacks.sh
+dist_noinst_SCRIPTS += tests/system/fallbacks.sh
 
 # The installed units under a real systemd, and older kernels (./check --kernels).
 TESTS += tests/system/systemd.sh

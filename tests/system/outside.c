@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Snapshots from outside, mode uffd: another process of the same user, or an administrator, freezes
+ * a region that its owner goes on writing to; nobody else can.
+ *
+ * Seen to fail when find_region() (daemon/snapshot-rpc.c) does not ask session_may_see().
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "libclient/internal.h"
+#include "system/proof.h"
+
+#define REGION_BYTES ((size_t)16 << 20)
+
+struct outsider {
+	int id_fds[2]; /* from the owner: the region's id */
+	uid_t uid;     /* to become; 0: stay */
+	int expected;
+};
+
+static uint64_t receive_id(const struct outsider *outsider)
+{
+	uint64_t id = 0;
+
+	ck_assert_int_eq(read(outsider->id_fds[0], &id, sizeof(id)), sizeof(id));
+	return id;
+}
+
+/* In a process of its own: freeze the owner's region and look at it. */
+static void freeze(void *user)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(freep) char *bytes = NULL;
+	const struct outsider *outsider = user;
+	uint64_t id = receive_id(outsider);
+	int r;
+
+	if (outsider->uid && (setgid(outsider->uid) || setuid(outsider->uid)))
+		ck_abort_msg("cannot become uid %u", (unsigned int)outsider->uid);
+	client = proof_client();
+	r = cow_snapshot_new_outside(&snap, client, id);
+	ck_assert_msg(r == outsider->expected, "%d: %s", r, cow_last_error());
+	if (r)
+		return;
+	/* The owner writes the same number to the first word of page after page, in order. */
+	bytes = proof_alloc(REGION_BYTES);
+	proof_ok(cow_snapshot_read(snap, bytes, REGION_BYTES, 0));
+	for (size_t i = page_size_bytes(); i < REGION_BYTES; i += page_size_bytes()) {
+		uint64_t before, after;
+
+		memcpy(&before, bytes + i - page_size_bytes(), sizeof(before));
+		memcpy(&after, bytes + i, sizeof(after));
+		ck_assert_msg(after == before || after + 1 == before,
+			      "page %zu has round %" PRIu64 ", the one before it %" PRIu64,
+			      i / page_size_bytes(), after, before);
+	}
+}
+
+static void outsider_start(struct outsider *outsider, pid_t *pid)
+{
+	ck_assert_int_eq(pipe2(outsider->id_fds, O_CLOEXEC), 0);
+	*pid = proof_fork(freeze, outsider);
+}
+
+/* Write rounds until the outsider has ended. */
+static void own(const struct outsider *outsider, pid_t pid)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	_Atomic uint64_t *words;
+	siginfo_t info = {0};
+
+	region = proof_region(COW_MODE_UFFD, REGION_BYTES);
+	ck_assert_int_eq(write(outsider->id_fds[1], &region->id, sizeof(region->id)),
+			 sizeof(region->id));
+	for (uint64_t round = 1; !info.si_pid; round++) {
+		words = cow_region_address(region);
+		for (size_t i = 0; i < REGION_BYTES / sizeof(*words);
+		     i += page_size_bytes() / sizeof(*words))
+			words[i] = round;
+		ck_assert_int_eq(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT), 0);
+	}
+	proof_reap(pid, 0);
+}
+
+START_TEST(another_process_of_the_user_freezes_a_region_being_written)
+{
+	struct outsider outsider = {.expected = 0};
+	pid_t pid;
+
+	outsider_start(&outsider, &pid);
+	own(&outsider, pid);
+}
+END_TEST
+
+START_TEST(another_user_is_told_that_there_is_none)
+{
+	struct outsider outsider = {.uid = 65534, .expected = -ENOENT};
+	CLEANUP(freep) char *path = strdup(proof_address());
+	pid_t pid;
+
+	if (geteuid() != 0)
+		return;
+	/* So that it may at least talk to cowd. */
+	ck_assert_int_eq(chmod(proof_address(), 0666), 0);
+	ck_assert_int_eq(chmod(dirname(path), 0755), 0);
+	outsider_start(&outsider, &pid);
+	own(&outsider, pid);
+}
+END_TEST
+
+START_TEST(only_uffd_regions_can_be_frozen_from_outside)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_SCOOT, 1 << 20);
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	struct cow_snapshot *snap = NULL;
+
+	ck_assert_int_eq(cow_snapshot_new_outside(&snap, client, region->id), -EOPNOTSUPP);
+	ck_assert_int_eq(cow_snapshot_new_outside(&snap, client, 0), -ENOENT);
+	ck_assert_int_eq(cow_snapshot_new_outside(&snap, client, UINT64_MAX), -ENOENT);
+	ck_assert_ptr_null(snap);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("outside", 60);
+
+	tcase_add_test(tcase, another_process_of_the_user_freezes_a_region_being_written);
+	tcase_add_test(tcase, another_user_is_told_that_there_is_none);
+	tcase_add_test(tcase, only_uffd_regions_can_be_frozen_from_outside);
+	return proof_run(tcase);
+}
