@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <utlist.h>
 
 #include "common/err.h"
 #include "daemon/daemon.h"
@@ -186,7 +187,7 @@ void backing_drop_all(struct session *session)
 	while (session->backings) {
 		struct backing *backing = session->backings;
 
-		session->backings = backing->next;
+		DL_DELETE(session->backings, backing);
 		backing->session = NULL;
 		backing_unref(backing);
 	}

@@ -36,8 +36,9 @@ struct backing {
 	int ro_fd;
 	struct charge bytes_charge;
 	struct charge fds_charge;
-	struct backing *next; /* in session->backings */
-	UT_hash_handle hh;    /* in daemon->backings */
+	struct backing *prev; /* in session->backings, a list of utlist.h */
+	struct backing *next;
+	UT_hash_handle hh; /* in daemon->backings */
 };
 
 /** backing_new() - a fresh one, all zeroes, charged to @session's uid. 0 or -errno */

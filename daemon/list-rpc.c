@@ -95,8 +95,7 @@ static void add_up(Cow__V1__ClientInfo *row, const struct session *session)
 		if (region->pool)
 			row->kept_bytes += store_pool_used(region->pool) * page_size_bytes();
 	}
-	for (const struct hold *hold = session->holds; hold; hold = hold->next)
-		row->n_snapshots++;
+	row->n_snapshots = HASH_COUNT(session->holds);
 }
 
 static int add_client(struct rpc_call *call, Cow__V1__ClientList *list,

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include <string.h>
+#include <utlist.h>
 
 #include "backends/uffdio.h"
 #include "common/err.h"
@@ -214,8 +215,8 @@ int rpc_backing_create(struct rpc_call *call)
 	call->reply_fds[call->n_reply_fds++] = backing->fd;
 	call->reply_fds[call->n_reply_fds++] = backing->ro_fd;
 	backing->session = session;
-	backing->next = session->backings;
-	session->backings = steal_ptr(&backing);
+	DL_PREPEND(session->backings, backing);
+	(void)steal_ptr(&backing);
 	return 0;
 }
 
@@ -230,12 +231,7 @@ int rpc_backing_release(struct rpc_call *call)
 	if (backing->session != session)
 		return err_raise(-EINVAL, "backing %llu is released already, or is a region's own",
 				 (unsigned long long)backing->id);
-	for (struct backing **pos = &session->backings; *pos; pos = &(*pos)->next) {
-		if (*pos == backing) {
-			*pos = backing->next;
-			break;
-		}
-	}
+	DL_DELETE(session->backings, backing);
 	backing->session = NULL;
 	backing_unref(backing);
 	return 0;

@@ -5,6 +5,7 @@
 #include "daemon/region.h"
 
 #include <stdio.h>
+#include <utlist.h>
 
 #include "backends/uffdio.h"
 #include "common/err.h"
@@ -78,8 +79,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region->id = daemon_new_id(daemon);
 	HASH_ADD(hh, daemon->regions, id, sizeof(region->id), region);
 	region->session = session;
-	region->next = session->regions;
-	session->regions = region;
+	DL_PREPEND(session->regions, region);
 	*out = region;
 	return 0;
 }
@@ -270,12 +270,7 @@ void region_disown(struct region *region)
 {
 	struct session *session = region->session;
 
-	for (struct region **pos = &session->regions; *pos; pos = &(*pos)->next) {
-		if (*pos == region) {
-			*pos = region->next;
-			break;
-		}
-	}
+	DL_DELETE(session->regions, region);
 	region->session = NULL;
 	region_unref(region);
 }

@@ -136,8 +136,9 @@ struct region {
 	struct region_op **ops_tail;
 	struct job end_job; /* after the last reference */
 
-	struct region *next; /* in session->regions */
-	UT_hash_handle hh;   /* in daemon->regions */
+	struct region *prev; /* in session->regions, a list of utlist.h */
+	struct region *next;
+	UT_hash_handle hh; /* in daemon->regions */
 };
 
 /**

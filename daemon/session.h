@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 #include <sys/types.h>
+#include <uthash.h>
 
 #include "daemon/loop.h"
 #include "daemon/quota.h"
@@ -26,15 +27,18 @@ struct save;
 struct hold {
 	struct snapshot *snapshot; /* a reference */
 	struct session *session;
-	unsigned int count;            /* Take and Open add one, Release takes one away */
-	struct hold *next;             /* in session->holds */
-	struct hold *next_of_snapshot; /* in snapshot->holds */
+	uint64_t id;        /* of the snapshot */
+	unsigned int count; /* Take and Open add one, Release takes one away */
+	UT_hash_handle hh;  /* in session->holds */
+	struct hold *prev;  /* in snapshot->holds, a list of utlist.h */
+	struct hold *next;
 };
 
 /**
  * struct session
- * @regions, @holds, @views, @saves: what goes when the session ends; lists owned by the modules
- * that fill them (region.c, snapshot.c, view.c, saver.c), which session_end() calls in that order
+ * @regions, @holds, @views, @saves: what goes when the session ends; owned by the modules that fill
+ * them (region.c, snapshot.c, view.c, saver.c), which session_end() calls in that order. A client
+ * may have thousands: what is found by an id is in a hash table, the rest in lists of utlist.h
  *
  * Loop thread only.
  */

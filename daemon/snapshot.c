@@ -15,6 +15,7 @@
 
 #include <stdio.h>
 #include <time.h>
+#include <utlist.h>
 
 #include "common/err.h"
 #include "daemon/backing.h"
@@ -316,9 +317,11 @@ void snapshot_moved(struct region *region)
 
 static struct hold *find_hold(struct session *session, uint64_t id)
 {
-	for (struct hold *hold = session->holds; hold; hold = hold->next)
-		if (hold->snapshot->id == id)
-			return hold;
+	struct hold *hold;
+
+	HASH_FIND(hh, session->holds, &id, sizeof(id), hold);
+	if (hold)
+		return hold;
 	(void)err_raise(-ENOENT, "this client holds no snapshot %llu", (unsigned long long)id);
 	return NULL;
 }
@@ -334,20 +337,18 @@ int snapshot_hold(struct snapshot *snap, struct session *session)
 {
 	struct hold *hold;
 
-	for (hold = snap->holds; hold; hold = hold->next_of_snapshot) {
-		if (hold->session == session) {
-			hold->count++;
-			return 0;
-		}
+	HASH_FIND(hh, session->holds, &snap->id, sizeof(snap->id), hold);
+	if (hold) {
+		hold->count++;
+		return 0;
 	}
 	hold = malloc(sizeof(*hold));
 	if (!hold)
 		return err_oom(sizeof(*hold), "a hold on a snapshot");
 	*hold = (struct hold){.snapshot = snapshot_ref(snap), .session = session, .count = 1};
-	hold->next = session->holds;
-	session->holds = hold;
-	hold->next_of_snapshot = snap->holds;
-	snap->holds = hold;
+	hold->id = snap->id;
+	HASH_ADD(hh, session->holds, id, sizeof(hold->id), hold);
+	DL_PREPEND(snap->holds, hold);
 	snap->n_holders++;
 	return 0;
 }
@@ -356,18 +357,8 @@ static void drop_hold(struct hold *hold)
 {
 	struct snapshot *snap = hold->snapshot;
 
-	for (struct hold **pos = &hold->session->holds; *pos; pos = &(*pos)->next) {
-		if (*pos == hold) {
-			*pos = hold->next;
-			break;
-		}
-	}
-	for (struct hold **pos = &snap->holds; *pos; pos = &(*pos)->next_of_snapshot) {
-		if (*pos == hold) {
-			*pos = hold->next_of_snapshot;
-			break;
-		}
-	}
+	HASH_DEL(hold->session->holds, hold);
+	DL_DELETE(snap->holds, hold);
 	snap->n_holders--;
 	free(hold);
 	snapshot_unref(snap);
@@ -440,7 +431,7 @@ static void tell_lost(struct snapshot *snap)
 	lost.sentence = snap->lost_because;
 	event.result_case = COW__V1__REPLY__RESULT_SNAPSHOT_LOST;
 	event.snapshot_lost = &lost;
-	for (struct hold *hold = snap->holds; hold; hold = hold->next_of_snapshot)
+	for (struct hold *hold = snap->holds; hold; hold = hold->next)
 		session_send(hold->session, &event, NULL, 0);
 }
 

@@ -51,7 +51,7 @@ struct snapshot {
 	uint64_t taken_usec;
 	struct charge charge;
 	unsigned int n_holders; /* sessions with a hold */
-	struct hold *holds;     /* all sessions', by hold->next_of_snapshot */
+	struct hold *holds;     /* all sessions' */
 	_Atomic bool is_lost;
 	_Atomic bool is_leaving; /* nobody has it any more; its pages are being handed down */
 	bool is_lost_told;       /* loop thread */

@@ -100,8 +100,7 @@ int view_new(struct view **out, struct session *session, struct snapshot *snap, 
 	view->snapshot = snapshot_ref(snap);
 	view->id = daemon_new_id(session->daemon);
 	view->session = session;
-	view->next = session->views;
-	session->views = view;
+	HASH_ADD(hh, session->views, id, sizeof(view->id), view);
 	*out = view;
 	return 0;
 }
@@ -129,12 +128,7 @@ struct view *view_free(struct view *view)
 {
 	if (!view)
 		return NULL;
-	for (struct view **pos = &view->session->views; *pos; pos = &(*pos)->next) {
-		if (*pos == view) {
-			*pos = view->next;
-			break;
-		}
-	}
+	HASH_DEL(view->session->views, view);
 	view->session = NULL;
 	if (view->call)
 		return NULL; /* map_done() comes back here */
@@ -145,9 +139,11 @@ struct view *view_free(struct view *view)
 
 struct view *view_find(struct session *session, uint64_t id)
 {
-	for (struct view *view = session->views; view; view = view->next)
-		if (view->id == id && !view->call)
-			return view;
+	struct view *view;
+
+	HASH_FIND(hh, session->views, &id, sizeof(id), view);
+	if (view && !view->call)
+		return view;
 	(void)err_raise(-ENOENT, "this client has no view %llu", (unsigned long long)id);
 	return NULL;
 }

@@ -30,7 +30,7 @@ struct view {
 	struct job job;        /* mapping, then ending */
 	struct rpc_call *call; /* SnapshotMap, while under way */
 	struct outcome outcome;
-	struct view *next; /* in session->views */
+	UT_hash_handle hh; /* in session->views */
 };
 
 /** view_new() - @uffd: gives, on success; was checked to be a userfaultfd. 0 or -errno */
