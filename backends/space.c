@@ -5,6 +5,7 @@
 #include "backends/space.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "common/err.h"
 
@@ -51,6 +52,13 @@ int space_clear(char *addr, uint64_t len)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 
 	return p == MAP_FAILED ? err_raise_errno("cannot clear address space set aside") : 0;
+}
+
+int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off)
+{
+	long p = syscall(SYS_mmap, addr, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, off);
+
+	return p == -1 ? -1 : 0;
 }
 
 bool space_drop_step(char *addr, uint64_t len, uint64_t *done)

@@ -19,6 +19,14 @@ void space_release(char *addr, uint64_t len);
 int space_clear(char *addr, uint64_t len);
 
 /**
+ * space_map() - mmap(2) with MAP_FIXED over memory that other threads are using
+ *
+ * The bare system call: to the thread sanitizer the function of the C library is a write to the
+ * whole range, and it would report every access of another thread. Return: 0, or -1 with errno set.
+ */
+int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off);
+
+/**
  * space_drop_step() - forget part of the pages mapped at @addr
  * @done: bytes dropped so far; advanced
  *

@@ -129,16 +129,16 @@ int uffdio_unprotect(int uffd, uint64_t addr, uint64_t n_bytes, bool is_quiet)
  * there already. Returns 0 or a positive errno.
  */
 typedef int fill_fn(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, uint64_t mode,
-		    int64_t *done);
+		    bool quiet, int64_t *done);
 
 static int fill_copy(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, uint64_t mode,
-		     int64_t *done)
+		     bool quiet, int64_t *done)
 {
 	struct uffdio_copy op = {
 		.dst = addr,
 		.src = src,
 		.len = n_bytes,
-		.mode = mode | UFFDIO_COPY_MODE_DONTWAKE,
+		.mode = mode | (quiet ? UFFDIO_COPY_MODE_DONTWAKE : 0),
 	};
 	int r = ioctl(uffd, UFFDIO_COPY, &op);
 
@@ -147,11 +147,11 @@ static int fill_copy(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, ui
 }
 
 static int fill_zero(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, uint64_t mode,
-		     int64_t *done)
+		     bool quiet, int64_t *done)
 {
 	struct uffdio_zeropage op = {
 		.range = {addr, n_bytes},
-		.mode = mode | UFFDIO_ZEROPAGE_MODE_DONTWAKE,
+		.mode = mode | (quiet ? UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0),
 	};
 	int r = ioctl(uffd, UFFDIO_ZEROPAGE, &op);
 
@@ -161,11 +161,11 @@ static int fill_zero(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, ui
 }
 
 static int fill_continue(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, uint64_t mode,
-			 int64_t *done)
+			 bool quiet, int64_t *done)
 {
 	struct uffdio_continue op = {
 		.range = {addr, n_bytes},
-		.mode = mode | UFFDIO_CONTINUE_MODE_DONTWAKE,
+		.mode = mode | (quiet ? UFFDIO_CONTINUE_MODE_DONTWAKE : 0),
 	};
 	int r = ioctl(uffd, UFFDIO_CONTINUE, &op);
 
@@ -175,11 +175,11 @@ static int fill_continue(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes
 }
 
 static int fill_poison(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, uint64_t mode,
-		       int64_t *done)
+		       bool quiet, int64_t *done)
 {
 	struct uffdio_poison op = {
 		.range = {addr, n_bytes},
-		.mode = mode | UFFDIO_POISON_MODE_DONTWAKE,
+		.mode = mode | (quiet ? UFFDIO_POISON_MODE_DONTWAKE : 0),
 	};
 	int r = ioctl(uffd, UFFDIO_POISON, &op);
 
@@ -188,17 +188,23 @@ static int fill_poison(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, 
 	return r < 0 ? errno : 0;
 }
 
-/* Go over the range with @fill, skip what is there, then wake all of it once. */
+/* Go over the range with @fill, skip what is there, and see to it that all of it is woken. */
 static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, uint64_t src,
 		      uint64_t n_bytes, uint64_t mode)
 {
 	uint64_t done_bytes = 0;
 	int tries = 0, result = 0, r;
+	int64_t step = 0;
 
+	/* Mostly all goes well at once, and those who wait are woken by the same call. */
+	if (!fill(uffd, addr, src, n_bytes, mode, false, &step) && step == (int64_t)n_bytes)
+		return 0;
 	while (done_bytes < n_bytes && !result) {
-		int64_t step = 0;
-		int error = fill(uffd, addr + done_bytes, src + done_bytes, n_bytes - done_bytes,
-				 mode, &step);
+		int error;
+
+		step = 0;
+		error = fill(uffd, addr + done_bytes, src + done_bytes, n_bytes - done_bytes, mode,
+			     true, &step);
 
 		if (step > 0) {
 			done_bytes += (uint64_t)step;

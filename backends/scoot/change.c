@@ -15,6 +15,7 @@
 
 #include "backends/hold.h"
 #include "backends/scoot/internal.h"
+#include "backends/space.h"
 #include "common/err.h"
 
 #define PUNCH_STEP_BYTES ((uint64_t)16 << 20)
@@ -117,8 +118,7 @@ static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint
 	if (r)
 		return r;
 	scoot_set_aside(region, off, len);
-	if (mmap(addr, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing->fd,
-		 (off_t)backing_off) == MAP_FAILED) {
+	if (space_map(addr, len, MAP_SHARED, backing->fd, backing_off)) {
 		/* What was private there is gone, and what is mapped reads as before the snapshot.
 		 */
 		memset(addr, 0, len);
@@ -171,10 +171,9 @@ int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool 
 	return r;
 }
 
-/* The next data of @backing that nobody refers to; false if there is none. */
+/* The next data of @backing from *@off on that nobody refers to; false if there is none. */
 static bool find_unused(const struct memfile *backing, uint64_t *off, uint64_t *len)
 {
-	*off = 0;
 	while (extents_next_unused(backing, off, len)) {
 		off_t data = lseek(backing->fd, (off_t)*off, SEEK_DATA);
 
@@ -185,24 +184,31 @@ static bool find_unused(const struct memfile *backing, uint64_t *off, uint64_t *
 			*off = (uint64_t)data;
 			return true;
 		}
-		*off += *len;
+		*off = (uint64_t)data; /* the rest of that run is a hole, and so may be others */
 	}
 	return false;
 }
 
+/* @trim_at counts through home and then through second. */
 bool scoot_trim_step(struct scoot_region *region)
 {
 	struct memfile *backings[] = {region->home, region->second};
-	uint64_t off, len;
+	const uint64_t size_bytes = region->size_bytes;
 
 	if (!region->wants_trim)
 		return false;
-	for (size_t i = 0; i < ARRAY_SIZE(backings); i++) {
-		if (!backings[i] || !find_unused(backings[i], &off, &len))
-			continue;
-		if (!punch(backings[i], off, min_u64(len, PUNCH_STEP_BYTES)))
+	for (size_t i = region->trim_at / size_bytes; i < ARRAY_SIZE(backings); i++) {
+		uint64_t off = region->trim_at - i * size_bytes, len;
+
+		if (backings[i] && find_unused(backings[i], &off, &len)) {
+			len = min_u64(len, PUNCH_STEP_BYTES);
+			(void)punch(backings[i], off, len);
+			region->trim_at = i * size_bytes + off + len;
 			return true;
+		}
+		region->trim_at = (i + 1) * size_bytes;
 	}
+	region->trim_at = 0;
 	/* What was left out, because a snapshot refers to it, comes when that has gone. */
 	region->wants_trim = region->second || region->map.n_runs > 1;
 	return false;

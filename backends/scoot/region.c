@@ -153,10 +153,9 @@ int scoot_map_private(const struct scoot_region *region, const struct extent *ru
 		      uint64_t len)
 {
 	char *addr = region->addr + off;
-	void *p = mmap(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-		       run->backing->fd, (off_t)(run->backing_off + (off - run->off)));
 
-	if (p == MAP_FAILED)
+	if (space_map(addr, len, MAP_PRIVATE | MAP_NORESERVE, run->backing->fd,
+		      run->backing_off + (off - run->off)))
 		return err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
 	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
 	 */

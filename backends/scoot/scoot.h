@@ -59,6 +59,7 @@ struct scoot_aside; /* old page tables, to be dropped */
  * @second:      like @home: what is discarded while a snapshot needs home's bytes goes there. May
  * be NULL
  * @wants_trim:  memory of @home or @second may be without a user
+ * @trim_at:     where the background goes on looking for it
  */
 struct scoot_region {
 	char *addr;
@@ -73,6 +74,7 @@ struct scoot_region {
 	uint64_t settle_at;
 	struct memfile *second;
 	bool wants_trim;
+	uint64_t trim_at;
 };
 
 /**

@@ -101,7 +101,7 @@ static void settle_all(struct scoot_region *region)
 /* --- against a plain copy --------------------------------------------------------------------- */
 
 #define LIVE_MAX     6
-#define RANDOM_STEPS 1500
+#define RANDOM_STEPS 400
 
 struct pair_of_copies {
 	struct scoot_snapshot *snap;
@@ -221,7 +221,8 @@ static void random_steps(enum config config)
 			if (pair->snap)
 				check_snapshot(pair, size_bytes);
 		}
-		ck_assert_int_eq(memcmp(region->addr, plain, size_bytes), 0);
+		if (step % 4 == 0)
+			ck_assert_int_eq(memcmp(region->addr, plain, size_bytes), 0);
 	}
 	for (int i = 0; i < LIVE_MAX; i++) {
 		if (live[i].snap)
@@ -247,7 +248,7 @@ END_TEST
 
 #define N_PAIRS   256
 #define N_WRITERS 2
-#define N_TAKES   120
+#define N_TAKES   40
 
 struct load {
 	struct scoot_region *region;
