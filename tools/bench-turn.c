@@ -6,9 +6,11 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -128,7 +130,7 @@ static void await_cowd(pid_t pid)
 int turn_run(struct turn *turn)
 {
 	int status = 0;
-	pid_t child;
+	pid_t parent = getpid(), child;
 
 	turn->cowd_pid = 0;
 	turn->error = -EIO;
@@ -138,6 +140,10 @@ int turn_run(struct turn *turn)
 	if (child < 0)
 		return err_raise_errno("no process to measure in");
 	if (!child) {
+		/* Ctrl-C reaches both, a kill of the parent only the parent. */
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(0);
 		turn->error = measure(turn);
 		if (turn->error)
 			(void)snprintf(turn->sentence, sizeof(turn->sentence), "%s",
