@@ -51,6 +51,7 @@ PROOF_TESTS = \
 	tests/system/death \
 	tests/system/hostile \
 	tests/system/invariants \
+	tests/system/many-clients \
 	tests/system/ordered-pairs \
 	tests/system/outside \
 	tests/system/save \
@@ -70,6 +71,9 @@ tests_system_hostile_LDADD = $(PROOF_LDADD)
 tests_system_invariants_CFLAGS = $(TESTS_CFLAGS)
 tests_system_invariants_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_invariants_LDADD = $(PROOF_LDADD)
+tests_system_many_clients_CFLAGS = $(TESTS_CFLAGS)
+tests_system_many_clients_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_many_clients_LDADD = $(PROOF_LDADD)
 tests_system_ordered_pairs_CFLAGS = $(TESTS_CFLAGS)
 tests_system_ordered_pairs_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_ordered_pairs_LDADD = $(PROOF_LDADD)

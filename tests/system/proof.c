@@ -22,11 +22,18 @@ static struct daemon_fixture cowd;
 static const struct {
 	uint32_t mode;
 	const char *name;
-} modes[PROOF_N_MODES] = {
+} modes[PROOF_MODES_MAX] = {
 	{COW_MODE_UFFD, "uffd"},
 	{COW_MODE_SCOOT, "scoot"},
 	{COW_MODE_MMAPCOPY, "mmapcopy"},
 };
+
+int proof_n_modes(void)
+{
+	const char *names = getenv("COWD_PROOF_MODES");
+
+	return names && !strcmp(names, modes[0].name) ? 1 : PROOF_MODES_MAX;
+}
 
 uint32_t proof_mode(int i)
 {
@@ -94,13 +101,18 @@ void proof_cowd_kill(void)
 void proof_cowd_start(const char *config)
 {
 	char path[] = "/tmp/cowd-proof-XXXXXX";
-	const char *args[] = {"--config", path, "--strict-sandbox", NULL};
+	const char *without = getenv("COWD_PROOF_WITHOUT");
+	const char *args[] = {"--config", path, "--strict-sandbox", NULL, NULL, NULL};
 	AUTO_FD int fd = mkostemp(path, O_CLOEXEC);
 
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(fchmod(fd, 0644), 0);
 	if (config)
 		ck_assert_int_eq(write(fd, config, strlen(config)), (ssize_t)strlen(config));
+	if (without) {
+		args[3] = "--without-feature";
+		args[4] = without;
+	}
 	ck_assert_int_eq(daemon_fixture_start(&cowd, args), 0);
 	ck_assert_int_eq(unlink(path), 0); /* read at start; these tests do not reload */
 }

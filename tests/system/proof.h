@@ -15,8 +15,14 @@
 #include "libclient/cowclient.h"
 #include "system/pairs.h"
 
-/* Modes that this kernel and this policy can do, for tcase_add_loop_test(…, 0, PROOF_N_MODES). */
-#define PROOF_N_MODES 3
+#define PROOF_MODES_MAX 3
+
+/*
+ * For tcase_add_loop_test(…, 0, PROOF_N_MODES): every mode, or only uffd if $COWD_PROOF_MODES is
+ * "uffd". With $COWD_PROOF_WITHOUT every cowd does without that feature of newer kernels.
+ */
+#define PROOF_N_MODES proof_n_modes()
+int proof_n_modes(void);
 
 DEFINE_CLEANUP(cow_client_unref, struct cow_client *)
 DEFINE_CLEANUP(cow_region_unref, struct cow_region *)
