@@ -188,6 +188,9 @@ int rpc_snapshot_take(struct rpc_call *call)
 
 /* --- open, release ---------------------------------------------------------------------------- */
 
+/* What a reply has besides its result: id, number of descriptors. */
+#define REPLY_HEAD_BYTES 64
+
 int rpc_snapshot_open(struct rpc_call *call)
 {
 	uint64_t id = call->request->snapshot_open->snapshot_id;
@@ -203,7 +206,16 @@ int rpc_snapshot_open(struct rpc_call *call)
 	if (snap->is_lost)
 		return snapshot_stale(snap);
 	r = reply_snapshot(call, snap, snap->mode != COW__V1__MODE__MODE_UFFD);
-	return r ? r : snapshot_hold(snap, session);
+	if (r)
+		return r;
+	/* Refused here: a hold that no reply tells of would last as long as the connection. */
+	if (cow__v1__reply__get_packed_size(&call->reply) >
+	    WIRE_PACKET_MAX_BYTES - REPLY_HEAD_BYTES)
+		return err_raise(-EMSGSIZE,
+				 "snapshot %llu is in %zu pieces, too many for a packet: release "
+				 "older snapshots of its region",
+				 (unsigned long long)id, snap->n_extents);
+	return snapshot_hold(snap, session);
 }
 
 int rpc_snapshot_release(struct rpc_call *call)
