@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kernel interfaces newer than the headers of the oldest supported build host (Linux 6.1, Debian 12).
+ * Kernel interfaces newer than the headers of the oldest supported build host (Linux 6.1, Debian
+ * 12).
  *
  * Values are from include/uapi/linux/userfaultfd.h and include/uapi/linux/fs.h. That a name is here
  * says nothing about the kernel that runs: what it can do is probed at run time.
@@ -13,7 +14,7 @@
 #include <sys/ioctl.h>
 
 #ifndef USERFAULTFD_IOC_NEW /* since 6.1 */
-#define USERFAULTFD_IOC	    0xAA
+#define USERFAULTFD_IOC     0xAA
 #define USERFAULTFD_IOC_NEW _IO(USERFAULTFD_IOC, 0x00)
 #endif
 
@@ -22,7 +23,7 @@
 #endif
 #ifndef UFFD_FEATURE_POISON /* since 6.6 */
 #define UFFD_FEATURE_POISON (1 << 14)
-#define _UFFDIO_POISON	    (0x08)
+#define _UFFDIO_POISON      (0x08)
 
 struct uffdio_poison {
 	struct uffdio_range range;
@@ -31,7 +32,7 @@ struct uffdio_poison {
 };
 
 #define UFFDIO_POISON_MODE_DONTWAKE ((__u64)1 << 0)
-#define UFFDIO_POISON		    _IOWR(UFFDIO, _UFFDIO_POISON, struct uffdio_poison)
+#define UFFDIO_POISON               _IOWR(UFFDIO, _UFFDIO_POISON, struct uffdio_poison)
 #endif
 #ifndef UFFD_FEATURE_WP_ASYNC /* since 6.7 */
 #define UFFD_FEATURE_WP_ASYNC (1 << 15)
@@ -45,12 +46,12 @@ struct uffdio_poison {
 
 #ifndef PAGEMAP_SCAN /* since 6.7 */
 #define PAGE_IS_WPALLOWED (1 << 0)
-#define PAGE_IS_WRITTEN	  (1 << 1)
-#define PAGE_IS_FILE	  (1 << 2)
-#define PAGE_IS_PRESENT	  (1 << 3)
-#define PAGE_IS_SWAPPED	  (1 << 4)
-#define PAGE_IS_PFNZERO	  (1 << 5)
-#define PAGE_IS_HUGE	  (1 << 6)
+#define PAGE_IS_WRITTEN   (1 << 1)
+#define PAGE_IS_FILE      (1 << 2)
+#define PAGE_IS_PRESENT   (1 << 3)
+#define PAGE_IS_SWAPPED   (1 << 4)
+#define PAGE_IS_PFNZERO   (1 << 5)
+#define PAGE_IS_HUGE      (1 << 6)
 
 struct page_region {
 	__u64 start;

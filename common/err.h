@@ -3,9 +3,10 @@
  * Errors carry two things: a negative errno, forwarded untouched to whoever can act on it, and one
  * sentence for a person that names the thing and the figures that matter.
  *
- * The sentence is kept per thread and is set where the error is raised, once. Code between the place
- * where it is raised and the place where it stops only forwards the number. In cowd the sentence goes
- * into the reply or the log line; in libcowclient it is what cow_last_error() returns.
+ * The sentence is kept per thread and is set where the error is raised, once. Code between the
+ * place where it is raised and the place where it stops only forwards the number. In cowd the
+ * sentence goes into the reply or the log line; in libcowclient it is what cow_last_error()
+ * returns.
  */
 #ifndef COW_COMMON_ERR_H
 #define COW_COMMON_ERR_H

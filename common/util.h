@@ -16,13 +16,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
-#define CLEANUP(fn)	__attribute__((cleanup(fn)))
+#define ARRAY_SIZE(a)   (sizeof(a) / sizeof((a)[0]))
+#define CLEANUP(fn)     __attribute__((cleanup(fn)))
 #define PRINTF(fmt, va) __attribute__((format(printf, fmt, va)))
-#define MUST_CHECK	__attribute__((warn_unused_result))
+#define MUST_CHECK      __attribute__((warn_unused_result))
 
-#define container_of(ptr, type, member)                                                            \
-	((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 #define steal_ptr(pp)                                                                              \
 	__extension__({                                                                            \

@@ -18,8 +18,8 @@
 /* A packet fits the default socket buffer (net.core.wmem_default, 208 KiB) with its overhead. */
 #define WIRE_PACKET_MAX_BYTES ((size_t)96 * 1024)
 /* The most bytes of snapshot data carried in one reply. */
-#define WIRE_DATA_MAX_BYTES ((size_t)64 * 1024)
-#define WIRE_FDS_MAX	    16
+#define WIRE_DATA_MAX_BYTES   ((size_t)64 * 1024)
+#define WIRE_FDS_MAX          16
 
 struct fdset {
 	int fds[WIRE_FDS_MAX];

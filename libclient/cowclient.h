@@ -63,8 +63,9 @@ struct cow_region_params {
 
 /* Allocate the region's memory now rather than on first touch. */
 #define COW_REGION_POPULATE 1u
-/* Modes scoot and mmapcopy: children of plain fork() do not get the region; those of cow_fork() do. */
-#define COW_REGION_NO_FORK 2u
+/* Modes scoot and mmapcopy: children of plain fork() do not get the region; those of cow_fork() do.
+ */
+#define COW_REGION_NO_FORK  2u
 
 /**
  * cow_client_new() - connect to cowd
@@ -86,8 +87,8 @@ COW_PUBLIC struct cow_client *cow_client_unref(struct cow_client *client);
  * @client: borrowed; the region holds a reference of its own
  * @params: lent
  *
- * The memory reads as zeroes. It is aligned to 1 GiB when it is that large, to 2 MiB otherwise if it
- * is larger than that.
+ * The memory reads as zeroes. It is aligned to 1 GiB when it is that large, to 2 MiB otherwise if
+ * it is larger than that.
  *
  * Return: 0; -EINVAL: @params name no possible region; -EDQUOT: this uid's share is used up;
  * -ENOTCONN: no daemon; -EPERM: mode uffd, and cowd's policy lends no userfaultfd; -ENOSYS: this
@@ -127,8 +128,8 @@ COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
  * @off:    bytes from its start; whole pages
  * @len:    bytes; whole pages
  *
- * Zeroes are read there at once. The memory is free when no snapshot needs it any more. Threads that
- * write there meanwhile may find their writes discarded or not.
+ * Zeroes are read there at once. The memory is free when no snapshot needs it any more. Threads
+ * that write there meanwhile may find their writes discarded or not.
  *
  * Return: 0; -EINVAL: not whole pages, or not inside; -ENOSYS: mode uffd; -ENOMEM.
  */
@@ -139,8 +140,8 @@ COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint6
  * @region: borrowed
  * @snap:   of @region; stays as it is, and may be rolled back to again
  *
- * Costs in proportion to the pages changed since. Threads that write meanwhile may find their writes
- * undone or not: let them wait.
+ * Costs in proportion to the pages changed since. Threads that write meanwhile may find their
+ * writes undone or not: let them wait.
  *
  * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ENOSYS: not in this mode;
  * -ENOMEM, -EDQUOT, -ENOTCONN, and then part of the region may be rolled back.
@@ -152,31 +153,33 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
  * @snap:   set on success; owned by the caller, end with cow_snapshot_unref()
  * @region: borrowed; the snapshot holds a reference of its own
  *
- * One instant for all threads: if a write is in the snapshot, so is every write that happened before
- * it. Threads may go on writing during the call. Mode uffd: a round trip to cowd, which
+ * One instant for all threads: if a write is in the snapshot, so is every write that happened
+ * before it. Threads may go on writing during the call. Mode uffd: a round trip to cowd, which
  * write-protects the region. Other modes: the caller does not wait for cowd; when cowd refuses
  * afterwards, the snapshot is lost (ESTALE).
  *
- * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says why.
+ * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says
+ * why.
  */
 COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
 
-/* When old pages would pass the snapshot's budget, writers wait rather than the snapshot be lost. */
+/* When old pages would pass the snapshot's budget, writers wait rather than the snapshot be lost.
+ */
 #define COW_SNAPSHOT_WAIT 1u
 /* For one save, once: what it has written is not kept any more, and cannot be read. */
 #define COW_SNAPSHOT_ONCE 2u
 
 /**
  * struct cow_snapshot_params - how a snapshot is to be kept
- * @budget_bytes: mode uffd: how many bytes of old pages cowd keeps for it; 0: as many as this uid may
- *                have. When they are used up the snapshot is lost (ESTALE), or with COW_SNAPSHOT_WAIT
- *                the writers wait, until a save with COW_SNAPSHOT_ONCE has moved on, the snapshot is
- *                released, or cowd ends
+ * @budget_bytes: mode uffd: how many bytes of old pages cowd keeps for it; 0: as many as this uid
+ * may have. When they are used up the snapshot is lost (ESTALE), or with COW_SNAPSHOT_WAIT the
+ * writers wait, until a save with COW_SNAPSHOT_ONCE has moved on, the snapshot is released, or cowd
+ * ends
  * @flags:        0, or COW_SNAPSHOT_* bits
  * @name:         for people, at most 63 bytes are kept; may be NULL
  *
- * As in struct cow_region_params, 0 means the default. The other modes keep no old pages: budget and
- * flags have to be 0 there.
+ * As in struct cow_region_params, 0 means the default. The other modes keep no old pages: budget
+ * and flags have to be 0 there.
  */
 struct cow_snapshot_params {
 	uint64_t budget_bytes;
@@ -221,9 +224,11 @@ COW_PUBLIC int cow_snapshot_new_outside(struct cow_snapshot **snap, struct cow_c
  *
  * Return: 0; -ENOENT: there is none, or it is not yours; -ENOTCONN; -EMFILE.
  */
-COW_PUBLIC int cow_snapshot_open(struct cow_snapshot **snap, struct cow_client *client, uint64_t id);
+COW_PUBLIC int cow_snapshot_open(struct cow_snapshot **snap, struct cow_client *client,
+				 uint64_t id);
 COW_PUBLIC struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap);
-/** cow_snapshot_unref() - drop a reference, the last one releases it; NULL is allowed. Return: NULL */
+/** cow_snapshot_unref() - drop a reference, the last one releases it; NULL is allowed. Return: NULL
+ */
 COW_PUBLIC struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap);
 
 /**
@@ -253,7 +258,8 @@ COW_PUBLIC int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t le
  * @view: set to the first of cow_snapshot_size() bytes
  *
  * One mapping per snapshot handle: a second call gives the same address. It ends with @snap. If the
- * snapshot is lost, touching the mapping raises SIGBUS rather than showing bytes of another instant.
+ * snapshot is lost, touching the mapping raises SIGBUS rather than showing bytes of another
+ * instant.
  *
  * Return: 0; -ESTALE; -ENOMEM; -EPERM: cowd lends no userfaultfd (mode uffd).
  */
@@ -291,10 +297,10 @@ COW_PUBLIC int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress
  * cow_fork() - fork(), with every region of @client in modes scoot and mmapcopy
  * @client: borrowed
  *
- * The child sees these regions as they were at the fork, at the same addresses, and may write to them;
- * what parent and child write afterwards stays apart. No page table is copied for memory that no live
- * snapshot needs. Plain fork() does the same for regions made without COW_REGION_NO_FORK, as far as it
- * can. In the child @client and its regions and snapshots answer -ECHILD.
+ * The child sees these regions as they were at the fork, at the same addresses, and may write to
+ * them; what parent and child write afterwards stays apart. No page table is copied for memory that
+ * no live snapshot needs. Plain fork() does the same for regions made without COW_REGION_NO_FORK,
+ * as far as it can. In the child @client and its regions and snapshots answer -ECHILD.
  *
  * Return: the child's process id; 0 in the child; a negative errno, and then there is no child.
  */
