@@ -27,6 +27,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region.h"
 #include "daemon/snapshot.h"
+#include "daemon/stock.h"
 
 /* Messages of a turn. */
 #define N_MSGS           32
@@ -142,6 +143,8 @@ static int keep(struct region *region, struct snapshot *snap, uint64_t first, si
 	for (size_t i = 0; i < n; i++)
 		if (store_put(&snap->store, first + i, slots[i]) == STORE_E_KEPT)
 			store_pool_put(region->pool, &slots[i], 1);
+	if (store_pool_is_low(region->pool))
+		stock_want(region);
 	stats_add(&region->daemon->stats, pages_kept, n);
 	return 0;
 }
@@ -259,31 +262,29 @@ static int serve_protected(struct region *region, uint64_t idx)
 	return n ? let_go(region, idx, n) : 0;
 }
 
-/* A touch of a page that memory has and the mapping has not. */
+/*
+ * A touch of a page that memory has and the mapping has not. Readers get its neighbours too; for
+ * one who writes here and there they would only cost time.
+ */
 static int serve_absent(struct region *region, uint64_t idx, bool is_write)
 {
-	uint64_t first = align_down(idx, AROUND_PAGES);
-	uint64_t end = min_u64(first + AROUND_PAGES, region->n_pages);
-	uint64_t n = 0;
-	int r = 0;
+	uint64_t first, n;
+	int r;
 
 	if (!region->newest) {
 		first = free_run(region, idx, &n);
 		return map_pages(region, first, n, 0);
 	}
-	if (is_write) {
-		n = make_writable(region, idx);
-		if (!n)
-			return 0;
-		r = map_pages(region, idx, n, 0);
-		/* Some of several may have been mapped before, protected. */
-		if (!r && n > 1)
-			r = let_go(region, idx, n);
+	if (!is_write) {
+		first = align_down(idx, AROUND_PAGES);
+		n = min_u64(AROUND_PAGES, region->n_pages - first);
+		r = map_pages(region, idx, n - (idx - first), UFFDIO_CONTINUE_MODE_WP);
+		return r ? r : map_pages(region, first, idx - first, UFFDIO_CONTINUE_MODE_WP);
 	}
-	/* The writer goes on already while its neighbours come. */
-	if (!r && idx + n < end)
-		r = map_pages(region, idx + n, end - idx - n, UFFDIO_CONTINUE_MODE_WP);
-	return r ? r : map_pages(region, first, idx - first, UFFDIO_CONTINUE_MODE_WP);
+	n = make_writable(region, idx);
+	r = n ? map_pages(region, idx, n, 0) : 0;
+	/* Some of several may have been mapped before, protected. */
+	return !r && n > 1 ? let_go(region, idx, n) : r;
 }
 
 /* How many pages from @idx on, at most @max, memory has not got; at least 1. */

@@ -11,6 +11,8 @@
 #include "common/util.h"
 
 #define SAMPLE_PERIOD_NS 1000000u
+/* When nothing speaks for another CPU. */
+#define CALM_PERIOD_NS   8000000u
 #define MOVE_PERIOD_NS   20000000u
 #define N_AHEAD_TO_MOVE  4
 /* In /proc/PID/stat: fields after the name, which ends with the last ')'; processor is field 39. */
@@ -39,7 +41,7 @@ bool follow_vote(struct follow *follow, int cpu, int now_cpu, uint64_t now_ns)
 
 bool follow_is_due(struct follow *follow, uint64_t now_ns)
 {
-	if (now_ns - follow->sampled_ns < SAMPLE_PERIOD_NS)
+	if (now_ns - follow->sampled_ns < (follow->n_ahead ? SAMPLE_PERIOD_NS : CALM_PERIOD_NS))
 		return false;
 	follow->sampled_ns = now_ns;
 	return true;

@@ -64,6 +64,8 @@ libcowd_la_SOURCES = \
 	daemon/snapshot.h \
 	daemon/stats.c \
 	daemon/stats.h \
+	daemon/stock.c \
+	daemon/stock.h \
 	daemon/store.c \
 	daemon/store.h \
 	daemon/sweep.c \

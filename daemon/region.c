@@ -67,6 +67,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region->ops_tail = &region->ops;
 	region->lost_task.run = snapshot_lost_task;
 	region->moved_task.run = sweep_moved_task;
+	stock_init(&region->stock);
 	(void)snprintf(region->name, sizeof(region->name), "%s", name ? name : "");
 
 	r = charge(region, mode);

@@ -53,6 +53,7 @@
 #include "daemon/follow.h"
 #include "daemon/job.h"
 #include "daemon/quota.h"
+#include "daemon/stock.h"
 #include "daemon/store.h"
 #include "daemon/worker.h"
 #include "proto/cow.pb-c.h"
@@ -111,6 +112,7 @@ struct region {
 	struct snapshot *newest;
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain */
 	_Atomic uint64_t n_faults;
+	struct stock stock;       /* of slots made ready ahead */
 	struct follow follow;     /* served.lock: where its writers run */
 	uint64_t last_end_idx;    /* served.lock: where the last fault's pages ended, and … */
 	uint32_t run_pages;       /* … how many to keep at once if the next one is there */

@@ -19,8 +19,14 @@
 
 #include "common/err.h"
 
+#ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define ARENA_SLOTS_MAX ((uint32_t)16384)
 #define SLOT_FIRST      2u /* after STORE_EMPTY and STORE_ZERO */
+/* With fewer than this ready, more are made ready. */
+#define LOW_SLOTS       48u
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u
 /* Entries of a store for each bit of its touched map. */
@@ -49,6 +55,7 @@ struct store_pool {
 	size_t hint_arena; /* none below it has a free slot */
 	uint64_t n_used;
 	uint64_t n_warm;
+	_Atomic bool is_low;
 };
 
 int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user *user)
@@ -200,6 +207,102 @@ static int get_one(struct store_pool *pool, uint32_t *slot)
 	return take_slot(pool, &pool->arenas[pool->hint_arena], slot);
 }
 
+bool store_pool_is_low(const struct store_pool *pool)
+{
+	return atomic_load_explicit(&pool->is_low, memory_order_relaxed);
+}
+
+/* With the lock held. */
+static void note_level(struct store_pool *pool)
+{
+	atomic_store_explicit(&pool->is_low, pool->n_warm - pool->n_used < LOW_SLOTS,
+			      memory_order_relaxed);
+}
+
+/* [*@first, *@first + result) of the arena are neither used nor warm; at most @n. */
+static size_t find_cold(const struct arena *arena, uint32_t n_slots, uint32_t *first, size_t n)
+{
+	size_t n_found = 0;
+
+	for (uint32_t i = arena->hint_word * 64; i < n_slots && n_found < n; i++) {
+		bool is_cold = !((arena->used[i / 64] | arena->warm[i / 64]) >> (i % 64) & 1);
+
+		if (!is_cold && n_found)
+			break;
+		if (is_cold && !n_found++)
+			*first = i;
+		else if (is_cold)
+			continue;
+	}
+	return n_found;
+}
+
+static void mark(uint64_t *bits, uint32_t first, size_t n, bool is_set)
+{
+	for (uint32_t i = first; i < first + n; i++) {
+		uint64_t bit = 1ULL << (i % 64);
+
+		bits[i / 64] = is_set ? bits[i / 64] | bit : bits[i / 64] & ~bit;
+	}
+}
+
+/* Reserve cold slots by taking them; charged. */
+static size_t reserve_cold(struct store_pool *pool, size_t *idx, uint32_t *first, size_t n)
+{
+	struct arena *arena;
+
+	for (*idx = pool->hint_arena; *idx < pool->n_arenas; ++*idx) {
+		n = find_cold(&pool->arenas[*idx], pool->arena_slots, first, n);
+		if (n)
+			break;
+	}
+	if (*idx == pool->n_arenas)
+		return 0; /* the next one is made when it is needed */
+	arena = &pool->arenas[*idx];
+	for (size_t i = 0; i < n; i++) {
+		if (charge_slot(pool)) {
+			n = i;
+			break;
+		}
+		pool->n_warm++;
+	}
+	mark(arena->used, *first, n, true);
+	arena->n_used += (uint32_t)n;
+	pool->n_used += n;
+	return n;
+}
+
+size_t store_pool_stock(struct store_pool *pool, size_t n)
+{
+	size_t size = page_size_bytes();
+	struct arena *arena;
+	uint32_t first = 0;
+	size_t idx = 0;
+	char *mem = NULL;
+
+	pthread_mutex_lock(&pool->lock);
+	n = reserve_cold(pool, &idx, &first, n);
+	if (n)
+		mem = pool->arenas[idx].mem + first * size;
+	pthread_mutex_unlock(&pool->lock);
+	if (!n)
+		return 0;
+	/* What a kernel cannot do ahead (before 5.14) it does on first use. */
+	(void)madvise(mem, n * size, MADV_POPULATE_WRITE);
+	pthread_mutex_lock(&pool->lock);
+	arena = &pool->arenas[idx];
+	mark(arena->used, first, n, false);
+	mark(arena->warm, first, n, true);
+	arena->n_used -= (uint32_t)n;
+	arena->n_warm += (uint32_t)n;
+	pool->n_used -= n;
+	arena->hint_word = (uint32_t)min_u64(arena->hint_word, first / 64);
+	pool->hint_arena = min_u64(pool->hint_arena, idx);
+	note_level(pool);
+	pthread_mutex_unlock(&pool->lock);
+	return n;
+}
+
 int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n)
 {
 	int r = 0;
@@ -213,6 +316,7 @@ int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n)
 			give_slot(pool, slots[i]);
 		break;
 	}
+	note_level(pool);
 	pthread_mutex_unlock(&pool->lock);
 	return r;
 }

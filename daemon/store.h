@@ -49,6 +49,14 @@ int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n) MUST_CHEC
 void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n);
 /** store_pool_page() - the memory of @slot, which is none of the two above */
 void *store_pool_page(struct store_pool *pool, uint32_t slot);
+/** store_pool_is_low() - whether few slots are left that have memory already; no lock */
+bool store_pool_is_low(const struct store_pool *pool);
+/**
+ * store_pool_stock() - give up to @n free slots memory ahead of need, charged
+ *
+ * Context: a job thread; takes time in proportion. Return: how many; 0: the uid may keep no more.
+ */
+size_t store_pool_stock(struct store_pool *pool, size_t n);
 /** store_pool_trim() - give memory of unused slots back to the kernel, all but @n_keep of them */
 void store_pool_trim(struct store_pool *pool, size_t n_keep);
 /** store_pool_used() - slots given out now */

@@ -90,7 +90,11 @@ void served_unlock(struct served *served);
  */
 void worker_follow(struct worker_pool *pool, struct served *served, int cpu);
 
-/** worker_kick() - it can be served again; any thread, served->lock not held */
+/**
+ * worker_kick() - it can be served again
+ *
+ * What made that so was done with served->lock, which is not held any more. Any thread.
+ */
 void worker_kick(struct served *served);
 /** worker_cpu() - CPU of the worker that waits for it, or -1 */
 int worker_cpu(const struct served *served);

@@ -5,7 +5,7 @@
  * while memcpy'd copies say what each of them must hold. Snapshots are read while the threads
  * write.
  *
- * COW_ORACLE_STEPS sets the number of steps (default 1500), COW_ORACLE_SEED the sequence.
+ * COW_ORACLE_STEPS sets the number of steps (default 600), COW_ORACLE_SEED the sequence.
  *
  * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release (in
  * daemon/store.c), with overlay() looking at the snapshot's own store only
@@ -283,7 +283,7 @@ START_TEST(every_snapshot_reads_its_own_instant)
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
 	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
 	struct oracle oracle = {.other = other};
-	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", 1500);
+	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", 600);
 
 	region_pages = sizes_pages[_i];
 	oracle.n_bytes = region_pages * page_size_bytes();

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Making memory for old pages ready ahead of need; stock.h says why. */
+#include "config.h"
+
+#include "daemon/stock.h"
+
+#include "daemon/daemon.h"
+#include "daemon/region.h"
+#include "daemon/snapshot.h"
+
+#define SLOTS_MIN 64u
+#define SLOTS_MAX 1024u
+
+static void stock_run(struct job *job)
+{
+	struct stock *stock = container_of(job, struct stock, job);
+	struct region *region = container_of(stock, struct region, stock);
+
+	(void)store_pool_stock(region->pool, stock->n_slots);
+}
+
+static void stock_done(struct job *job)
+{
+	struct stock *stock = container_of(job, struct stock, job);
+	struct region *region = container_of(stock, struct region, stock);
+
+	atomic_store(&stock->is_wanted, false);
+	region_unref(region);
+}
+
+static void stock_task(struct task *task)
+{
+	struct stock *stock = container_of(task, struct stock, task);
+	struct region *region = container_of(stock, struct region, stock);
+
+	/* All its snapshots may have gone meanwhile, and the region with them. */
+	if (!region->n_refs)
+		return;
+	stock->job = (struct job){.run = stock_run, .done = stock_done};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &stock->job);
+}
+
+void stock_init(struct stock *stock)
+{
+	*stock = (struct stock){.task.run = stock_task, .n_slots = SLOTS_MIN / 2};
+}
+
+void stock_want(struct region *region)
+{
+	const struct snapshot *snap = region->newest;
+	struct stock *stock = &region->stock;
+	uint64_t n = min_u64(stock->n_slots * 2, SLOTS_MAX);
+
+	if (snap->budget_pages)
+		n = min_u64(n,
+			    snap->budget_pages - min_u64(snap->budget_pages, snap->store.n_slots));
+	if (!n || atomic_exchange(&stock->is_wanted, true))
+		return;
+	stock->n_slots = (uint32_t)max_u64(n, 1);
+	loop_post(region->daemon->loop, &stock->task);
+}

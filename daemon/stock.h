@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Memory for old pages is made ready before it is needed: a fresh page costs more than all the rest
+ * of serving a fault. A region whose pages are being kept has some slots stocked by a job, more
+ * each time that they run low.
+ */
+#ifndef COWD_STOCK_H
+#define COWD_STOCK_H
+
+#include "daemon/job.h"
+
+struct region;
+
+struct stock {
+	struct task task;
+	struct job job;
+	_Atomic bool is_wanted; /* posted or under way */
+	_Atomic uint32_t n_slots;
+};
+
+/** stock_init() - of a region */
+void stock_init(struct stock *stock);
+/** stock_want() - the region's slots run low; by the one that serves; chain_lock held shared */
+void stock_want(struct region *region);
+
+#endif
