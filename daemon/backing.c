@@ -31,6 +31,9 @@ static int make_memfd(int *fd, uint64_t size_bytes)
 				       (unsigned long long)size_bytes);
 	if (fcntl(memfd, F_ADD_SEALS, BACKING_SEALS) < 0)
 		return err_raise_errno("cannot seal the size of a memfd");
+	/* Anybody who has a descriptor could open it anew for writing: a memfd's mode is 0777. */
+	if (fchmod(memfd, S_IRUSR | S_IWUSR) < 0)
+		return err_raise_errno("cannot set the mode of a memfd");
 	*fd = fd_steal(&memfd);
 	return 0;
 }
@@ -98,6 +101,7 @@ static int backing_make(struct backing **out, struct session *session, uint64_t 
 {
 	CLEANUP(backing_unrefp) struct backing *backing = NULL;
 	struct daemon *daemon = session->daemon;
+	struct stat st;
 	int r;
 
 	backing = malloc(sizeof(*backing));
@@ -118,6 +122,10 @@ static int backing_make(struct backing **out, struct session *session, uint64_t 
 	r = open_read_only(&backing->ro_fd, daemon, *fd < 0 ? backing->fd : *fd);
 	if (r)
 		return r;
+	if (fstat(backing->ro_fd, &st) < 0)
+		return err_raise_errno("cannot look at a memfd");
+	backing->dev = st.st_dev;
+	backing->ino = st.st_ino;
 	if (*fd >= 0)
 		backing->fd = fd_steal(fd);
 	backing->id = daemon_new_id(daemon);

@@ -34,6 +34,8 @@ struct backing {
 	uint64_t size_bytes;
 	int fd;
 	int ro_fd;
+	dev_t dev; /* which file it is */
+	ino_t ino;
 	struct charge bytes_charge;
 	struct charge fds_charge;
 	struct backing *prev; /* in session->backings, a list of utlist.h */

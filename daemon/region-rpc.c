@@ -2,7 +2,9 @@
 /* Calls about regions and backings; what they mean is in proto/cow.proto. */
 #include "config.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <utlist.h>
 
 #include "backends/uffdio.h"
@@ -14,6 +16,7 @@
 #include "daemon/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
+#include "daemon/snapshot.h"
 
 static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
 {
@@ -81,6 +84,19 @@ int rpc_region_create(struct rpc_call *call)
 	return r ? r : make_region(call, backing, create->mode, create->name);
 }
 
+/*
+ * A client settles what it froze once it has handed its memory over on a new connection, whatever
+ * the answer is. cowd may not even have seen the end of the old one, and others may have opened
+ * snapshots there. Who cannot write to the memory has nothing to hand over.
+ */
+static void lose_earlier(struct daemon *daemon, int memfd)
+{
+	struct stat st;
+
+	if ((fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_RDWR && !fstat(memfd, &st))
+		snapshot_lose_memory(daemon, st.st_dev, st.st_ino);
+}
+
 int rpc_region_restore(struct rpc_call *call)
 {
 	const Cow__V1__RegionRestore *restore = call->request->region_restore;
@@ -88,6 +104,7 @@ int rpc_region_restore(struct rpc_call *call)
 	AUTO_FD int memfd = fdset_take(&call->fds, 0);
 	int r;
 
+	lose_earlier(call->session->daemon, memfd);
 	r = check_mode(call->session->daemon, restore->mode);
 	if (!r)
 		r = backing_new_from(&backing, call->session, restore->size_bytes, &memfd);

@@ -79,6 +79,7 @@ static const struct allowed allowed[] = {
 	{"dup", "duplicates"},
 	{"fstat", "what a passed descriptor is"},
 	{"fstatfs", "whether it is a memfd"},
+	{"fchmod", "that nobody opens a memfd anew for writing"},
 	{"newfstatat", "fstat in newer glibc"},
 	{"fstatfs", "whether a memfd of an earlier daemon is one"},
 	{"statx", "the same"},

@@ -180,6 +180,10 @@ static int read_extents(struct snapshot *snap, void *buf, size_t len, uint64_t o
 
 	for (size_t i = 0; i < snap->n_extents && !r; i++)
 		r = read_extent(&snap->extents[i], buf, off, off + len);
+	/* Its owner waits with changes until this is set. */
+	atomic_thread_fence(memory_order_acquire);
+	if (!r && snap->is_lost)
+		r = snapshot_stale(snap);
 	return r;
 }
 
@@ -219,7 +223,8 @@ static int next_in_extents(struct snapshot *snap, uint64_t off, uint64_t limit, 
 			r = next_in_extent(extent, off, hole, end);
 		}
 	}
-	return r;
+	atomic_thread_fence(memory_order_acquire);
+	return !r && snap->is_lost ? snapshot_stale(snap) : r;
 }
 
 /* ---------------------------------------------------------------------------------------------- */

@@ -435,6 +435,27 @@ static void tell_lost(struct snapshot *snap)
 		session_send(hold->session, &event, NULL, 0);
 }
 
+static bool is_made_of(const struct snapshot *snap, dev_t dev, ino_t ino)
+{
+	for (size_t i = 0; i < snap->n_extents; i++) {
+		if (snap->extents[i].backing->dev == dev && snap->extents[i].backing->ino == ino)
+			return true;
+	}
+	return false;
+}
+
+void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
+{
+	for (struct snapshot *snap = daemon->snapshots; snap; snap = snap->hh.next) {
+		if (snap->is_lost || !is_made_of(snap, dev, ino))
+			continue;
+		lose(snap, "the connection of the program that took it ended, and it has connected "
+			   "again");
+		snap->is_lost_told = true;
+		tell_lost(snap);
+	}
+}
+
 void snapshot_lost_task(struct task *task)
 {
 	struct region *region = container_of(task, struct region, lost_task);

@@ -154,6 +154,13 @@ void snapshot_drain(struct snapshot *snap, uint64_t off);
 /** snapshot_lose_all() - the same for every snapshot of @region */
 void snapshot_lose_all(struct region *region, const char *because);
 
+/**
+ * snapshot_lose_memory() - lose those of other modes than uffd that are made of file @dev, @ino
+ *
+ * Its owner has connected again and may change it from now on. Loop thread.
+ */
+void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino);
+
 /** snapshot_post_lost() - have the loop thread run the task below; any thread */
 void snapshot_post_lost(struct region *region);
 /** snapshot_lost_task() - region->lost_task: tell the holders, and let its pages go */

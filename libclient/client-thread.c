@@ -132,6 +132,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	}
 	conn->sock = fd_close(conn->sock);
 	conn->is_up = false;
+	conn->is_ending = true;
 	conn->n_under_way = 0;
 	drop_output(conn);
 	pending = conn->pending;
@@ -146,6 +147,10 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 
 	cowi_regions_forget(client);
 	cowi_snapshots_lost(client, because);
+	pthread_mutex_lock(&client->lock);
+	conn->is_ending = false;
+	pthread_cond_broadcast(&client->changed);
+	pthread_mutex_unlock(&client->lock);
 	while (pending) {
 		struct cowi_pending *next = pending->next;
 		struct fdset none = {.n_fds = 0};
@@ -231,6 +236,37 @@ static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, st
 	return wrong;
 }
 
+static void note_drained(struct cow_client *client)
+{
+	pthread_mutex_lock(&client->lock);
+	client->conn->n_drained++;
+	if (client->conn->n_draining)
+		pthread_cond_broadcast(&client->changed);
+	pthread_mutex_unlock(&client->lock);
+}
+
+void cowi_drain(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	struct pollfd pollfd = {.events = POLLIN};
+	uint64_t n_drained;
+
+	if (cowi_in_client_thread(client))
+		return;
+	pthread_mutex_lock(&client->lock);
+	pollfd.fd = conn->sock;
+	n_drained = conn->n_drained;
+	if (conn->sock >= 0 && poll(&pollfd, 1, 0) != 0) {
+		conn->n_draining++;
+		while (conn->sock >= 0 && conn->n_drained == n_drained)
+			pthread_cond_wait(&client->changed, &client->lock);
+		conn->n_draining--;
+	}
+	while (conn->is_ending)
+		pthread_cond_wait(&client->changed, &client->lock);
+	pthread_mutex_unlock(&client->lock);
+}
+
 bool cowi_receive(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
@@ -244,8 +280,10 @@ bool cowi_receive(struct cow_client *client)
 	if (conn->sock < 0)
 		return false;
 	r = wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT);
-	if (r == -EAGAIN)
+	if (r == -EAGAIN) {
+		note_drained(client);
 		return false;
+	}
 	if (r) {
 		cowi_disconnect(client, err_sentence());
 		return false;

@@ -89,6 +89,7 @@ void cowi_clients_fork_child(void)
 		conn->is_up = false;
 		conn->has_thread = false;
 		conn->n_turns = 0;
+		conn->is_ending = false;
 		conn->pending = NULL;
 		/* Destroying it would wait for those who waited. */
 		pthread_cond_init(&c->changed, NULL);
@@ -236,6 +237,16 @@ uint64_t cowi_generation(struct cow_client *client)
 
 	pthread_mutex_lock(&client->lock);
 	generation = client->conn->sock >= 0 ? client->generation : 0;
+	pthread_mutex_unlock(&client->lock);
+	return generation;
+}
+
+uint64_t cowi_generation_up(struct cow_client *client)
+{
+	uint64_t generation;
+
+	pthread_mutex_lock(&client->lock);
+	generation = client->conn->is_up ? client->generation : 0;
 	pthread_mutex_unlock(&client->lock);
 	return generation;
 }

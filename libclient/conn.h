@@ -77,6 +77,7 @@ struct cowi_conn {
 	int sock;    /* -1 when down */
 	int wake_fd; /* eventfd: the client's thread has something to do */
 	bool is_up;
+	bool is_ending; /* its end is not known to all snapshots yet */
 	bool was_up; /* once */
 	bool is_stopping;
 	bool wants_restore; /* a region was made while the connection changed */
@@ -89,6 +90,8 @@ struct cowi_conn {
 	uint64_t next_request_id;
 	unsigned int n_turns;
 	unsigned int n_under_way; /* sent and not answered */
+	uint64_t n_drained;       /* times that nothing was left to receive; lock */
+	unsigned int n_draining;  /* threads that wait for the next one */
 	struct cowi_pending *pending;
 	struct cowi_packet *out, **out_end;
 	struct cowi_task *tasks, **tasks_end;
@@ -116,6 +119,12 @@ void cowi_thread_wake(struct cow_client *client);
 /** cowi_receive() - one packet, if there is one. Return: whether there may be more. Client's thread
  */
 bool cowi_receive(struct cow_client *client);
+/**
+ * cowi_drain() - wait until all that cowd has sent by now was received and acted upon
+ *
+ * Any thread but the client's own, no lock held. Costs a system call if there is nothing.
+ */
+void cowi_drain(struct cow_client *client);
 /** cowi_flush() - send what is queued, as far as it goes. Client's thread */
 void cowi_flush(struct cow_client *client);
 /** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else

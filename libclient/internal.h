@@ -204,6 +204,8 @@ int cowi_call_progress(struct cow_client *client, uint64_t generation, Cow__V1__
 
 /** cowi_generation() - number of the present connection; 0 when there is none */
 uint64_t cowi_generation(struct cow_client *client);
+/** cowi_generation_up() - the same, once regions were handed over on it; 0 until then */
+uint64_t cowi_generation_up(struct cow_client *client);
 
 /** cowi_check_process() - 0; -ECHILD with a sentence in a child of the process that made @client */
 int cowi_check_process(const struct cow_client *client);

@@ -334,10 +334,13 @@ static void scoot_unmap(struct cow_snapshot *snap)
 
 static void scoot_release(struct cow_snapshot *snap)
 {
-	uint64_t id = snap->held_id;
+	uint64_t id = snap->held_id, generation = cowi_generation_up(snap->client);
 
-	/* Of an opened one nothing here is frozen. What cowd never took nobody else can have. */
-	if (snap->region && id && snap->generation == cowi_generation(snap->client))
+	/*
+	 * Of an opened one nothing here is frozen. What cowd refused nobody else can have, nor what
+	 * an earlier connection knew once the next one is up.
+	 */
+	if (snap->region && (!generation || (id && snap->generation == generation)))
 		cowi_scoot_await(snap->client, snap->generation, id, &snap->scoot);
 	snap->scoot = scoot_snapshot_free(snap->scoot);
 	if (snap->region)

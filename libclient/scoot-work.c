@@ -221,10 +221,13 @@ void cowi_scoot_run(struct cowi_task *task)
 	struct cowi_scoot *glue = container_of(task, struct cowi_scoot, task);
 	struct cow_region *region = glue->region;
 	uint64_t until_usec = now_usec() + TURN_USEC;
+	uint64_t generation = cowi_generation_up(region->client);
 	bool more = true;
 
 	atomic_store(&glue->is_posted, false);
-	cowi_scoot_await_end(region->client, cowi_generation(region->client));
+	/* Without a connection others may read still what was released on the last one. */
+	if (generation)
+		cowi_scoot_await_end(region->client, generation);
 	while (more && now_usec() < until_usec)
 		more = scoot_tidy_step(region->scoot);
 	if (settle_turn(glue, now_usec() + TURN_USEC) || more)

@@ -91,15 +91,17 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char *because)
 {
 	struct cow_snapshot *snap;
+	bool is_known = false;
 
 	pthread_mutex_lock(&client->lock);
+	/* Taken and opened in one process, it has more than one handle. */
 	for (snap = client->snapshots; snap; snap = snap->next) {
-		if (snap->id == id)
-			break;
-	}
-	if (snap) {
+		if (snap->id != id)
+			continue;
 		mark_lost(snap, because);
-	} else {
+		is_known = true;
+	}
+	if (!is_known) {
 		struct cowi_early_loss *loss =
 			&client->early_losses[client->n_early_losses++ %
 					      ARRAY_SIZE(client->early_losses)];
@@ -507,6 +509,10 @@ int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t
 	if (r || !len)
 		return r;
 	r = snap->ops->read(snap, buf, len, off);
+	/* What another process froze and is read from its memory may have been given up meanwhile:
+	 * whoever gives it up has cowd tell us first. */
+	if (!snap->region)
+		cowi_drain(snap->client);
 	/* Also when that failed: that the snapshot is lost says more than that a call did. */
 	lost = check_not_lost(snap);
 	return lost ? lost : r;

@@ -15,9 +15,11 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "libclient/internal.h"
+#include "libclient/conn.h"
+#include "libclient/mode-scoot.h"
 #include "system/proof.h"
 
 enum {
@@ -305,6 +307,60 @@ START_TEST(a_private_cowd_is_started_again)
 }
 END_TEST
 
+/* Whether all of it is one owned run again, and nothing is frozen. */
+static bool is_settled(struct cow_region *region)
+{
+	bool is_settled;
+
+	pthread_mutex_lock(&region->take_lock);
+	is_settled = extents_is_owned(&region->scoot->map);
+	pthread_mutex_unlock(&region->take_lock);
+	return is_settled;
+}
+
+/*
+ * The program that took a snapshot loses its connection, but neither it nor cowd goes. Who has
+ * opened the snapshot reads right bytes or is told that it is lost. Broken by settling while there
+ * is no connection, and by a cowd that does not lose what is made of memory that is handed over.
+ */
+START_TEST(what_others_opened_does_not_change_when_the_connection_ends)
+{
+	const uint32_t mode = _i ? COW_MODE_MMAPCOPY : COW_MODE_SCOOT;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = proof_region(mode, REGION_BYTES);
+	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *opened = NULL;
+	CLEANUP(freep) void *bytes = proof_alloc(REGION_BYTES);
+	struct cow_snapshot *snap = NULL;
+	bool was_settled = false;
+	int r = 0;
+
+	proof_fill(cow_region_address(region), REGION_BYTES, SEED);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_open(&opened, other, cow_snapshot_id(snap)));
+	proof_fill(cow_region_address(region), REGION_BYTES, OTHER_SEED);
+	pthread_mutex_lock(&region->client->lock);
+	ck_assert(!shutdown(region->client->conn->sock, SHUT_RDWR));
+	pthread_mutex_unlock(&region->client->lock);
+	await_lost(snap);
+	snap = cow_snapshot_unref(snap);
+	while (!r) {
+		/* Once it is settled cowd has told everybody. */
+		was_settled = is_settled(region);
+		r = cow_snapshot_save(opened, proof_file(), NULL, NULL);
+		if (was_settled)
+			ck_assert_int_eq(r, -ESTALE);
+		if (!r)
+			r = cow_snapshot_read(opened, bytes, REGION_BYTES, 0);
+		if (!r)
+			ck_assert(proof_is_filled(bytes, REGION_BYTES, SEED, 0));
+	}
+	ck_assert_int_eq(r, -ESTALE);
+	while (!is_settled(region))
+		(void)sched_yield();
+	ck_assert(proof_is_filled(cow_region_address(region), REGION_BYTES, OTHER_SEED, 0));
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("reconnect", 60);
@@ -315,5 +371,7 @@ int main(void)
 	tcase_add_loop_test(tcase, the_view_of_a_lost_snapshot_raises_sigbus, 0, PROOF_N_MODES);
 	tcase_add_test(tcase, calls_under_way_fail);
 	tcase_add_loop_test(tcase, a_private_cowd_is_started_again, 0, PROOF_N_MODES);
+	tcase_add_loop_test(tcase, what_others_opened_does_not_change_when_the_connection_ends, 0,
+			    2);
 	return proof_run(tcase);
 }
