@@ -106,12 +106,14 @@ int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, 
 			     .msg_iovlen = 1,
 			     .msg_control = control.buf,
 			     .msg_controllen = sizeof(control.buf)};
+	int n_resets = 0;
 	ssize_t n;
 
 	fds->n_fds = 0;
+	/* A reset is told once, and before the packets that came ahead of it: why, perhaps. */
 	do {
 		n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | flags);
-	} while (n < 0 && errno == EINTR);
+	} while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !n_resets++)));
 	if (n < 0) {
 		if (errno == EAGAIN)
 			return -EAGAIN;

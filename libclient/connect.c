@@ -130,6 +130,29 @@ static int check_hello(struct cow_client *client, const Cow__V1__HelloReply *hel
 }
 
 /*
+ * cowd may have refused this client and closed the connection before there was a greeting that it
+ * could be an answer to. Then sending that failed, and why is still to be received.
+ */
+static void hear_farewell(struct cow_client *client, char *sentence, size_t size)
+{
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	struct cowi_conn *conn = client->conn;
+	Cow__V1__Reply *reply;
+	size_t n_bytes;
+
+	if (conn->sock < 0 || conn->farewell_error ||
+	    wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT))
+		return;
+	reply = cow__v1__reply__unpack(NULL, n_bytes, conn->packet);
+	if (reply && !reply->id && reply->error && reply->error < 4096) {
+		conn->farewell_error = -(int)reply->error;
+		(void)snprintf(sentence, size, "%s", reply->sentence);
+	}
+	if (reply)
+		cow__v1__reply__free_unpacked(reply, NULL);
+}
+
+/*
  * A daemon that hangs up without an answer: a private one that could not start has said why on the
  * standard error that it shares with this program.
  */
@@ -138,6 +161,7 @@ static int raise_no_hello(struct cow_client *client, int error)
 	char sentence[512];
 
 	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	hear_farewell(client, sentence, sizeof(sentence));
 	if (client->conn->farewell_error)
 		error = client->conn->farewell_error;
 	if (error == -EPROTONOSUPPORT)
