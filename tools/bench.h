@@ -113,6 +113,8 @@ const char *page_describe(char buf[static PAGE_DESCRIBE_MAX], uint64_t entry);
 
 int bench_measure(int argc, char **argv);
 int bench_compare(int argc, char **argv);
+int bench_repeat(int argc, char **argv);
+int bench_rollback(int argc, char **argv);
 int bench_faults(int argc, char **argv);
 
 /** bench_address() - of the cowd to be used: @socket if given, else a private one */

@@ -44,6 +44,8 @@ cowbench_SOURCES = \
 	tools/bench-measure.c \
 	tools/bench-memory.c \
 	tools/bench-modes.c \
+	tools/bench-repeat.c \
+	tools/bench-rollback.c \
 	tools/bench-turn.c \
 	tools/bench-turn.h \
 	tools/bench-writer-kinds.c \
@@ -51,3 +53,5 @@ cowbench_SOURCES = \
 	tools/bench-writer.h \
 	tools/cowbench.c \
 	$(NULL)
+
+EXTRA_DIST += doc/benchmarks.md

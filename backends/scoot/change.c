@@ -32,20 +32,29 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
 
 /* --- rolling back ----------------------------------------------------------------------------- */
 
-/* Forget private pages; what is read there next is the backing's. */
+/*
+ * Forget private pages; what is read there next is the backing's. Where there is one, all of its
+ * page table's pages are dropped: since 6.13 that frees the page table, and the next search skips
+ * it.
+ */
 static int drop_private(const struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	const uint64_t start = (uint64_t)(uintptr_t)region->addr + off;
+	const uint64_t start = (uint64_t)(uintptr_t)region->addr + off, end = start + len;
 	struct page_run found[256];
-	uint64_t at = start;
+	uint64_t at = start, dropped = start;
 	size_t n_found;
 	int r = 0;
 
-	while (!r && at < start + len) {
-		r = pagemap_private(&region->pagemap, &at, start + len, found, ARRAY_SIZE(found),
-				    &n_found);
+	while (!r && at < end) {
+		r = pagemap_private(&region->pagemap, &at, end, found, ARRAY_SIZE(found), &n_found);
 		for (size_t i = 0; !r && i < n_found; i++) {
-			if (madvise((void *)(uintptr_t)found[i].addr, found[i].len, MADV_DONTNEED))
+			uint64_t from = align_down(found[i].addr, SETTLE_CHUNK_BYTES);
+			uint64_t to = align_up(found[i].addr + found[i].len, SETTLE_CHUNK_BYTES);
+
+			from = max_u64(from, dropped);
+			dropped = min_u64(to, end);
+			if (from < dropped &&
+			    madvise((void *)(uintptr_t)from, dropped - from, MADV_DONTNEED))
 				r = err_raise_errno("cannot drop %llu changed bytes",
 						    (unsigned long long)found[i].len);
 		}

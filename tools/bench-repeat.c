@@ -1,0 +1,560 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowbench repeat: snapshots again and again, with a client that works all the while and writes
+ * between them: by scoot, and by fork() beside it in the same run.
+ *
+ * The client's threads read (90 %) and write (10 %) pages at random. Of each snapshot: the stall;
+ * the longest that a write took during the take, while the snapshot lived, and while the region
+ * settled after its release; how many operations were done in the first 10 ms, 100 ms and second
+ * after the take, against the half second before; and what it took the library's thread to settle.
+ */
+#include "config.h"
+
+#include <dirent.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "backends/scoot/scoot.h"
+#include "common/err.h"
+#include "libclient/internal.h"
+#include "tools/bench.h"
+#include "tools/report.h"
+#include "tools/samples.h"
+
+#define MSEC        ((uint64_t)1000000)
+#define THREADS_MAX 64
+
+enum phase {
+	PHASE_QUIET,
+	PHASE_TAKE,
+	PHASE_LIVE,
+	PHASE_SETTLE,
+	N_PHASES,
+};
+
+enum window {
+	WINDOW_10_MS,
+	WINDOW_100_MS,
+	WINDOW_1_S,
+	N_WINDOWS,
+};
+
+static const uint64_t window_nsec[] = {10 * MSEC, 100 * MSEC, 1000 * MSEC};
+static const char *const window_names[] = {"10ms", "100ms", "1s"};
+
+struct figures {
+	struct samples stall;
+	uint64_t first_stall_nsec, last_stall_nsec;
+	uint64_t worst_nsec[N_PHASES];
+	double dip[N_WINDOWS]; /* sums, of ratios to the time before */
+	uint64_t settle_cpu_nsec;
+	uint64_t n_settled; /* pages */
+	uint64_t extra_bytes;
+};
+
+struct repeat {
+	uint64_t size_bytes;
+	uint64_t percent;
+	uint64_t n_snapshots;
+	uint64_t n_threads;
+	bool is_json;
+	const char *socket;
+	struct figures figures[2]; /* scoot, fork */
+	double copy_usec;          /* to memcpy() one page */
+
+	/* of the mode that is being measured */
+	char *base;
+	struct cow_client *client;
+	struct cow_region *region; /* NULL: fork */
+	struct cow_snapshot *snap;
+	pid_t child;
+	int child_fd;
+	_Atomic int phase;
+	atomic_bool is_over;
+};
+
+struct worker {
+	struct repeat *repeat;
+	pthread_t thread;
+	uint64_t seed;
+	_Atomic uint64_t n_ops;
+	uint64_t worst_nsec[N_PHASES];
+};
+
+static uint64_t next_random(uint64_t *seed)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 7;
+	*seed ^= *seed << 17;
+	return *seed;
+}
+
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+	struct repeat *repeat = worker->repeat;
+	const uint64_t page = page_size_bytes(), n_pages = repeat->size_bytes / page;
+
+	while (!atomic_load_explicit(&repeat->is_over, memory_order_relaxed)) {
+		uint64_t number = next_random(&worker->seed);
+		_Atomic uint64_t *word =
+			(_Atomic uint64_t *)(void *)(repeat->base + number % n_pages * page);
+
+		if (number >> 32 & 0xff && (number >> 40) % 10) {
+			(void)atomic_load_explicit(word, memory_order_relaxed);
+		} else {
+			int phase = atomic_load_explicit(&repeat->phase, memory_order_relaxed);
+			uint64_t start = now_nsec();
+
+			atomic_store_explicit(word, number, memory_order_relaxed);
+			worker->worst_nsec[phase] =
+				max_u64(worker->worst_nsec[phase], now_nsec() - start);
+		}
+		atomic_fetch_add_explicit(&worker->n_ops, 1, memory_order_relaxed);
+	}
+	return NULL;
+}
+
+static uint64_t count_ops(const struct repeat *repeat, struct worker *workers)
+{
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; i < repeat->n_threads; i++)
+		n += atomic_load(&workers[i].n_ops);
+	return n;
+}
+
+static void pause_until(uint64_t until_nsec)
+{
+	struct timespec ts = {.tv_sec = (time_t)(until_nsec / 1000000000),
+			      .tv_nsec = (long)(until_nsec % 1000000000)};
+
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
+		;
+}
+
+/* --- the two modes ---------------------------------------------------------------------------- */
+
+static int take(struct repeat *repeat)
+{
+	int fds[2];
+	char byte;
+
+	if (repeat->region)
+		return cow_snapshot_new(&repeat->snap, repeat->region);
+	if (pipe(fds))
+		return err_raise_errno("cannot make a pipe");
+	repeat->child = fork();
+	if (!repeat->child) {
+		close(fds[1]);
+		_exit(read(fds[0], &byte, 1) < 0);
+	}
+	close(fds[0]);
+	repeat->child_fd = fds[1];
+	return repeat->child < 0 ? err_raise_errno("cannot fork") : 0;
+}
+
+static bool is_settled(struct cow_region *region)
+{
+	bool is_owned;
+
+	pthread_mutex_lock(&region->take_lock);
+	is_owned = extents_is_owned(&region->scoot->map);
+	pthread_mutex_unlock(&region->take_lock);
+	return is_owned;
+}
+
+static void release(struct repeat *repeat)
+{
+	int status;
+
+	if (!repeat->region) {
+		close(repeat->child_fd);
+		(void)waitpid(repeat->child, &status, 0);
+		return;
+	}
+	repeat->snap = cow_snapshot_unref(repeat->snap);
+	while (!is_settled(repeat->region))
+		pause_until(now_nsec() + MSEC);
+}
+
+/* Nanoseconds of CPU that the library's thread has used. */
+static uint64_t client_cpu_nsec(void)
+{
+	char path[320], comm[32];
+	unsigned long long nsec = 0, total = 0;
+	struct dirent *entry;
+	DIR *dir = opendir("/proc/self/task");
+
+	while (dir && (entry = readdir(dir))) {
+		FILE *file;
+
+		(void)snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (!fgets(comm, sizeof(comm), file))
+			comm[0] = '\0';
+		(void)fclose(file);
+		if (strncmp(comm, "cowclient", strlen("cowclient")))
+			continue;
+		(void)snprintf(path, sizeof(path), "/proc/self/task/%s/schedstat", entry->d_name);
+		file = fopen(path, "re");
+		if (file && fscanf(file, "%llu", &nsec) == 1)
+			total += nsec;
+		if (file)
+			(void)fclose(file);
+	}
+	if (dir)
+		(void)closedir(dir);
+	return total;
+}
+
+/* Pages that exist twice: private ones here, or the child's own. */
+static uint64_t extra_bytes(const struct repeat *repeat)
+{
+	unsigned long long kib = 0, total = 0;
+	char path[64], line[256];
+	uint64_t bytes = 0;
+	FILE *file;
+
+	if (repeat->region) {
+		uint64_t at = (uint64_t)(uintptr_t)repeat->base, end = at + repeat->size_bytes;
+		struct page_run runs[256];
+		size_t n_runs;
+
+		while (at < end && !pagemap_private(&repeat->region->scoot->pagemap, &at, end, runs,
+						    ARRAY_SIZE(runs), &n_runs)) {
+			for (size_t i = 0; i < n_runs; i++)
+				bytes += runs[i].len;
+		}
+		return bytes;
+	}
+	(void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)repeat->child);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "Private_Dirty: %llu", &kib) == 1)
+			total += kib << 10;
+	}
+	if (file)
+		(void)fclose(file);
+	return total;
+}
+
+/* --- one snapshot ------------------------------------------------------------------------------
+ */
+
+static void dirty_pages(const struct repeat *repeat, uint64_t *seed)
+{
+	const uint64_t page = page_size_bytes(), n_pages = repeat->size_bytes / page;
+
+	for (uint64_t i = n_pages * repeat->percent / 100; i > 0; i--)
+		atomic_store_explicit(
+			(_Atomic uint64_t *)(void *)(repeat->base +
+						     next_random(seed) % n_pages * page),
+			i, memory_order_relaxed);
+}
+
+static int run_one(struct repeat *repeat, struct figures *figures, struct worker *workers,
+		   uint64_t *seed, bool is_first)
+{
+	uint64_t before, start, taken, after, cpu, n_settled;
+	double rate;
+	int r;
+
+	before = count_ops(repeat, workers);
+	pause_until(now_nsec() + 500 * MSEC);
+	rate = (double)(count_ops(repeat, workers) - before) / (500 * MSEC);
+	atomic_store(&repeat->phase, PHASE_TAKE);
+	before = count_ops(repeat, workers);
+	start = now_nsec();
+	r = take(repeat);
+	taken = now_nsec();
+	if (r)
+		return r;
+	samples_add(&figures->stall, taken - start);
+	figures->last_stall_nsec = taken - start;
+	if (is_first)
+		figures->first_stall_nsec = taken - start;
+	/* The windows begin with the take: its own stall is part of the dip. */
+	for (size_t i = 0; i < N_WINDOWS; i++) {
+		pause_until(start + window_nsec[i]);
+		atomic_store(&repeat->phase, PHASE_LIVE);
+		after = count_ops(repeat, workers);
+		figures->dip[i] += (double)(after - before) / (double)(now_nsec() - start) / rate;
+	}
+	dirty_pages(repeat, seed);
+	figures->extra_bytes = max_u64(figures->extra_bytes, extra_bytes(repeat));
+	cpu = client_cpu_nsec();
+	n_settled = repeat->region ? repeat->region->scoot->settle.n_pages : 0;
+	atomic_store(&repeat->phase, PHASE_SETTLE);
+	release(repeat);
+	atomic_store(&repeat->phase, PHASE_QUIET);
+	figures->settle_cpu_nsec += client_cpu_nsec() - cpu;
+	if (repeat->region)
+		figures->n_settled += repeat->region->scoot->settle.n_pages - n_settled;
+	return 0;
+}
+
+static int run_all(struct repeat *repeat, struct figures *figures)
+{
+	struct worker workers[THREADS_MAX] = {0};
+	uint64_t seed = 88172645463325252, n_started = 0;
+	int r = samples_init(&figures->stall, repeat->n_snapshots);
+
+	memset(repeat->base, 1, repeat->size_bytes);
+	atomic_store(&repeat->is_over, false);
+	atomic_store(&repeat->phase, PHASE_QUIET);
+	while (!r && n_started < repeat->n_threads) {
+		struct worker *worker = &workers[n_started];
+
+		worker->repeat = repeat;
+		worker->seed = seed + n_started * 7919;
+		if (pthread_create(&worker->thread, NULL, work, worker))
+			r = err_raise(-EAGAIN, "cannot start a thread");
+		else
+			n_started++;
+	}
+	for (uint64_t i = 0; !r && i < repeat->n_snapshots; i++)
+		r = run_one(repeat, figures, workers, &seed, !i);
+	atomic_store(&repeat->is_over, true);
+	for (uint64_t i = 0; i < n_started; i++) {
+		pthread_join(workers[i].thread, NULL);
+		for (size_t k = 0; k < N_PHASES; k++)
+			figures->worst_nsec[k] =
+				max_u64(figures->worst_nsec[k], workers[i].worst_nsec[k]);
+	}
+	return r;
+}
+
+static int measure_scoot(struct repeat *repeat)
+{
+	struct cow_region_params params = {
+		.size_bytes = repeat->size_bytes,
+		.mode = COW_MODE_SCOOT,
+		.flags = COW_REGION_NO_FORK,
+		.name = "cowbench repeat",
+	};
+	int r;
+
+	r = cow_client_new(&repeat->client, bench_address(repeat->socket));
+	if (!r)
+		r = cow_region_new(&repeat->region, repeat->client, &params);
+	if (!r) {
+		repeat->base = cow_region_address(repeat->region);
+		r = run_all(repeat, &repeat->figures[0]);
+	}
+	repeat->snap = cow_snapshot_unref(repeat->snap);
+	repeat->region = cow_region_unref(repeat->region);
+	repeat->client = cow_client_unref(repeat->client);
+	return r;
+}
+
+static void time_copy(struct repeat *repeat)
+{
+	const uint64_t page = page_size_bytes(), n = repeat->size_bytes / page / 2;
+	uint64_t seed = 12345, start = now_nsec();
+
+	for (uint64_t i = 0; i < n; i++)
+		memcpy(repeat->base + i * page, repeat->base + (n + next_random(&seed) % n) * page,
+		       page);
+	repeat->copy_usec = (double)(now_nsec() - start) / 1000 / (double)n;
+}
+
+static int measure_fork(struct repeat *repeat)
+{
+	int r;
+
+	repeat->base = mmap(NULL, repeat->size_bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (repeat->base == MAP_FAILED)
+		return err_raise_errno("cannot map memory");
+	(void)madvise(repeat->base, repeat->size_bytes, MADV_NOHUGEPAGE);
+	r = run_all(repeat, &repeat->figures[1]);
+	if (!r)
+		time_copy(repeat);
+	(void)munmap(repeat->base, repeat->size_bytes);
+	return r;
+}
+
+/* --- the result --------------------------------------------------------------------------------
+ */
+
+static double usec(uint64_t nsec)
+{
+	return (double)nsec / 1000;
+}
+
+static double settle_usec(const struct figures *figures)
+{
+	return figures->n_settled ? usec(figures->settle_cpu_nsec) / (double)figures->n_settled : 0;
+}
+
+static struct json_object *document_of(const struct repeat *repeat, struct figures *figures)
+{
+	struct json_object *mode = json_object_new_object();
+	struct json_object *part = json_object_new_object();
+
+	json_object_object_add(
+		part, "p50", json_object_new_double(usec(samples_quantile(&figures->stall, 0.5))));
+	json_object_object_add(
+		part, "p99", json_object_new_double(usec(samples_quantile(&figures->stall, 0.99))));
+	json_object_object_add(part, "max",
+			       json_object_new_double(usec(samples_quantile(&figures->stall, 1))));
+	json_object_object_add(part, "first",
+			       json_object_new_double(usec(figures->first_stall_nsec)));
+	json_object_object_add(part, "last",
+			       json_object_new_double(usec(figures->last_stall_nsec)));
+	json_object_object_add(mode, "stall_us", part);
+	part = json_object_new_object();
+	json_object_object_add(part, "quiet",
+			       json_object_new_double(usec(figures->worst_nsec[PHASE_QUIET])));
+	json_object_object_add(part, "take",
+			       json_object_new_double(usec(figures->worst_nsec[PHASE_TAKE])));
+	json_object_object_add(part, "live",
+			       json_object_new_double(usec(figures->worst_nsec[PHASE_LIVE])));
+	json_object_object_add(part, "settle",
+			       json_object_new_double(usec(figures->worst_nsec[PHASE_SETTLE])));
+	json_object_object_add(mode, "worst_write_us", part);
+	part = json_object_new_object();
+	for (size_t i = 0; i < N_WINDOWS; i++)
+		json_object_object_add(
+			part, window_names[i],
+			json_object_new_double(figures->dip[i] / (double)repeat->n_snapshots));
+	json_object_object_add(mode, "dip", part);
+	json_object_object_add(mode, "settle_cpu_us_per_page",
+			       json_object_new_double(settle_usec(figures)));
+	json_object_object_add(mode, "extra_bytes", json_object_new_uint64(figures->extra_bytes));
+	return mode;
+}
+
+static int print_json(struct repeat *repeat)
+{
+	struct json_object *document = json_object_new_object();
+	struct json_object *modes = json_object_new_object();
+	int r;
+
+	json_object_object_add(document, "size_bytes", json_object_new_uint64(repeat->size_bytes));
+	json_object_object_add(document, "dirty_percent", json_object_new_uint64(repeat->percent));
+	json_object_object_add(document, "snapshots", json_object_new_uint64(repeat->n_snapshots));
+	json_object_object_add(document, "threads", json_object_new_uint64(repeat->n_threads));
+	json_object_object_add(document, "memcpy_us_per_page",
+			       json_object_new_double(repeat->copy_usec));
+	json_object_object_add(modes, "scoot", document_of(repeat, &repeat->figures[0]));
+	json_object_object_add(modes, "fork", document_of(repeat, &repeat->figures[1]));
+	json_object_object_add(document, "modes", modes);
+	r = report_json(document);
+	json_object_put(document);
+	return r;
+}
+
+static void print_mode(const struct repeat *repeat, const char *name, struct figures *figures)
+{
+	const double n = (double)repeat->n_snapshots;
+
+	printf("%s\n", name);
+	printf("  stall, us                    p50 %.1f, p99 %.1f; first %.1f, last %.1f\n",
+	       usec(samples_quantile(&figures->stall, 0.5)),
+	       usec(samples_quantile(&figures->stall, 0.99)), usec(figures->first_stall_nsec),
+	       usec(figures->last_stall_nsec));
+	printf("  worst write, us              quiet %.0f, take %.0f, live %.0f, settle %.0f\n",
+	       usec(figures->worst_nsec[PHASE_QUIET]), usec(figures->worst_nsec[PHASE_TAKE]),
+	       usec(figures->worst_nsec[PHASE_LIVE]), usec(figures->worst_nsec[PHASE_SETTLE]));
+	printf("  operations, of those before  10 ms %.2f, 100 ms %.2f, 1 s %.2f\n",
+	       figures->dip[0] / n, figures->dip[1] / n, figures->dip[2] / n);
+	printf("  extra memory, MiB            %.1f\n", (double)figures->extra_bytes / (1 << 20));
+	if (figures->n_settled)
+		printf("  CPU to settle a page, us     %.2f (memcpy: %.2f)\n", settle_usec(figures),
+		       repeat->copy_usec);
+}
+
+static int print_result(struct repeat *repeat)
+{
+	if (repeat->is_json)
+		return print_json(repeat);
+	printf("%llu MiB, %llu %% written between %llu snapshots, %llu threads\n",
+	       (unsigned long long)(repeat->size_bytes >> 20), (unsigned long long)repeat->percent,
+	       (unsigned long long)repeat->n_snapshots, (unsigned long long)repeat->n_threads);
+	print_mode(repeat, "scoot", &repeat->figures[0]);
+	print_mode(repeat, "fork", &repeat->figures[1]);
+	return 0;
+}
+
+static int parse_options(struct repeat *repeat, int argc, char **argv)
+{
+	static const struct option long_options[] = {
+		{"dirty", required_argument, NULL, 'd'},
+		{"threads", required_argument, NULL, 't'},
+		{"json", no_argument, NULL, 'j'},
+		{"socket", required_argument, NULL, 'S'},
+		{0},
+	};
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":s:n:j", long_options, NULL)) != -1) {
+		switch (c) {
+		case 's':
+			if (!bench_parse_size(&repeat->size_bytes, optarg))
+				return cli_usage("-s wants a size in MiB from 1 on, not '%s'",
+						 optarg);
+			break;
+		case 'n':
+			if (!cli_parse_u64(&repeat->n_snapshots, optarg, 1, 100000))
+				return cli_usage("-n wants a number of snapshots, not '%s'",
+						 optarg);
+			break;
+		case 'd':
+			if (!cli_parse_u64(&repeat->percent, optarg, 0, 100))
+				return cli_usage("--dirty wants 0 to 100 percent, not '%s'",
+						 optarg);
+			break;
+		case 't':
+			if (!cli_parse_u64(&repeat->n_threads, optarg, 1, THREADS_MAX))
+				return cli_usage("--threads wants 1 to %d, not '%s'", THREADS_MAX,
+						 optarg);
+			break;
+		case 'j':
+			repeat->is_json = true;
+			break;
+		case 'S':
+			repeat->socket = optarg;
+			break;
+		case ':':
+			return cli_usage("repeat: %s needs a value", argv[optind - 1]);
+		default:
+			return cli_usage("repeat has no option %s", argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		return cli_usage("repeat: '%s' is an argument too many", argv[optind]);
+	return CLI_OK;
+}
+
+int bench_repeat(int argc, char **argv)
+{
+	struct repeat repeat = {
+		.size_bytes = 1ULL << 30, .percent = 10, .n_snapshots = 10, .n_threads = 1};
+	int r;
+
+	r = parse_options(&repeat, argc, argv);
+	if (r)
+		return r;
+	r = memory_check(repeat.size_bytes, 2);
+	if (!r)
+		r = measure_scoot(&repeat);
+	if (!r)
+		r = measure_fork(&repeat);
+	if (!r)
+		r = print_result(&repeat);
+	for (size_t i = 0; i < ARRAY_SIZE(repeat.figures); i++)
+		samples_deinit(&repeat.figures[i].stall);
+	return r ? cli_fail(r, err_sentence(), "repeat") : CLI_OK;
+}
