@@ -48,6 +48,7 @@ PROOF_LDADD = tests/libproof.la $(TESTS_SYSTEM_LDADD)
 
 PROOF_TESTS = \
 	tests/system/budget \
+	tests/system/cowctl-snapshot \
 	tests/system/death \
 	tests/system/hostile \
 	tests/system/invariants \
@@ -62,6 +63,9 @@ TESTS += $(PROOF_TESTS)
 tests_system_budget_CFLAGS = $(TESTS_CFLAGS)
 tests_system_budget_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_budget_LDADD = $(PROOF_LDADD)
+tests_system_cowctl_snapshot_CFLAGS = $(TESTS_CFLAGS)
+tests_system_cowctl_snapshot_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_cowctl_snapshot_LDADD = $(PROOF_LDADD)
 tests_system_death_CFLAGS = $(TESTS_CFLAGS)
 tests_system_death_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_death_LDADD = $(PROOF_LDADD)
@@ -170,6 +174,7 @@ tests_unit_test_sandbox_LDADD = $(TESTS_UNIT_LDADD)
 # The library without its daemon, with the next one, and with a strange one.
 LIBRARY_TESTS = \
 	tests/system/library-errors \
+	tests/system/private \
 	tests/system/reconnect \
 	$(NULL)
 check_PROGRAMS += $(LIBRARY_TESTS)
@@ -177,6 +182,9 @@ TESTS += $(LIBRARY_TESTS)
 tests_system_library_errors_CFLAGS = $(TESTS_CFLAGS)
 tests_system_library_errors_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_library_errors_LDADD = $(PROOF_LDADD)
+tests_system_private_CFLAGS = $(TESTS_CFLAGS)
+tests_system_private_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_private_LDADD = $(PROOF_LDADD)
 tests_system_reconnect_CFLAGS = $(TESTS_CFLAGS)
 tests_system_reconnect_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_reconnect_LDADD = $(PROOF_LDADD)
@@ -274,3 +282,8 @@ dist_noinst_SCRIPTS += tests/fuzz/run.sh
 .PHONY: fuzz
 fuzz: $(BUILT_SOURCES) tests/fuzz/replay
 	bash $(top_srcdir)/tests/fuzz/run.sh '$(abs_top_builddir)'
+
+# Every fallback of mode uffd.
+TESTS += tests/system/uffd-fallbacks.sh
+dist_noinst_SCRIPTS += tests/system/uffd-fallbacks.sh
+tests/system/uffd-fallbacks.log: tests/system/uffd-oracle
