@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/err.h"
 #include "tools/cli.h"
@@ -125,11 +126,16 @@ int ctl_save(struct ctl *ctl, char **args)
 	return r;
 }
 
-/* Say which it is and hold it until a signal comes, or standard output's reader has gone. */
+/*
+ * Say which it is and hold it until a signal comes. It is looked at every second: nobody is left to
+ * believe that there is one when cowd has gone or could not keep it.
+ */
 static int hold(struct cow_snapshot *snap)
 {
-	int signal_number;
+	const struct timespec second = {.tv_sec = 1};
 	sigset_t set;
+	char byte;
+	int r;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
@@ -140,7 +146,11 @@ static int hold(struct cow_snapshot *snap)
 	       (unsigned long long)cow_snapshot_id(snap));
 	if (fflush(stdout))
 		return CLI_FAILED;
-	(void)sigwait(&set, &signal_number);
+	while (sigtimedwait(&set, NULL, &second) < 0) {
+		r = cow_snapshot_read(snap, &byte, 1, 0);
+		if (r)
+			return cli_fail(-ESTALE, cow_last_error(), "snapshot: there is no more");
+	}
 	return CLI_OK;
 }
 
