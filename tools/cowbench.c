@@ -23,8 +23,7 @@ struct subcommand {
 static const struct subcommand subcommands[] = {
 	{"compare", bench_compare, "[-s MiB] [-n RUNS] [--json]",
 	 "all modes side by side, against fork and memcpy"},
-	{"repeat", bench_repeat,
-	 "[-s MiB] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--json]",
+	{"repeat", bench_repeat, "[-s MiB] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--json]",
 	 "scoot again and again under a working client, and fork beside it"},
 	{"rollback", bench_rollback, "[-s MiB] [--dirty PAGES] [-n RUNS] [--json]",
 	 "change pages and go back, against doing it in fork children"},
