@@ -56,6 +56,7 @@ PROOF_TESTS = \
 	tests/system/ordered-pairs \
 	tests/system/outside \
 	tests/system/save \
+	tests/system/thousand-clients \
 	tests/system/uffd-oracle \
 	$(NULL)
 check_PROGRAMS += $(PROOF_TESTS)
@@ -87,6 +88,9 @@ tests_system_outside_LDADD = $(PROOF_LDADD)
 tests_system_save_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_LDADD = $(PROOF_LDADD)
+tests_system_thousand_clients_CFLAGS = $(TESTS_CFLAGS)
+tests_system_thousand_clients_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_thousand_clients_LDADD = $(PROOF_LDADD)
 tests_system_uffd_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
