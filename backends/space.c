@@ -9,6 +9,10 @@
 
 #include "common/err.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 #define DROP_STEP_BYTES ((uint64_t)16 << 20)
 
 static uint64_t alignment_for(uint64_t len)
@@ -59,6 +63,30 @@ int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off)
 	long p = syscall(SYS_mmap, addr, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, off);
 
 	return p == -1 ? -1 : 0;
+}
+
+void space_populate(char *addr, uint64_t len)
+{
+	const size_t page = page_size_bytes();
+	unsigned char is_there[512];
+
+	for (uint64_t off = 0, n; off < len; off += n) {
+		size_t first = 0, end, n_pages;
+
+		n = min_u64(len - off, ARRAY_SIZE(is_there) * page);
+		n_pages = n / page;
+		if (mincore(addr + off, n, is_there))
+			return;
+		for (; first < n_pages; first = end) {
+			for (end = first; end < n_pages && is_there[end] & 1; end++)
+				;
+			if (end > first && madvise(addr + off + first * page, (end - first) * page,
+						   MADV_POPULATE_READ))
+				return;
+			for (; end < n_pages && !(is_there[end] & 1); end++)
+				;
+		}
+	}
 }
 
 bool space_drop_step(char *addr, uint64_t len, uint64_t *done)

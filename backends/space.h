@@ -27,6 +27,14 @@ int space_clear(char *addr, uint64_t len);
 int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off);
 
 /**
+ * space_populate() - fill the page tables of a mapping of a memfd, for reading
+ *
+ * Only for pages that are in memory: touching a hole would allocate it. Asked for by mincore(2),
+ * since to find a hole lseek(2) walks over all the data before it. Best effort; Linux >= 5.14.
+ */
+void space_populate(char *addr, uint64_t len);
+
+/**
  * space_drop_step() - forget part of the pages mapped at @addr
  * @done: bytes dropped so far; advanced
  *

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * Modes scoot and mmapcopy, in the background: old page tables are dropped, what nobody needs
- * frozen any more is settled, and an overlay is made ahead; see mode-scoot.h.
+ * Modes scoot and mmapcopy, in the background: empty page tables are filled, what nobody needs
+ * frozen any more is settled, memory without a user is given back, an overlay is made ahead, and
+ * old page tables are dropped; see mode-scoot.h.
  *
  * In the client's thread, a few milliseconds at a time, so that replies are not kept waiting. It
  * never waits for a region's take_lock, since whoever has that may be waiting for a reply that this
@@ -206,7 +207,9 @@ static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
 		if (atomic_load(&region->n_takers) || pthread_mutex_trylock(&region->take_lock))
 			return true;
 		make_spare(glue);
-		r = scoot_settle_step(region->scoot, &more);
+		more = scoot_populate_step(region->scoot);
+		if (!more)
+			r = scoot_settle_step(region->scoot, &more);
 		if (!r && !more)
 			more = scoot_trim_step(region->scoot);
 		pthread_mutex_unlock(&region->take_lock);
@@ -228,9 +231,15 @@ void cowi_scoot_run(struct cowi_task *task)
 	/* Without a connection others may read still what was released on the last one. */
 	if (generation)
 		cowi_scoot_await_end(region->client, generation);
-	while (more && now_usec() < until_usec)
-		more = scoot_tidy_step(region->scoot);
-	if (settle_turn(glue, now_usec() + TURN_USEC) || more)
+	if (settle_turn(glue, until_usec)) {
 		cowi_scoot_post(region);
+	} else {
+		/* Nobody waits for old page tables to go. */
+		until_usec = now_usec() + TURN_USEC;
+		while (more && now_usec() < until_usec)
+			more = scoot_tidy_step(region->scoot);
+		if (more)
+			cowi_scoot_post(region);
+	}
 	cow_region_unref(region);
 }

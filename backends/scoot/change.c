@@ -74,7 +74,7 @@ static int roll_run_back(struct scoot_region *region, const struct extent *want)
 		uint64_t n = min_u64(run.off + run.len, end) - off;
 		uint64_t want_off = want->backing_off + (off - want->off);
 
-		if (!run.owned && run.backing == want->backing &&
+		if (!region->is_populated && !run.owned && run.backing == want->backing &&
 		    run.backing_off + (off - run.off) == want_off) {
 			r = drop_private(region, off, n);
 		} else {
@@ -96,8 +96,12 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
 {
 	int r = scoot_check_memory();
 
+	/* Full page tables go as a whole, once; from then on there are few. */
+	region->rolls_back = true;
+	region->populate_at = region->size_bytes;
 	for (size_t i = 0; !r && i < snap->map.n_runs; i++)
 		r = roll_run_back(region, &snap->map.runs[i]);
+	region->is_populated &= r != 0;
 	for (size_t i = 0; !r && i < snap->n_kept; i++)
 		r = memfile_read(snap->overlay, region->addr + snap->kept[i].addr,
 				 snap->kept[i].len, snap->kept[i].addr);

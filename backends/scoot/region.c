@@ -9,7 +9,8 @@
 #include "backends/space.h"
 #include "common/err.h"
 
-#define SPACE_HUGE_BYTES ((uint64_t)1 << 30)
+#define POPULATE_STEP_BYTES ((uint64_t)8 << 20)
+#define SPACE_HUGE_BYTES    ((uint64_t)1 << 30)
 
 int scoot_aside_new(struct scoot_aside **out, const char *like, uint64_t len)
 {
@@ -67,6 +68,22 @@ bool scoot_tidy_step(struct scoot_region *region)
 	return true;
 }
 
+bool scoot_populate_step(struct scoot_region *region)
+{
+	const struct extent *run;
+	uint64_t n, off = region->populate_at;
+
+	if (off >= region->size_bytes)
+		return false;
+	run = &region->map.runs[extents_find(&region->map, off)];
+	n = min_u64(run->off + run->len - off, POPULATE_STEP_BYTES);
+	if (!run->owned)
+		space_populate(region->addr + off, n);
+	region->is_populated = true;
+	region->populate_at = off + n;
+	return region->populate_at < region->size_bytes;
+}
+
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd)
 {
 	CLEANUP(scoot_region_freep) struct scoot_region *region = calloc(1, sizeof(*region));
@@ -79,6 +96,7 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->addr = addr;
 	region->size_bytes = home->size_bytes;
+	region->populate_at = home->size_bytes;
 	region->home = memfile_ref(home);
 	r = extents_init(&region->map, home, home->size_bytes, true);
 	if (!r)

@@ -59,6 +59,9 @@ struct scoot_aside; /* old page tables, to be dropped */
  * @second:      like @home: what is discarded while a snapshot needs home's bytes goes there. May
  * be NULL
  * @wants_trim:  memory of @home or @second may be without a user
+ * @populate_at: where the background goes on filling page tables; @size_bytes: nothing to do
+ * @is_populated: they may be full, which rolling back takes as long to search
+ * @rolls_back:  it is rolled back often, so page tables are left as they come
  * @trim_at:     where the background goes on looking for it
  */
 struct scoot_region {
@@ -75,6 +78,9 @@ struct scoot_region {
 	struct memfile *second;
 	bool wants_trim;
 	uint64_t trim_at;
+	uint64_t populate_at;
+	bool is_populated;
+	bool rolls_back;
 };
 
 /**
@@ -174,6 +180,13 @@ int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool 
 /** scoot_trim_step() - give some memory back that no map refers to. Under the lock. Return: more to
  * do */
 bool scoot_trim_step(struct scoot_region *region);
+
+/**
+ * scoot_populate_step() - fill some of the page tables that a take has left empty
+ *
+ * So that reads soon after a take do not fault each. Under the lock. Return: more to do
+ */
+bool scoot_populate_step(struct scoot_region *region);
 
 /** scoot_tidy_step() - drop some old page tables; one thread at a time, no lock. Return: more to do
  */

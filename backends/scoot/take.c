@@ -197,6 +197,8 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 		r = take_held(region, snap, runs, n_runs);
 	if (r)
 		return r;
+	if (!region->rolls_back)
+		region->populate_at = 0;
 	*out = steal_ptr(&snap);
 	return 0;
 }
