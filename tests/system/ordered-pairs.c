@@ -3,6 +3,10 @@
  * Invariant 1, one cut, and the frozen half of invariant 2, in every mode: more threads than CPUs
  * write pairs of pages in a known order without pause (pairs.h), while snapshots are taken of them
  * and read in all three ways.
+ *
+ * Seen to fail with: faults resolved while a region is armed eagerly (fallbacks.sh), a read that
+ * looks into memory only and into no store, a frozen scoot region mapped shared again, settling
+ * that does not hold writers back.
  */
 #include "config.h"
 
