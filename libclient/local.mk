@@ -21,6 +21,7 @@ libclient_internal_la_SOURCES = \
 	libclient/mode-uffd.c \
 	libclient/region.c \
 	libclient/registry.c \
+	libclient/save.c \
 	libclient/scoot-work.c \
 	libclient/scoot.c \
 	libclient/snapshot.c \
