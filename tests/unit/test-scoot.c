@@ -235,8 +235,7 @@ static void random_steps(enum config config)
 	end_region(region);
 }
 
-/* Breaks when scoot_keep_run() skips a page, or when an unshared run is told from a shared wrongly.
- */
+/* Seen to fail: if scoot_keep_run() keeps only the first page of each run. */
 START_TEST(random_steps_match_a_plain_copy)
 {
 	srandom(11 + (unsigned int)_i);
@@ -370,8 +369,8 @@ static void takes_under_load(enum config config, size_t n_live)
 }
 
 /*
- * Invariant 1, and no write lost. Seen to fail: without hold_begin() in take_held() pairs are torn
- * and writers miss their last value; with mmap() before write_back() in settle_chunk() the same.
+ * Invariant 1, and no write lost. Seen to fail: without hold_begin() in take_held() writers find that
+ * their last value has gone, and if scoot_keep_run() leaves pages out pairs are torn.
  */
 START_TEST(pairs_stay_ordered_one_snapshot_at_a_time)
 {
