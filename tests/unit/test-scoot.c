@@ -369,8 +369,8 @@ static void takes_under_load(enum config config, size_t n_live)
 }
 
 /*
- * Invariant 1, and no write lost. Seen to fail: without hold_begin() in take_held() writers find that
- * their last value has gone, and if scoot_keep_run() leaves pages out pairs are torn.
+ * Invariant 1, and no write lost. Seen to fail: without hold_begin() in take_held() writers find
+ * that their last value has gone, and if scoot_keep_run() leaves pages out pairs are torn.
  */
 START_TEST(pairs_stay_ordered_one_snapshot_at_a_time)
 {
