@@ -2,13 +2,14 @@
 /* Packets and descriptors over SOCK_SEQPACKET; the contract is in wire.h. */
 #include "config.h"
 
+#include "common/wire.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "common/err.h"
-#include "common/wire.h"
 
 union control {
 	struct cmsghdr align;
@@ -50,8 +51,9 @@ int wire_send(int sock, const void *buf, size_t len, const int *fds, size_t n_fd
 	ssize_t n;
 
 	if (len > WIRE_PACKET_MAX_BYTES || n_fds > WIRE_FDS_MAX)
-		return err_raise(-EMSGSIZE, "packet of %zu bytes with %zu descriptors is over the limit",
-				 len, n_fds);
+		return err_raise(-EMSGSIZE,
+				 "packet of %zu bytes with %zu descriptors is over the limit", len,
+				 n_fds);
 	if (n_fds) {
 		struct cmsghdr *cmsg;
 
@@ -123,7 +125,8 @@ int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, 
 	}
 	if (!collect_fds(&msg, fds) || (msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC))) {
 		fdset_deinit(fds);
-		return err_raise(-EPROTO, "a packet arrived truncated or with foreign control data");
+		return err_raise(-EPROTO,
+				 "a packet arrived truncated or with foreign control data");
 	}
 	if (n == 0) {
 		/* An empty packet and the end of file look alike; neither has a meaning here. */

@@ -78,7 +78,7 @@ struct cowi_conn {
 	int wake_fd; /* eventfd: the client's thread has something to do */
 	bool is_up;
 	bool is_ending; /* its end is not known to all snapshots yet */
-	bool was_up; /* once */
+	bool was_up;    /* once */
 	bool is_stopping;
 	bool wants_restore; /* a region was made while the connection changed */
 	bool has_thread;

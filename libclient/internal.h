@@ -39,8 +39,8 @@ struct cowi_task {
 };
 
 /*
- * A snapshot that cowd reported lost before the thread that took it had noted its id: the report may
- * overtake that thread, never the reply.
+ * A snapshot that cowd reported lost before the thread that took it had noted its id: the report
+ * may overtake that thread, never the reply.
  */
 struct cowi_early_loss {
 	uint64_t id;
@@ -112,13 +112,14 @@ struct cow_region {
 	char *addr;
 	uint64_t size_bytes;
 	pthread_mutex_t take_lock;
-	struct cow_region *next;    /* in client->regions */
-	struct scoot_region *scoot; /* backends/scoot: extent map; NULL in mode uffd */
+	struct cow_region *next;       /* in client->regions */
+	struct scoot_region *scoot;    /* backends/scoot: extent map; NULL in mode uffd */
 	_Atomic unsigned int n_takers; /* wait for take_lock: the background lets them have it */
-	char *adopted; /* the program's own memory: where it is, and it stays when the region ends */
+	char *adopted;   /* the program's own memory: where it is, and it stays when the region ends
+			  */
 	_Bool is_forked; /* in a fork child: it has the memory, as it was at the fork */
 	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
-	int restore_error;          /* client->lock: why id is 0 although there is a connection */
+	int restore_error; /* client->lock: why id is 0 although there is a connection */
 	char restore_because[160];
 	_Bool is_listed;   /* client->lock: in client->regions */
 	_Bool is_attached; /* @attach succeeded, so there is something to @detach */
@@ -283,7 +284,8 @@ int cowi_map_broken(void *addr, uint64_t n_bytes);
 /** cowi_exec() - start a private cowd for an "exec:" @address; @sock gets our end. 0 or -errno */
 int cowi_exec(int *sock, const char *address);
 
-/* --- mode-scoot.c, scoot.c, fork.c -------------------------------------------------------------- */
+/* --- mode-scoot.c, scoot.c, fork.c --------------------------------------------------------------
+ */
 
 /**
  * cowi_scoot_opened() - give a snapshot opened by id (scoot, mmapcopy) what its reads and maps need
