@@ -16,7 +16,7 @@ static void stock_run(struct job *job)
 	struct stock *stock = container_of(job, struct stock, job);
 	struct region *region = container_of(stock, struct region, stock);
 
-	(void)store_pool_stock(region->pool, stock->n_slots);
+	(void)store_pool_stock(region->pool, stock->n_now);
 }
 
 static void stock_done(struct job *job)
@@ -50,13 +50,17 @@ void stock_want(struct region *region)
 {
 	const struct snapshot *snap = region->newest;
 	struct stock *stock = &region->stock;
-	uint64_t n = min_u64(stock->n_slots * 2, SLOTS_MAX);
+	/* Of a small region, or near the end of a large one, fewer than usual can be needed. */
+	uint64_t rest = region->n_pages - min_u64(region->n_pages, snap->store.n_slots);
+	uint64_t n = min_u64(min_u64(stock->n_slots * 2, SLOTS_MAX), rest);
 
 	if (snap->budget_pages)
 		n = min_u64(n,
 			    snap->budget_pages - min_u64(snap->budget_pages, snap->store.n_slots));
 	if (!n || atomic_exchange(&stock->is_wanted, true))
 		return;
-	stock->n_slots = (uint32_t)max_u64(n, 1);
+	stock->n_now = (uint32_t)n;
+	if (n < rest)
+		stock->n_slots = (uint32_t)n;
 	loop_post(region->daemon->loop, &stock->task);
 }

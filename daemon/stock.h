@@ -14,8 +14,9 @@ struct region;
 struct stock {
 	struct task task;
 	struct job job;
-	_Atomic bool is_wanted; /* posted or under way */
-	_Atomic uint32_t n_slots;
+	_Atomic bool is_wanted;   /* posted or under way */
+	_Atomic uint32_t n_slots; /* the level that it has risen to */
+	_Atomic uint32_t n_now;   /* this time: not more than the newest snapshot can need */
 };
 
 /** stock_init() - of a region */
