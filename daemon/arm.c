@@ -30,6 +30,8 @@ static int check_there(const struct region *region)
 {
 	if (region->is_gone || region->uffd < 0)
 		return raise_outcome(UFFDIO_E_GONE);
+	if (region->is_disowned)
+		return err_raise(-ESRCH, "the client that had the region has freed it");
 	return 0;
 }
 
@@ -71,6 +73,17 @@ int arm_prepare(struct region *region)
 
 /* --- calming ---------------------------------------------------------------------------------- */
 
+/* With served.lock held: whether the region is frozen, or will be by a move that is on its way. */
+static bool is_frozen(struct region *region)
+{
+	bool is_frozen_now;
+
+	pthread_rwlock_rdlock(&region->chain_lock);
+	is_frozen_now = region->oldest;
+	pthread_rwlock_unlock(&region->chain_lock);
+	return is_frozen_now || region->pending;
+}
+
 /*
  * Whoever waits for a page of the piece is woken, which unregistering alone does only for missing
  * ones. 0, or anything else to stop.
@@ -81,7 +94,7 @@ static int calm_piece(struct region *region, uint64_t off)
 	int r;
 
 	served_lock(&region->served);
-	r = check_there(region);
+	r = is_frozen(region) ? 1 : check_there(region);
 	if (!r)
 		region->registered = REGION_PLAIN;
 	if (!r)
@@ -112,14 +125,7 @@ static void calm_done(struct region_op *op)
 
 void arm_calm(struct region *region)
 {
-	bool is_needed;
-
-	if (region->ops || !region->is_attached || region->is_gone)
-		return;
-	pthread_rwlock_rdlock(&region->chain_lock);
-	is_needed = region->oldest;
-	pthread_rwlock_unlock(&region->chain_lock);
-	if (is_needed)
+	if (region->ops || !region->is_attached || region->is_gone || region->is_disowned)
 		return;
 	region->calm_op.run = calm_run;
 	region->calm_op.done = calm_done;

@@ -350,24 +350,29 @@ static int serve_msg(struct region *region, const struct uffd_msg *msg, void *bu
  * The client has moved its page tables aside. The faults read along with the report may be from
  * before or after; they come again when woken, and are of the new snapshot's time then.
  */
-static int serve_move(struct region *region)
+static int serve_move(struct region *region, const struct uffd_msg *msg)
 {
-	if (region->registered != REGION_ALL)
+	if (region->registered != REGION_ALL || !region->pending) {
+		/* Its threads may use the new address: they are not to wait there for ever. */
 		snapshot_lose_all(region,
 				  "the client moved its region, and writes to it untracked");
+		(void)!uffdio_unregister(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
+		(void)!uffdio_wake(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
+	}
 	snapshot_moved(region);
 	return fold_uffd(region, uffdio_wake(region->uffd, region->addr, region->size_bytes),
 			 region->addr, region->size_bytes);
 }
 
-static bool has_move(const struct region *region, const struct uffd_msg *msgs, size_t n_msgs)
+static const struct uffd_msg *find_move(const struct region *region, const struct uffd_msg *msgs,
+					size_t n_msgs)
 {
 	for (size_t i = 0; i < n_msgs; i++)
 		if (msgs[i].event == UFFD_EVENT_REMAP &&
 		    msgs[i].arg.remap.from < region->addr + region->size_bytes &&
 		    msgs[i].arg.remap.from + msgs[i].arg.remap.len > region->addr)
-			return true;
-	return false;
+			return &msgs[i];
+	return NULL;
 }
 
 /*
@@ -435,6 +440,7 @@ enum served_verdict fault_serve_region(struct served *served, void *buf)
 {
 	struct region *region = container_of(served, struct region, served);
 	struct uffd_msg msgs[N_MSGS];
+	const struct uffd_msg *move;
 	size_t n_msgs = 0;
 	int r;
 
@@ -444,8 +450,9 @@ enum served_verdict fault_serve_region(struct served *served, void *buf)
 	if (!n_msgs)
 		return serve_nothing(region);
 	region->n_idle_turns = 0;
-	if (has_move(region, msgs, n_msgs))
-		r = serve_move(region);
+	move = find_move(region, msgs, n_msgs);
+	if (move)
+		r = serve_move(region, move);
 	else
 		r = serve_faults(region, msgs, n_msgs, buf);
 	if (!r)

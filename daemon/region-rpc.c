@@ -199,15 +199,44 @@ int rpc_region_attach(struct rpc_call *call)
 	return RPC_E_DEFERRED;
 }
 
+/* --- freeing: the reply means that nothing is done at the region's addresses any more ------------
+ */
+
+struct freeing {
+	struct region_op op;
+	struct rpc_call *call;
+};
+
+static void freeing_run(struct region_op *op)
+{
+	(void)op; /* operations before it have ended; those after it see that it is disowned */
+}
+
+static void freeing_done(struct region_op *op)
+{
+	struct freeing *freeing = container_of(op, struct freeing, op);
+
+	rpc_finish(freeing->call, 0);
+	free(freeing);
+}
+
 int rpc_region_free(struct rpc_call *call)
 {
+	struct freeing *freeing;
 	struct region *region;
 
 	region = region_find(call->session, call->request->region_free->region_id);
 	if (!region)
 		return -ENOENT;
+	freeing = malloc(sizeof(*freeing));
+	if (!freeing)
+		return err_oom(sizeof(*freeing), "freeing a region");
+	*freeing = (struct freeing){.call = call};
+	freeing->op.run = freeing_run;
+	freeing->op.done = freeing_done;
+	region_submit(region, &freeing->op);
 	region_disown(region);
-	return 0;
+	return RPC_E_DEFERRED;
 }
 
 /* --- backings --------------------------------------------------------------------------------- */

@@ -273,6 +273,7 @@ void region_disown(struct region *region)
 
 	DL_DELETE(session->regions, region);
 	region->session = NULL;
+	atomic_store(&region->is_disowned, true);
 	region_unref(region);
 }
 

@@ -39,6 +39,9 @@
  * fault that came after the cut is ever resolved as if it came before. Pages are then mapped again,
  * write-protected, as they are touched and by a sweep in the background (sweep.c).
  *
+ * Once its owner has freed it, though, nothing is registered, protected or swept any more: another
+ * region may be at its addresses, and the kernel does not always look whose userfaultfd asks.
+ *
  * A region lives, and its faults are served, as long as its session or any snapshot needs it. What
  * its owner says about having unmapped it is not relied on. When its process has gone (ESRCH) there
  * is nothing more to serve and M stays as it was.
@@ -105,6 +108,7 @@ struct region {
 	/* mode uffd */
 	int uffd; /* -1: not attached, or the process has gone */
 	bool is_attached;
+	_Atomic bool is_disowned; /* its addresses may be another region's by now: no new faults */
 	_Atomic bool is_gone;
 	struct served served;
 	pthread_rwlock_t chain_lock;

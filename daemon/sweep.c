@@ -51,7 +51,8 @@ static bool is_wanted(struct region *region)
 {
 	bool is_frozen;
 
-	if (region->is_gone || atomic_load(&region->sweep_off) >= region->size_bytes)
+	if (region->is_gone || region->is_disowned ||
+	    atomic_load(&region->sweep_off) >= region->size_bytes)
 		return false;
 	pthread_rwlock_rdlock(&region->chain_lock);
 	is_frozen = region->oldest;

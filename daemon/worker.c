@@ -58,9 +58,26 @@ static void park(struct worker *worker, struct served *served)
 	(void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_MOD, served->fd, &event);
 }
 
-static int add_to(struct worker *worker, struct served *served);
+/* With worker->lock held. */
+static int add_to(struct worker *worker, struct served *served)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = served->id};
 
-/* With served->lock held, at the end of a turn. */
+	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, served->fd, &event) < 0)
+		return err_raise_errno("cannot wait for a userfaultfd");
+	HASH_ADD(hh, worker->served, id, sizeof(served->id), served);
+	worker->n_served++;
+	served->is_waited = true;
+	served->is_parked = false;
+	atomic_store(&served->worker, worker);
+	return 0;
+}
+
+/*
+ * End a turn by handing the object to another worker. That one may have an event at once; it must
+ * not find served->lock taken, for it would park the object and nobody would kick. So the lock is
+ * let go before the other worker can look.
+ */
 static void move(struct worker *worker, struct served *served)
 {
 	struct worker *next = served->next_worker;
@@ -69,25 +86,38 @@ static void move(struct worker *worker, struct served *served)
 	pthread_mutex_lock(&worker->lock);
 	forget(worker, served);
 	pthread_mutex_unlock(&worker->lock);
-	if (add_to(next, served) < 0)
-		(void)!add_to(worker, served);
-	else
-		atomic_fetch_add_explicit(&served->n_moves, 1, memory_order_relaxed);
-}
 
-static void end_turn(struct worker *worker, struct served *served, enum served_verdict verdict)
-{
-	if (verdict == SERVED_AGAIN) {
-		if (served->next_worker)
-			move(worker, served);
+	pthread_mutex_lock(&next->lock);
+	if (!add_to(next, served)) {
+		atomic_fetch_add_explicit(&served->n_moves, 1, memory_order_relaxed);
+		pthread_mutex_unlock(&served->lock); /* last use of @served */
+		pthread_mutex_unlock(&next->lock);
 		return;
 	}
+	pthread_mutex_unlock(&next->lock);
+	/* No memory for it there: back to where it was, which has just had it. */
 	pthread_mutex_lock(&worker->lock);
-	if (verdict == SERVED_LATER)
-		park(worker, served);
-	else
-		forget(worker, served);
+	(void)!add_to(worker, served);
+	pthread_mutex_unlock(&served->lock); /* last use of @served */
 	pthread_mutex_unlock(&worker->lock);
+}
+
+/* With served->lock held, which is let go. */
+static void end_turn(struct worker *worker, struct served *served, enum served_verdict verdict)
+{
+	if (verdict == SERVED_AGAIN && served->next_worker) {
+		move(worker, served);
+		return;
+	}
+	if (verdict != SERVED_AGAIN) {
+		pthread_mutex_lock(&worker->lock);
+		if (verdict == SERVED_LATER)
+			park(worker, served);
+		else
+			forget(worker, served);
+		pthread_mutex_unlock(&worker->lock);
+	}
+	pthread_mutex_unlock(&served->lock); /* last use of @served */
 }
 
 static void serve_one(struct worker *worker, uint64_t id)
@@ -109,7 +139,6 @@ static void serve_one(struct worker *worker, uint64_t id)
 	pthread_mutex_unlock(&worker->lock);
 
 	end_turn(worker, served, served->serve(served, worker->buf));
-	pthread_mutex_unlock(&served->lock); /* last use of @served */
 }
 
 static void *worker_thread(void *arg)
@@ -290,30 +319,18 @@ static struct worker *pick_worker(struct worker_pool *pool)
 	return best;
 }
 
-static int add_to(struct worker *worker, struct served *served)
-{
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = served->id};
-	int r = 0;
-
-	pthread_mutex_lock(&worker->lock);
-	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, served->fd, &event) < 0) {
-		r = err_raise_errno("cannot wait for a userfaultfd");
-	} else {
-		HASH_ADD(hh, worker->served, id, sizeof(served->id), served);
-		worker->n_served++;
-		served->is_waited = true;
-		served->is_parked = false;
-		atomic_store(&served->worker, worker);
-	}
-	pthread_mutex_unlock(&worker->lock);
-	return r;
-}
-
 int worker_add(struct worker_pool *pool, struct served *served)
 {
+	struct worker *worker;
+	int r;
+
 	if (!served->id)
 		served->id = atomic_fetch_add(&pool->last_id, 1) + 1;
-	return add_to(pick_worker(pool), served);
+	worker = pick_worker(pool);
+	pthread_mutex_lock(&worker->lock);
+	r = add_to(worker, served);
+	pthread_mutex_unlock(&worker->lock);
+	return r;
 }
 
 void worker_remove(struct served *served)

@@ -91,8 +91,24 @@ static int uffd_restore(struct cow_region *region)
 	return r;
 }
 
+/*
+ * cowd first: as long as it does not know, it may register or protect what is at these addresses,
+ * which after munmap() could be the next region.
+ */
 static void uffd_detach(struct cow_region *region)
 {
+	Cow__V1__RegionFree region_free = COW__V1__REGION_FREE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	struct cow_client *client = region->client;
+
+	pthread_mutex_lock(&client->lock);
+	region_free.region_id = region->id;
+	region->id = 0;
+	pthread_mutex_unlock(&client->lock);
+	request.call_case = COW__V1__REQUEST__CALL_REGION_FREE;
+	request.region_free = &region_free;
+	if (region_free.region_id && !cowi_check_process(client))
+		(void)cowi_call_in(client, region->generation, &request, NULL, 0, NULL, NULL);
 	(void)munmap(region->addr, region->size_bytes);
 }
 
