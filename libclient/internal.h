@@ -288,6 +288,13 @@ int cowi_exec(int *sock, const char *address);
  */
 
 /**
+ * cowi_scoot_forget() - the number of @region's memory was an earlier cowd's: name it to nobody
+ *
+ * Of a region that is listed, with client->lock held. In mode uffd a no-op.
+ */
+void cowi_scoot_forget(struct cow_region *region);
+
+/**
  * cowi_scoot_opened() - give a snapshot opened by id (scoot, mmapcopy) what its reads and maps need
  * @reply: of SnapshotOpen: extents and backing_ids
  * @fds:   one read-only descriptor for each backing id; taken out of it

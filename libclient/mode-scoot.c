@@ -144,6 +144,12 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 	return 0;
 }
 
+void cowi_scoot_forget(struct cow_region *region)
+{
+	if (region->scoot)
+		atomic_store(&region->scoot->home->id, 0);
+}
+
 static int scoot_restore(struct cow_region *region)
 {
 	int r;
@@ -191,6 +197,7 @@ static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *ext
 	const struct extents *map = &frozen->map;
 	size_t n = 0;
 
+	/* What became unknown to cowd since it was frozen goes out as 0, which cowd refuses. */
 	for (size_t i = 0; i < map->n_runs; i++) {
 		uint64_t id = atomic_load(&map->runs[i].backing->id);
 
@@ -199,7 +206,7 @@ static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *ext
 		extents[n].size_bytes = map->runs[i].len;
 		extents[n].backing_id = id;
 		extents[n].backing_off = map->runs[i].backing_off;
-		if (!id) { /* then all of it is in the overlay */
+		if (!id && frozen->overlay) { /* then all of it is in the overlay */
 			extents[n].backing_id = atomic_load(&frozen->overlay->id);
 			extents[n].backing_off = map->runs[i].off;
 		}

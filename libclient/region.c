@@ -129,6 +129,7 @@ static void list_add(struct cow_region *region)
 	if (conn->sock < 0 || region->generation != client->generation) {
 		region->id = 0;
 		region->generation = 0;
+		cowi_scoot_forget(region);
 		conn->wants_restore = true;
 		if (conn->sock < 0 && !conn->retry_at_msec)
 			conn->retry_at_msec = cowi_now_msec();
@@ -304,6 +305,7 @@ void cowi_regions_forget(struct cow_client *client)
 	for (struct cow_region *region = client->regions; region; region = region->next) {
 		region->id = 0;
 		region->generation = 0;
+		cowi_scoot_forget(region);
 	}
 	pthread_mutex_unlock(&client->lock);
 }
