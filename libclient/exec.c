@@ -191,6 +191,21 @@ static int start(const char *program, char **argv, int sock)
 	return 0;
 }
 
+/* In a program without a stderr cowd must not take an end of the socket for one. */
+static int move_up(int *fd)
+{
+	int high_fd;
+
+	if (*fd > STDERR_FILENO)
+		return 0;
+	high_fd = fcntl(*fd, F_DUPFD_CLOEXEC, CLIENT_FD);
+	if (high_fd < 0)
+		return err_raise_errno("cannot make a socket for a private cowd");
+	fd_close(*fd);
+	*fd = high_fd;
+	return 0;
+}
+
 int cowi_exec(int *sock, const char *address)
 {
 	CLEANUP(freep) char *text = strdup(address + strlen("exec:"));
@@ -205,7 +220,11 @@ int cowi_exec(int *sock, const char *address)
 		return err_raise_errno("cannot make a socket for a private cowd");
 	our_fd = fds[0];
 	their_fd = fds[1];
-	r = start(split(text, argv), argv, their_fd);
+	r = move_up(&our_fd);
+	if (!r)
+		r = move_up(&their_fd);
+	if (!r)
+		r = start(split(text, argv), argv, their_fd);
 	if (!r)
 		*sock = fd_steal(&our_fd);
 	return r;
