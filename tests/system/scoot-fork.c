@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -243,6 +244,7 @@ static int child_of_region_without_fork(struct cow_region *region)
 	int status;
 
 	if (!pid) {
+		(void)signal(SIGSEGV, SIG_DFL);     /* sanitizers have a handler of their own */
 		*(volatile char *)region->addr = 2; /* nothing that can be touched */
 		_exit(0);
 	}
