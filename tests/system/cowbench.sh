@@ -8,6 +8,12 @@
 set -u
 cowbench=${COWBENCH_PROGRAM:?is set by make check}
 command -v jq >/dev/null || { echo "jq is missing; on Debian: apt-get install jq"; exit 77; }
+case ${COWD_SANITIZERS:-no} in
+*thread*)
+	echo "cowbench measures memory, of which the thread sanitizer takes a multiple"
+	exit 77
+	;;
+esac
 sandbox=
 [ "${COWD_SANITIZERS:-no}" = no ] || sandbox=' --no-sandbox'
 export COWD_ADDRESS="exec:${COWD_PROGRAM:?is set by make check}$sandbox"
