@@ -545,6 +545,13 @@ START_TEST(an_opened_snapshot_reads_the_same)
 }
 END_TEST
 
+/* Its runtime's locks, held by another thread at a bare clone(2), are never let go in the child. */
+#ifdef __SANITIZE_THREAD__
+#define N_CONFIGS_TRIED WITHOUT_UFFD
+#else
+#define N_CONFIGS_TRIED N_CONFIGS
+#endif
+
 int main(void)
 {
 	AUTO_FD int uffd = make_uffd();
@@ -559,9 +566,10 @@ int main(void)
 	}
 	suite_add_tcase(suite, tcase);
 	tcase_set_timeout(tcase, 120);
-	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS);
-	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS);
-	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0, N_CONFIGS);
+	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS_TRIED);
+	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS_TRIED);
+	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0,
+			    N_CONFIGS_TRIED);
 	tcase_add_test(tcase, discarded_memory_is_given_back);
 	tcase_add_test(tcase, rolling_back_is_repeatable);
 	tcase_add_test(tcase, refused_while_new_mappings_are_populated);
