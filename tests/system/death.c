@@ -2,6 +2,9 @@
 /*
  * Clients that die at any moment: what only they held is freed to the last descriptor, snapshots
  * that somebody else opened stay right until released, and others notice nothing.
+ *
+ * Seen to fail with: a session's end that does not drop its holds on snapshots, a save that forgets
+ * to close its descriptor.
  */
 #include "config.h"
 

@@ -3,8 +3,8 @@
  * Invariants 2, 3, 5 and 6 of the design, a test or more for each, in every mode. Invariant 1 is in
  * ordered-pairs.c, invariant 4 in hostile.c.
  *
- * Seen to fail with: a lost snapshot not marked so in the library, its view left as it was, a uffd
- * region that a fork child inherits.
+ * Seen to fail with: a charge that is not given back, a lost snapshot not marked so in the library,
+ * its view left as it was, a uffd region that a fork child inherits.
  */
 #include "config.h"
 

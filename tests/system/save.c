@@ -2,6 +2,10 @@
 /*
  * cow_snapshot_save(): what arrives is the snapshot, wherever it goes; whatever goes wrong, the
  * error names it, and snapshot and region are as before.
+ *
+ * Seen to fail with: a read that looks into no store, holes written as zeroes, a saver that waits
+ * for a reader in write(2), progress told only when something moved (a stalled save could not be
+ * cancelled), a descriptor left open.
  */
 #include "config.h"
 
