@@ -545,14 +545,14 @@ START_TEST(an_opened_snapshot_reads_the_same)
 }
 END_TEST
 
-/* Its runtime's locks, held by another thread at a bare clone(2), are never let go in the child. */
+/* A child made with a bare clone(2) hangs in its runtime; tests/system covers takes under it. */
 #ifdef __SANITIZE_THREAD__
-#define N_CONFIGS_TRIED WITHOUT_UFFD
+#define CAN_CLONE false
 #else
-#define N_CONFIGS_TRIED N_CONFIGS
+#define CAN_CLONE true
 #endif
 
-int main(void)
+static int run(void)
 {
 	AUTO_FD int uffd = make_uffd();
 	Suite *suite = suite_create("scoot");
@@ -566,10 +566,9 @@ int main(void)
 	}
 	suite_add_tcase(suite, tcase);
 	tcase_set_timeout(tcase, 120);
-	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS_TRIED);
-	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS_TRIED);
-	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0,
-			    N_CONFIGS_TRIED);
+	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS);
+	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS);
+	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0, N_CONFIGS);
 	tcase_add_test(tcase, discarded_memory_is_given_back);
 	tcase_add_test(tcase, rolling_back_is_repeatable);
 	tcase_add_test(tcase, refused_while_new_mappings_are_populated);
@@ -579,4 +578,12 @@ int main(void)
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
 	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(void)
+{
+	if (CAN_CLONE)
+		return run();
+	puts("the thread sanitizer cannot follow a child made with a bare clone(2)");
+	return 77;
 }
