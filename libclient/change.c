@@ -4,13 +4,6 @@
 
 #include "libclient/internal.h"
 
-static void lock_take(struct cow_region *region)
-{
-	atomic_fetch_add(&region->n_takers, 1);
-	pthread_mutex_lock(&region->take_lock);
-	atomic_fetch_sub(&region->n_takers, 1);
-}
-
 static int check_rollback(const struct cow_region *region, struct cow_snapshot *snap)
 {
 	int r;
@@ -39,7 +32,7 @@ int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap)
 
 	if (r)
 		return r;
-	lock_take(region);
+	cowi_region_lock(region);
 	r = region->ops->rollback(snap);
 	pthread_mutex_unlock(&region->take_lock);
 	return r;
@@ -63,7 +56,7 @@ int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len)
 	r = cowi_check_process(region->client);
 	if (r || !len)
 		return r;
-	lock_take(region);
+	cowi_region_lock(region);
 	r = region->ops->discard(region, off, len);
 	pthread_mutex_unlock(&region->take_lock);
 	return r;

@@ -65,9 +65,7 @@ static void lock_regions(void)
 
 		if (region->client->pid != getpid())
 			continue;
-		atomic_fetch_add(&region->n_takers, 1);
-		pthread_mutex_lock(&region->take_lock);
-		atomic_fetch_sub(&region->n_takers, 1);
+		cowi_region_lock(region);
 		forked[i].is_locked = true;
 	}
 }

@@ -254,6 +254,8 @@ struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id);
 
 /* --- region.c --------------------------------------------------------------------------------- */
 
+/** cowi_region_lock() - take_lock, before any background work on @region goes on */
+void cowi_region_lock(struct cow_region *region);
 /** cowi_regions_restore() - tell a new cowd about regions that it does not know; client's thread */
 void cowi_regions_restore(struct cow_client *client);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */

@@ -27,21 +27,14 @@ static struct cow_region *find_region(const char *addr, size_t len)
 	return region;
 }
 
-static void lock_take(struct cow_region *region)
-{
-	atomic_fetch_add(&region->n_takers, 1);
-	pthread_mutex_lock(&region->take_lock);
-	atomic_fetch_sub(&region->n_takers, 1);
-}
-
 /* By address, so that two copies in opposite directions do not wait for each other. */
 static void lock_both(struct cow_region *a, struct cow_region *b)
 {
 	struct cow_region *first = a->addr < b->addr ? a : b;
 
-	lock_take(first);
+	cowi_region_lock(first);
 	if (a != b)
-		lock_take(first == a ? b : a);
+		cowi_region_lock(first == a ? b : a);
 }
 
 static void unlock_both(struct cow_region *a, struct cow_region *b)

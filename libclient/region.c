@@ -299,6 +299,13 @@ uint64_t cow_region_size(const struct cow_region *region)
 	return region->size_bytes;
 }
 
+void cowi_region_lock(struct cow_region *region)
+{
+	atomic_fetch_add(&region->n_takers, 1);
+	pthread_mutex_lock(&region->take_lock);
+	atomic_fetch_sub(&region->n_takers, 1);
+}
+
 void cowi_regions_forget(struct cow_client *client)
 {
 	pthread_mutex_lock(&client->lock);

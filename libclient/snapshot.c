@@ -231,9 +231,7 @@ static int take(struct cow_snapshot *snap)
 	struct cow_client *client = snap->client;
 	int r;
 
-	atomic_fetch_add(&region->n_takers, 1);
-	pthread_mutex_lock(&region->take_lock);
-	atomic_fetch_sub(&region->n_takers, 1);
+	cowi_region_lock(region);
 	r = enlist(snap);
 	if (!r) {
 		r = region->ops->take(snap);
