@@ -18,6 +18,7 @@ libbackends_la_SOURCES = \
 	backends/scoot/scoot.h \
 	backends/scoot/snapshot.c \
 	backends/scoot/take.c \
+	backends/scoot/twin.c \
 	backends/settle.c \
 	backends/settle.h \
 	backends/space.c \

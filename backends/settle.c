@@ -11,7 +11,7 @@
 #include "backends/space.h"
 #include "common/err.h"
 
-#define RUNS_MAX 512
+#define FORGET_RUNS_MAX 8
 
 int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap)
 {
@@ -25,97 +25,145 @@ void settle_deinit(struct settle *settle)
 	settle->side = NULL;
 }
 
-/* Write the private pages of [@addr, @addr + @len) to @backing. */
-static int write_back(struct settle *settle, char *addr, uint64_t len,
-		      const struct memfile *backing, uint64_t backing_off)
+static int find_private(struct settle *settle, char *addr, uint64_t len)
 {
-	const uint64_t start = (uint64_t)(uintptr_t)addr;
-	struct page_run runs[RUNS_MAX];
-	uint64_t at = start;
-	size_t n_runs;
-	int r;
+	const uint64_t end = (uint64_t)(uintptr_t)addr + len;
+	uint64_t at = (uint64_t)(uintptr_t)addr;
+	int r = 0;
 
-	while (at < start + len) {
-		r = pagemap_private(settle->pagemap, &at, start + len, runs, RUNS_MAX, &n_runs);
-		for (size_t i = 0; !r && i < n_runs; i++) {
-			uint64_t off = runs[i].addr - start;
+	settle->n_runs = 0;
+	while (!r && at < end) {
+		size_t n_found;
 
-			r = memfile_write(backing, addr + off, runs[i].len, backing_off + off);
-			settle->n_pages += runs[i].len / page_size_bytes();
-		}
-		if (r)
-			return r;
+		r = pagemap_private(settle->pagemap, &at, end, &settle->runs[settle->n_runs],
+				    ARRAY_SIZE(settle->runs) - settle->n_runs, &n_found);
+		settle->n_runs += n_found;
+	}
+	return r;
+}
+
+/* Write the private pages of the chunk, which are at @old now, to its backing. */
+static int write_back(struct settle *settle, const struct chunk *chunk, char *old)
+{
+	int r = find_private(settle, old, chunk->len);
+
+	for (size_t i = 0; !r && i < settle->n_runs; i++) {
+		const struct page_run *run = &settle->runs[i];
+		uint64_t off = run->addr - (uint64_t)(uintptr_t)old;
+
+		r = memfile_write(chunk->backing, old + off, run->len, chunk->backing_off + off);
+		settle->n_pages += run->len / page_size_bytes();
+	}
+	return r;
+}
+
+/*
+ * Private pages that are in the backing now give way to the backing's. Each call interrupts the
+ * CPUs that the program runs on, so many pages go with all of the chunk's.
+ */
+static int forget_private(struct settle *settle, char *old, uint64_t len)
+{
+	const struct page_run all = {.addr = (uint64_t)(uintptr_t)old, .len = len};
+	const bool is_few = settle->n_runs <= FORGET_RUNS_MAX;
+	const struct page_run *runs = is_few ? settle->runs : &all;
+
+	for (size_t i = 0; i < (is_few ? settle->n_runs : 1); i++) {
+		char *addr = (char *)(uintptr_t)runs[i].addr;
+
+		if (madvise(addr, runs[i].len, MADV_DONTNEED))
+			return -errno;
+		space_populate(addr, runs[i].len);
 	}
 	return 0;
 }
 
-/* Write what @from has data for, which is mapped at @addr, to @backing. */
-static int write_data(char *addr, uint64_t len, const struct memfile *backing, uint64_t backing_off,
-		      const struct memfile *from, uint64_t from_off)
+/* What was in place becomes the twin of what is now. */
+static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 {
-	off_t data = (off_t)from_off, hole;
-	uint64_t end = from_off + len;
+	if (forget_private(settle, old, len) ||
+	    mremap(old, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, twin) ==
+		    MAP_FAILED)
+		return SETTLE_E_TWIN;
+	return 0;
+}
+
+/* Write what the chunk had data for in @from, which is at @old now, to its backing. */
+static int write_data(const struct chunk *chunk, const char *old)
+{
+	const uint64_t end = chunk->from_off + chunk->len;
+	off_t data = (off_t)chunk->from_off, hole;
 	int r = 0;
 
 	while (!r && (uint64_t)data < end) {
-		data = lseek(from->fd, data, SEEK_DATA);
+		data = lseek(chunk->from->fd, data, SEEK_DATA);
 		if (data < 0 && errno == ENXIO)
 			return 0;
-		hole = data < 0 ? -1 : lseek(from->fd, data, SEEK_HOLE);
+		hole = data < 0 ? -1 : lseek(chunk->from->fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return err_raise_errno("cannot find the pages to move");
 		if ((uint64_t)data >= end)
 			break;
-		r = memfile_write(backing, addr + ((uint64_t)data - from_off),
+		r = memfile_write(chunk->backing, old + ((uint64_t)data - chunk->from_off),
 				  min_u64((uint64_t)hole, end) - (uint64_t)data,
-				  backing_off + ((uint64_t)data - from_off));
+				  chunk->backing_off + ((uint64_t)data - chunk->from_off));
 		data = hole;
 	}
 	return r;
 }
 
 /* A shared mapping of the backing that no fork child gets, ready to be moved into place. */
-static int map_fresh(char *at, uint64_t len, const struct memfile *backing, uint64_t backing_off)
+static int map_fresh(char *at, const struct chunk *chunk)
 {
-	void *p = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing->fd,
-		       (off_t)backing_off);
+	void *p = mmap(at, chunk->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		       chunk->backing->fd, (off_t)chunk->backing_off);
 
-	if (p == MAP_FAILED || madvise(at, len, MADV_DONTFORK))
+	if (p == MAP_FAILED || madvise(at, chunk->len, MADV_DONTFORK))
 		return err_raise_errno("cannot map %llu bytes shared again",
-				       (unsigned long long)len);
+				       (unsigned long long)chunk->len);
 	return 0;
 }
 
-int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
-		 uint64_t backing_off, const struct memfile *from, uint64_t from_off)
+/* While threads that touch the chunk wait: its pages to @old, then @fresh in place. */
+static int exchange(struct settle *settle, const struct chunk *chunk, char *old, char *fresh)
+{
+	int r;
+
+	r = hold_take(settle->uffd, settle->pagemap, chunk->addr, chunk->len, old);
+	if (r)
+		return r;
+	r = chunk->from ? write_data(chunk, old) : write_back(settle, chunk, old);
+	if (!r &&
+	    mremap(fresh, chunk->len, chunk->len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+		   chunk->addr) == MAP_FAILED)
+		r = err_raise_errno("cannot move a shared mapping into place");
+	if (r)
+		hold_give_back(settle->uffd, settle->pagemap, chunk->addr, chunk->len, old);
+	return r;
+}
+
+int settle_chunk(struct settle *settle, const struct chunk *chunk)
 {
 	/* The chunk lies in a page-table page as it does in the region, so that the entry can move.
 	 */
-	const uint64_t skew = (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
+	const uint64_t skew = (uint64_t)(uintptr_t)chunk->addr & (SETTLE_CHUNK_BYTES - 1);
 	char *old = settle->side + skew;
-	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
-	int r;
+	char *fresh = chunk->twin ? chunk->twin : settle->side + SETTLE_CHUNK_BYTES + skew;
+	int r = 0;
 
-	r = map_fresh(fresh, len, backing, backing_off);
+	if (!chunk->twin)
+		r = map_fresh(fresh, chunk);
 	if (!r)
-		r = hold_begin(settle->uffd, addr, len, settle->is_adopting);
-	if (r) {
-		(void)space_clear(fresh, len);
-		return r;
-	}
-	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
+		r = hold_begin(settle->uffd, chunk->addr, chunk->len, settle->is_adopting);
 	if (!r) {
-		r = from ? write_data(old, len, backing, backing_off, from, from_off)
-			 : write_back(settle, old, len, backing, backing_off);
-		if (!r && mremap(fresh, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-				 addr) == MAP_FAILED)
-			r = err_raise_errno("cannot move a shared mapping into place");
-		if (r)
-			hold_give_back(settle->uffd, settle->pagemap, addr, len, old);
+		r = exchange(settle, chunk, old, fresh);
+		hold_end(settle->uffd, chunk->addr, chunk->len);
 	}
-	hold_end(settle->uffd, addr, len);
-	(void)space_clear(old, len);
-	(void)space_clear(fresh, len);
+	if (!r && chunk->twin)
+		r = make_twin(settle, old, chunk->len, chunk->twin);
+	if (r || !chunk->twin)
+		(void)space_clear(old, chunk->len);
+	if (!chunk->twin)
+		(void)space_clear(fresh, chunk->len);
 	return r;
 }
 

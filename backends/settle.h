@@ -5,9 +5,9 @@
  *
  * One chunk at a time: threads that touch the chunk wait (hold.h), its private pages, now aside,
  * are written to the backing with pwrite(2), a shared mapping of the backing is moved into place,
- * threads go on; what is aside is dropped after that. So nobody waits longer than for one chunk,
- * and most of a chunk's cost (dropping page tables) is after the wait. If a step fails, the chunk
- * is as it was.
+ * threads go on; what is aside is dropped, or made a twin (scoot/twin.c), after that. So nobody
+ * waits longer than for one chunk, and most of a chunk's cost (dropping page tables) is after the
+ * wait. If a step fails, the chunk is as it was.
  *
  * The caller knows that nobody else refers to those bytes of the backing (extents_is_shared()).
  */
@@ -17,8 +17,14 @@
 #include "backends/extents.h"
 #include "backends/pagemap.h"
 
-/* Two page-table pages' worth: moved aside as one entry where the kernel can. */
+/* One page-table pages' worth: moved aside as one entry where the kernel can. */
 #define SETTLE_CHUNK_BYTES ((uint64_t)2 << 20)
+
+/* Every second page of a chunk, and what a search asks for as room. */
+#define SETTLE_RUNS_MAX 260
+
+/* The chunk is settled, but what should be its twin now is not. */
+#define SETTLE_E_TWIN 1
 
 /**
  * struct settle - what settling needs, for one region
@@ -26,6 +32,7 @@
  * @pagemap: lent
  * @side:    reserved address space, 2 * SETTLE_CHUNK_BYTES: the chunk's old pages, its new mapping
  * @n_pages: private pages written back so far
+ * @runs:    those of the chunk at hand
  * @is_adopting: chunks are private anonymous memory that becomes a shared mapping: the same steps
  */
 struct settle {
@@ -33,6 +40,8 @@ struct settle {
 	const struct pagemap *pagemap;
 	char *side;
 	uint64_t n_pages;
+	struct page_run runs[SETTLE_RUNS_MAX];
+	size_t n_runs;
 	bool is_adopting;
 };
 
@@ -41,16 +50,31 @@ int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap);
 void settle_deinit(struct settle *settle);
 
 /**
- * settle_chunk() - make [@addr, @addr + @len) a shared mapping of @backing
- * @addr: mapped private on the same bytes of @backing; @len is at most SETTLE_CHUNK_BYTES
- * @from: NULL, or @addr is mapped shared on that instead, from @from_off on: its data moves to
- *        @backing, which has none there
+ * struct chunk - what is to be settled
+ * @addr:    mapped private on the bytes of @backing from @backing_off on
+ * @len:     at most SETTLE_CHUNK_BYTES
+ * @from:    NULL, or @addr is mapped shared on that instead, from @from_off on: its data moves to
+ *           @backing, which has none there
+ * @twin:    NULL, or where the same bytes of @backing are mapped shared already: that mapping is
+ *           moved to @addr, and what was there, without its private pages, to @twin
+ */
+struct chunk {
+	char *addr;
+	uint64_t len;
+	struct memfile *backing;
+	uint64_t backing_off;
+	const struct memfile *from;
+	uint64_t from_off;
+	char *twin;
+};
+
+/**
+ * settle_chunk() - make it a shared mapping of its backing
  *
  * The new mapping is not inherited by fork children (MADV_DONTFORK) from its first instant on.
- * Return: 0; -errno with a sentence, and the memory is as it was.
+ * Return: 0; SETTLE_E_TWIN; -errno with a sentence, and the memory is as it was.
  */
-int settle_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *backing,
-		 uint64_t backing_off, const struct memfile *from, uint64_t from_off);
+int settle_chunk(struct settle *settle, const struct chunk *chunk);
 
 /** settle_revert_chunk() - the other way: what is mapped shared on @from becomes anonymous memory
  */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * Modes scoot and mmapcopy, in the background: empty page tables are filled, what nobody needs
- * frozen any more is settled, memory without a user is given back, an overlay is made ahead, and
- * old page tables are dropped; see mode-scoot.h.
+ * Modes scoot and mmapcopy, in the background: what nobody needs frozen any more is settled, memory
+ * without a user is given back, page tables for the next take are filled and old ones dropped, and
+ * an overlay is made ahead; see mode-scoot.h.
  *
  * In the client's thread, a few milliseconds at a time, so that replies are not kept waiting. It
  * never waits for a region's take_lock, since whoever has that may be waiting for a reply that this
@@ -207,11 +207,11 @@ static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
 		if (atomic_load(&region->n_takers) || pthread_mutex_trylock(&region->take_lock))
 			return true;
 		make_spare(glue);
-		more = scoot_populate_step(region->scoot);
-		if (!more)
-			r = scoot_settle_step(region->scoot, &more);
+		r = scoot_settle_step(region->scoot, &more);
 		if (!r && !more)
 			more = scoot_trim_step(region->scoot);
+		if (!r && !more)
+			more = scoot_populate_step(region->scoot);
 		pthread_mutex_unlock(&region->take_lock);
 		if (r || !more)
 			return false;

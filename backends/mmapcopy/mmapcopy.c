@@ -37,6 +37,7 @@ uint64_t mmapcopy_pages(struct scoot_region *dst, uint64_t dst_off, struct scoot
 	if (dst->map.n_runs > MMAPCOPY_RUNS_MAX || src->map.n_runs > MMAPCOPY_RUNS_MAX ||
 	    scoot_freeze(src, src_off, len))
 		return 0;
+	scoot_twin_drop(dst);
 	scoot_set_aside(dst, dst_off, len);
 	dst->wants_trim = true;
 	while (done < len) {

@@ -77,11 +77,12 @@ int scoot_adopt(char *addr, struct memfile *home, int uffd)
 	r = settle_init(&settle, uffd, &pagemap);
 	settle.is_adopting = true;
 	while (!r && done < len) {
-		uint64_t n = chunk_len(addr, done, len);
+		struct chunk chunk = {.addr = addr + done, .backing = home, .backing_off = done};
 
-		r = settle_chunk(&settle, addr + done, n, home, done, NULL, 0);
+		chunk.len = chunk_len(addr, done, len);
+		r = settle_chunk(&settle, &chunk);
 		if (!r)
-			done += n;
+			done += chunk.len;
 	}
 	for (uint64_t off = 0; r && !r2 && off < done;) {
 		uint64_t n = chunk_len(addr, off, done);

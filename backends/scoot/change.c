@@ -78,6 +78,8 @@ static int roll_run_back(struct scoot_region *region, const struct extent *want)
 		    run.backing_off + (off - run.off) == want_off) {
 			r = drop_private(region, off, n);
 		} else {
+			if (run.owned || run.backing != want->backing)
+				scoot_twin_drop(region);
 			r = extents_reserve(&region->map, 1);
 			if (!r) {
 				scoot_set_aside(region, off, n);
@@ -98,7 +100,6 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
 
 	/* Full page tables go as a whole, once; from then on there are few. */
 	region->rolls_back = true;
-	region->populate_at = region->size_bytes;
 	for (size_t i = 0; !r && i < snap->map.n_runs; i++)
 		r = roll_run_back(region, &snap->map.runs[i]);
 	region->is_populated &= r != 0;
@@ -130,6 +131,7 @@ static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint
 		r = punch(backing, backing_off, len);
 	if (r)
 		return r;
+	scoot_twin_drop(region);
 	scoot_set_aside(region, off, len);
 	if (space_map(addr, len, MAP_SHARED, backing->fd, backing_off)) {
 		/* What was private there is gone, and what is mapped reads as before the snapshot.

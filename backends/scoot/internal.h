@@ -26,6 +26,25 @@ void scoot_aside_push(struct scoot_region *region, struct scoot_aside *aside);
 struct scoot_aside *scoot_aside_free(struct scoot_aside *aside);
 DEFINE_CLEANUP(scoot_aside_free, struct scoot_aside *)
 
+/* The twin is of no use for this any more; nothing was changed. */
+#define SCOOT_E_TWIN 2
+
+/** scoot_twin_keep() - a shared mapping of the whole region that was moved aside; takes it */
+void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside);
+/** scoot_twin_drop() - the region is going to be mapped in a way that the twin is not for */
+void scoot_twin_drop(struct scoot_region *region);
+/** scoot_twin_swap_all() - all is owned: freeze it. 0; SCOOT_E_TWIN; -errno with a sentence */
+int scoot_twin_swap_all(struct scoot_region *region);
+/**
+ * scoot_twin_swap() - put the twin's pages of an owned run in place
+ * @pages: where the run's own were moved to; the twin gets them
+ *
+ * Return: whether that was done; if not, nothing was.
+ */
+bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
+/** scoot_twin_at() - where the twin of @off is, or NULL */
+char *scoot_twin_at(const struct scoot_region *region, uint64_t off);
+
 /** scoot_check_memory() - 0; -EBUSY if mappings made now would be populated at once (mlockall) */
 int scoot_check_memory(void);
 /** scoot_set_aside() - move page tables away before something else is mapped there; best effort */

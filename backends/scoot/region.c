@@ -9,8 +9,7 @@
 #include "backends/space.h"
 #include "common/err.h"
 
-#define POPULATE_STEP_BYTES ((uint64_t)8 << 20)
-#define SPACE_HUGE_BYTES    ((uint64_t)1 << 30)
+#define SPACE_HUGE_BYTES ((uint64_t)1 << 30)
 
 int scoot_aside_new(struct scoot_aside **out, const char *like, uint64_t len)
 {
@@ -68,22 +67,6 @@ bool scoot_tidy_step(struct scoot_region *region)
 	return true;
 }
 
-bool scoot_populate_step(struct scoot_region *region)
-{
-	const struct extent *run;
-	uint64_t n, off = region->populate_at;
-
-	if (off >= region->size_bytes)
-		return false;
-	run = &region->map.runs[extents_find(&region->map, off)];
-	n = min_u64(run->off + run->len - off, POPULATE_STEP_BYTES);
-	if (!run->owned)
-		space_populate(region->addr + off, n);
-	region->is_populated = true;
-	region->populate_at = off + n;
-	return region->populate_at < region->size_bytes;
-}
-
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd)
 {
 	CLEANUP(scoot_region_freep) struct scoot_region *region = calloc(1, sizeof(*region));
@@ -96,7 +79,6 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->addr = addr;
 	region->size_bytes = home->size_bytes;
-	region->populate_at = home->size_bytes;
 	region->home = memfile_ref(home);
 	r = extents_init(&region->map, home, home->size_bytes, true);
 	if (!r)
@@ -120,6 +102,9 @@ void scoot_region_forked(struct scoot_region *region)
 {
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->asides = NULL;
+	free(region->twin);
+	free(region->room);
+	region->twin = region->room = NULL;
 	region->settle.side = NULL;
 	region->uffd = fd_close(region->uffd);
 }
@@ -134,6 +119,8 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 		region->asides = aside->next;
 		scoot_aside_free(aside);
 	}
+	scoot_aside_free(region->twin);
+	scoot_aside_free(region->room);
 	if (region->settle.side)
 		settle_deinit(&region->settle);
 	pagemap_deinit(&region->pagemap);
@@ -181,26 +168,47 @@ int scoot_map_private(const struct scoot_region *region, const struct extent *ru
 	return 0;
 }
 
-/* One owned run, or part of it. */
+/* One owned run, or part of it, with a mapping that has no page tables yet. */
 static int freeze_part(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
 	int r;
 
-	r = extents_reserve(&region->map, 1);
-	if (!r)
-		r = scoot_aside_new(&aside, region->addr + off, len);
+	r = scoot_aside_new(&aside, region->addr + off, len);
 	if (!r)
 		r = hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr);
 	if (r)
 		return r;
 	r = scoot_map_private(region, &run, off, len);
-	if (!r)
-		extents_set(&region->map, off, len, run.backing, run.backing_off + (off - run.off),
-			    false);
-	/* On failure too: the shared mapping is still in place, and its page tables come back. */
-	scoot_aside_push(region, steal_ptr(&aside));
-	return r;
+	if (r) { /* the shared mapping is still in place, and its page tables come back */
+		scoot_aside_push(region, steal_ptr(&aside));
+		return r;
+	}
+	extents_set(&region->map, off, len, run.backing, run.backing_off + (off - run.off), false);
+	if (len < region->size_bytes) {
+		scoot_aside_push(region, steal_ptr(&aside));
+		return 0;
+	}
+	region->is_populated = false;
+	scoot_twin_keep(region, &aside);
+	return 0;
+}
+
+static int freeze_run(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
+{
+	int r = extents_reserve(&region->map, 1);
+
+	if (r)
+		return r;
+	if (region->twin && len == region->size_bytes) {
+		r = scoot_twin_swap_all(region);
+		if (!r)
+			extents_set(&region->map, off, len, run.backing, run.backing_off, false);
+		if (r != SCOOT_E_TWIN)
+			return r;
+	}
+	scoot_twin_drop(region);
+	return freeze_part(region, run, off, len);
 }
 
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
@@ -213,7 +221,7 @@ int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
 		uint64_t n = min_u64(run.off + run.len, end) - off;
 
 		if (run.owned)
-			r = freeze_part(region, run, off, n);
+			r = freeze_run(region, run, off, n);
 		off += n;
 	}
 	return r;
@@ -231,8 +239,7 @@ static bool is_settleable(const struct scoot_region *region, const struct extent
 }
 
 /* The next chunk from settle_at on that may be settled; false when there is none to the end. */
-static bool find_settleable(const struct scoot_region *region, uint64_t *off, uint64_t *len,
-			    struct extent *found)
+static bool find_settleable(const struct scoot_region *region, struct chunk *chunk, uint64_t *off)
 {
 	const struct extents *map = &region->map;
 	uint64_t at = region->settle_at;
@@ -242,12 +249,20 @@ static bool find_settleable(const struct scoot_region *region, uint64_t *off, ui
 		uint64_t start = max_u64(at, run->off);
 		uint64_t chunk_end = align_down(start, SETTLE_CHUNK_BYTES) + SETTLE_CHUNK_BYTES;
 		uint64_t n = min_u64(chunk_end, run->off + run->len) - start;
+		uint64_t run_off = run->backing_off + (start - run->off);
 
 		if (!is_settleable(region, run, start, n))
 			continue;
 		*off = start;
-		*len = n;
-		*found = *run;
+		*chunk = (struct chunk){
+			.addr = region->addr + start,
+			.len = n,
+			.backing = run->owned ? region->home : run->backing,
+			.backing_off = run->owned ? start : run_off,
+			.from = run->owned ? run->backing : NULL,
+			.from_off = run_off,
+			.twin = scoot_twin_at(region, start),
+		};
 		return true;
 	}
 	return false;
@@ -255,9 +270,8 @@ static bool find_settleable(const struct scoot_region *region, uint64_t *off, ui
 
 int scoot_settle_step(struct scoot_region *region, bool *more)
 {
-	uint64_t off, len, run_off, backing_off;
-	struct memfile *backing;
-	struct extent run;
+	struct chunk chunk;
+	uint64_t off;
 	int r;
 
 	*more = false;
@@ -265,23 +279,24 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 		return 0;
 	if (region->settle_at >= region->size_bytes)
 		region->settle_at = 0;
-	if (!find_settleable(region, &off, &len, &run)) {
+	if (!find_settleable(region, &chunk, &off)) {
 		*more = region->settle_at != 0;
 		region->settle_at = 0;
 		return 0;
 	}
-	run_off = run.backing_off + (off - run.off);
-	backing = run.owned ? region->home : run.backing;
-	backing_off = run.owned ? off : run_off;
 	r = extents_reserve(&region->map, 1);
-	if (!r)
-		r = settle_chunk(&region->settle, region->addr + off, len, backing, backing_off,
-				 run.owned ? run.backing : NULL, run_off);
 	if (r)
 		return r;
-	extents_set(&region->map, off, len, backing, backing_off, true);
-	region->settle_at = off + len;
-	region->wants_trim |= run.owned;
+	r = settle_chunk(&region->settle, &chunk);
+	if (r && chunk.twin)
+		scoot_twin_drop(region);
+	if (r < 0) {
+		*more = chunk.twin; /* tried again without it */
+		return chunk.twin ? 0 : r;
+	}
+	extents_set(&region->map, off, chunk.len, chunk.backing, chunk.backing_off, true);
+	region->settle_at = off + chunk.len;
+	region->wants_trim |= chunk.from != NULL;
 	*more = !extents_is_owned(&region->map);
 	return 0;
 }

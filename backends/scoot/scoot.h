@@ -59,8 +59,10 @@ struct scoot_aside; /* old page tables, to be dropped */
  * @second:      like @home: what is discarded while a snapshot needs home's bytes goes there. May
  * be NULL
  * @wants_trim:  memory of @home or @second may be without a user
- * @populate_at: where the background goes on filling page tables; @size_bytes: nothing to do
- * @is_populated: they may be full, which rolling back takes as long to search
+ * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
+ * @room:        address space for the next one, or NULL
+ * @populate_at: where the background goes on filling the twin's page tables
+ * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
  * @rolls_back:  it is rolled back often, so page tables are left as they come
  * @trim_at:     where the background goes on looking for it
  */
@@ -78,6 +80,8 @@ struct scoot_region {
 	struct memfile *second;
 	bool wants_trim;
 	uint64_t trim_at;
+	struct scoot_aside *twin;
+	struct scoot_aside *room;
 	uint64_t populate_at;
 	bool is_populated;
 	bool rolls_back;
@@ -182,9 +186,9 @@ int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool 
 bool scoot_trim_step(struct scoot_region *region);
 
 /**
- * scoot_populate_step() - fill some of the page tables that a take has left empty
+ * scoot_populate_step() - fill some of the page tables that the next take will put in place
  *
- * So that reads soon after a take do not fault each. Under the lock. Return: more to do
+ * So that reads soon after it do not fault. Under the lock. Return: more to do
  */
 bool scoot_populate_step(struct scoot_region *region);
 

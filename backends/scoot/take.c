@@ -98,6 +98,14 @@ int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
 	return 0;
 }
 
+/* Without page tables. Where the run was owned, its twin is not what it should be then. */
+static int freeze_anew(struct scoot_region *region, const struct extent *extent)
+{
+	if (extent->owned)
+		scoot_twin_drop(region);
+	return scoot_map_private(region, extent, extent->off, extent->len);
+}
+
 /* One run whose pages are aside; threads that touch it wait. */
 static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 		      struct taken_run *run, char *pages)
@@ -115,7 +123,8 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 		hold_give_back(region->uffd, &region->pagemap, region->addr + extent->off,
 			       extent->len, pages);
 	} else {
-		r = scoot_map_private(region, extent, extent->off, extent->len);
+		if (!extent->owned || !scoot_twin_swap(region, extent->off, extent->len, pages))
+			r = freeze_anew(region, extent);
 		if (r)
 			return r;
 		extents_set(&region->map, extent->off, extent->len, extent->backing,
@@ -197,8 +206,6 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 		r = take_held(region, snap, runs, n_runs);
 	if (r)
 		return r;
-	if (!region->rolls_back)
-		region->populate_at = 0;
 	*out = steal_ptr(&snap);
 	return 0;
 }
