@@ -1,5 +1,6 @@
 noinst_LTLIBRARIES += libcommon.la
 libcommon_la_SOURCES = \
+	common/clock.h \
 	common/err.c \
 	common/err.h \
 	common/format.c \

@@ -11,8 +11,8 @@
 #include "config.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "libclient/mode-scoot.h"
 
 #define TURN_USEC 3000
@@ -28,14 +28,6 @@ struct awaited {
 
 static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct awaited *awaited;
-
-static uint64_t now_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
 
 void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,
 		      struct scoot_snapshot **frozen)

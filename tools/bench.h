@@ -11,6 +11,7 @@
 #include <sys/types.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "libclient/cowclient.h"
 #include "tools/cli.h"
 
@@ -80,14 +81,6 @@ void subject_close(struct subject *subject);
 pid_t subject_private_cowd(struct subject *subject);
 /** subject_fill() - write to every page, so that there is something to copy */
 void subject_fill(struct subject *subject);
-
-static inline uint64_t now_nsec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 /* --- bench-memory.c ------------------------------------------------------------------------------
  */

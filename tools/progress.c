@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/format.h"
 #include "common/util.h"
 #include "tools/report.h"
@@ -17,14 +18,6 @@
 #define REDRAW_USEC 100000
 #define BAR_MAX     60
 #define TEXT_MAX    80
-
-static uint64_t now_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 void progress_init(struct progress *progress)
 {

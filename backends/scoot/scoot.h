@@ -49,6 +49,21 @@
 struct scoot_aside; /* old page tables, to be dropped */
 
 /**
+ * struct roll - what rolling back has cost, by whether all that is mapped is dropped (is_blunt)
+ * @n:         rollbacks so far
+ * @cost_nsec: of the last in each way, with the faults that came after
+ * @nsec:      when the last began, and then how long it took
+ * @n_faults:  of this process, when it ended
+ */
+struct roll {
+	uint64_t n;
+	bool is_blunt;
+	uint64_t cost_nsec[2];
+	uint64_t nsec;
+	uint64_t n_faults;
+};
+
+/**
  * struct scoot_region
  * @home:        the memfd that the region was made with; offset in it is offset in the region
  * @map:         what is mapped now; changed under the region's lock only
@@ -64,6 +79,7 @@ struct scoot_aside; /* old page tables, to be dropped */
  * @populate_at: where the background goes on filling the twin's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
  * @rolls_back:  it is rolled back often, so page tables are left as they come
+ * @roll:        valid if @rolls_back
  * @trim_at:     where the background goes on looking for it
  */
 struct scoot_region {
@@ -85,6 +101,7 @@ struct scoot_region {
 	uint64_t populate_at;
 	bool is_populated;
 	bool rolls_back;
+	struct roll roll;
 };
 
 /**
