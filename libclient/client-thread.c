@@ -312,15 +312,34 @@ bool cowi_receive(struct cow_client *client)
 
 /* Those queued by now, each once: a task that posts itself again gets its next turn after a look at
  * the socket. */
+/* With client->lock held: take those tasks out that are due, or all when the client ends. */
+static struct cowi_task *take_due(struct cowi_conn *conn)
+{
+	struct cowi_task *due = NULL, **due_end = &due, **link = &conn->tasks;
+	const uint64_t now_msec = cowi_now_msec();
+
+	while (*link) {
+		struct cowi_task *task = *link;
+
+		if (!conn->is_stopping && task->due_msec > now_msec) {
+			link = &task->next;
+			continue;
+		}
+		*link = task->next;
+		task->next = NULL;
+		*due_end = task;
+		due_end = &task->next;
+	}
+	conn->tasks_end = link;
+	return due;
+}
+
 static void run_tasks(struct cow_client *client)
 {
-	struct cowi_conn *conn = client->conn;
 	struct cowi_task *task;
 
 	pthread_mutex_lock(&client->lock);
-	task = conn->tasks;
-	conn->tasks = NULL;
-	conn->tasks_end = &conn->tasks;
+	task = take_due(client->conn);
 	while (task) {
 		struct cowi_task *next = task->next;
 
@@ -377,6 +396,21 @@ static void connect_if_wanted(struct cow_client *client)
 	pthread_mutex_unlock(&client->lock);
 }
 
+/* With client->lock held: milliseconds until there is something to do unasked; -1: never. */
+static int timeout_of(const struct cowi_conn *conn)
+{
+	uint64_t due_msec = conn->retry_at_msec ? conn->retry_at_msec : UINT64_MAX;
+	const uint64_t now_msec = cowi_now_msec();
+
+	if (conn->is_stopping)
+		return 0;
+	for (const struct cowi_task *task = conn->tasks; task; task = task->next)
+		due_msec = min_u64(due_msec, task->due_msec);
+	if (due_msec == UINT64_MAX)
+		return -1;
+	return due_msec > now_msec ? (int)min_u64(due_msec - now_msec, INT_MAX) : 0;
+}
+
 /* Wait until there is something to do. Return: whether the socket is ready for reading. */
 static bool wait_for_work(struct cow_client *client)
 {
@@ -385,19 +419,14 @@ static bool wait_for_work(struct cow_client *client)
 		{.fd = conn->wake_fd, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
 	};
-	int timeout_msec = -1;
-	uint64_t count, now_msec = cowi_now_msec();
+	int timeout_msec;
+	uint64_t count;
 
 	pthread_mutex_lock(&client->lock);
 	pollfds[1].fd = conn->sock;
 	if (conn->out)
 		pollfds[1].events |= POLLOUT;
-	if (conn->retry_at_msec)
-		timeout_msec = conn->retry_at_msec > now_msec
-				       ? (int)min_u64(conn->retry_at_msec - now_msec, INT_MAX)
-				       : 0;
-	if (conn->tasks || conn->is_stopping)
-		timeout_msec = 0;
+	timeout_msec = timeout_of(conn);
 	pthread_mutex_unlock(&client->lock);
 
 	(void)poll(pollfds, ARRAY_SIZE(pollfds), timeout_msec);

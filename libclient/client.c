@@ -292,11 +292,18 @@ int cowi_connect(struct cow_client *client)
 
 void cowi_post(struct cow_client *client, struct cowi_task *task)
 {
+	cowi_post_later(client, task, 0);
+}
+
+void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec)
+{
+	const uint64_t due_msec = msec ? cowi_now_msec() + msec : 0;
 	struct cowi_conn *conn = client->conn;
 
 	pthread_mutex_lock(&client->lock);
 	if (!task->is_queued) {
 		task->is_queued = 1;
+		task->due_msec = due_msec;
 		task->next = NULL;
 		*conn->tasks_end = task;
 		conn->tasks_end = &task->next;

@@ -35,6 +35,7 @@ struct cowi_conn; /* client.c: one connection, replaced on reconnection */
 struct cowi_task {
 	void (*run)(struct cowi_task *task);
 	struct cowi_task *next;
+	uint64_t due_msec; /* on the monotonic clock; client->lock while queued */
 	_Bool is_queued;
 };
 
@@ -228,6 +229,8 @@ int cowi_connect(struct cow_client *client);
 
 /** cowi_post() - have @task run soon in the client's thread; no-op while it is queued already */
 void cowi_post(struct cow_client *client, struct cowi_task *task);
+/** cowi_post_later() - the same, but not before @msec milliseconds have passed */
+void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec);
 
 /**
  * cowi_uffd_new() - a userfaultfd on this process by the device that cowd lent

@@ -15,7 +15,10 @@
 #include "common/clock.h"
 #include "libclient/mode-scoot.h"
 
-#define TURN_USEC 3000
+/* So much at a time, and then a pause: half of one CPU at most, so that a program that needs its
+ * CPUs keeps its pace. A take does not wait for the rest, it does what it needs of it itself. */
+#define TURN_USEC  3000
+#define PAUSE_MSEC 3
 
 /* Released here, but not gone yet. */
 struct awaited {
@@ -116,14 +119,19 @@ void cowi_scoot_gone(struct cow_client *client, uint64_t id)
 	cowi_scoot_post_all();
 }
 
-void cowi_scoot_post(struct cow_region *region)
+static void post_later(struct cow_region *region, uint64_t msec)
 {
 	struct cowi_scoot *glue = region->scoot_glue;
 
 	if (atomic_exchange(&glue->is_posted, true))
 		return;
 	cow_region_ref(region);
-	cowi_post(region->client, &glue->task);
+	cowi_post_later(region->client, &glue->task, msec);
+}
+
+void cowi_scoot_post(struct cow_region *region)
+{
+	post_later(region, 0);
 }
 
 int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation)
@@ -224,14 +232,14 @@ void cowi_scoot_run(struct cowi_task *task)
 	if (generation)
 		cowi_scoot_await_end(region->client, generation);
 	if (settle_turn(glue, until_usec)) {
-		cowi_scoot_post(region);
+		post_later(region, PAUSE_MSEC);
 	} else {
 		/* Nobody waits for old page tables to go. */
 		until_usec = now_usec() + TURN_USEC;
 		while (more && now_usec() < until_usec)
 			more = scoot_tidy_step(region->scoot);
 		if (more)
-			cowi_scoot_post(region);
+			post_later(region, PAUSE_MSEC);
 	}
 	cow_region_unref(region);
 }
