@@ -198,11 +198,13 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-extents \
 	tests/unit/test-pagemap \
 	tests/unit/test-scoot \
+	tests/unit/test-twin \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/scoot-adopt \
 	tests/system/scoot-fork \
 	tests/system/scoot-memory \
+	tests/system/scoot-oracle \
 	$(NULL)
 check_PROGRAMS += $(SCOOT_TESTS)
 TESTS += $(SCOOT_TESTS)
@@ -218,12 +220,20 @@ tests_unit_test_extents_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_pagemap_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_pagemap_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_pagemap_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_scoot_SOURCES = tests/unit/test-scoot.c tests/unit/scoot-fixture.h
 tests_unit_test_scoot_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_scoot_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_twin_SOURCES = tests/unit/test-twin.c tests/unit/scoot-fixture.h
+tests_unit_test_twin_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_twin_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_twin_LDADD = $(TESTS_UNIT_LDADD)
 tests_system_scoot_memory_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_memory_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_memory_LDADD = $(PROOF_LDADD)
+tests_system_scoot_oracle_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_oracle_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_oracle_LDADD = $(PROOF_LDADD)
 
 # What programs that link the library rely on.
 ABI_TESTS = \

@@ -1,0 +1,728 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Modes scoot and mmapcopy against an oracle: random steps of several threads writing, snapshots
+ * taken, read, mapped and released in any order while they write, rolling back, discarding,
+ * copying, fork children that check what they have, and now and then a wait until all is settled.
+ * Plain copies say what the region, each snapshot and each child must hold.
+ *
+ * Nothing is left to chance but timing. A thread has pages of its own and writes single words, in
+ * an order that its seed decides, after having read there what it wrote last. So whatever was
+ * frozen while the threads wrote must be, page for page of a thread, what it had after some number
+ * of its words, and that number is between those counted before and after the call.
+ *
+ *   COW_ORACLE_STEPS    steps of each variant (default: about a hundred)
+ *   COW_ORACLE_SECONDS  stop after that time instead, whatever the steps
+ *   COW_ORACLE_SEED     the sequence; the one used is in the log
+ *
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "libclient/mode-scoot.h"
+#include "system/proof.h"
+
+enum {
+	N_THREADS = 4,
+	N_REGIONS_MAX = 2,
+	N_SHOTS_MAX = 8,
+	N_CHILDREN_MAX = 3,
+	N_WORDS_MAX = 4000, /* written by a thread in a step */
+};
+
+/*
+ * Sizes are no multiples of a huge page. The larger one is settled in several chunks. With several
+ * regions there are copies between them.
+ */
+static const struct variant {
+	const char *name;
+	uint32_t mode;
+	const char *config; /* of cowd; NULL: the default */
+	size_t n_regions;
+	size_t n_pages; /* of each */
+	uint64_t n_steps;
+} variants[] = {
+	{"scoot", COW_MODE_SCOOT, NULL, 1, 700, 240},
+	{"scoot, several chunks", COW_MODE_SCOOT, NULL, 1, 2501, 60},
+	{"scoot, two regions", COW_MODE_SCOOT, NULL, 2, 701, 80},
+	{"scoot without userfaultfd", COW_MODE_SCOOT, "[daemon]\nlend = no\n", 1, 700, 80},
+	{"mmapcopy", COW_MODE_MMAPCOPY, NULL, 2, 701, 80},
+	{"mmapcopy without userfaultfd", COW_MODE_MMAPCOPY, "[daemon]\nlend = no\n", 2, 700, 50},
+};
+
+/* It does not follow a program that has threads into its children. */
+#ifdef __SANITIZE_THREAD__
+#define CAN_FORK false
+#else
+#define CAN_FORK true
+#endif
+
+/* The words that a thread writes, one after another. */
+struct stream {
+	uint64_t random;
+	size_t number, n_slots; /* of pages of that thread */
+	size_t at, stride, n_left;
+};
+
+struct word {
+	size_t idx; /* in all regions, one after the other */
+	uint64_t value;
+};
+
+struct writer {
+	pthread_t thread;
+	struct oracle *oracle;
+	size_t number;
+	uint64_t seed;
+	size_t n_words;
+	_Atomic size_t n_done;
+	bool is_bad;
+	size_t bad_idx;
+	uint64_t bad_value;
+};
+
+struct shot {
+	struct cow_snapshot *snap;
+	size_t region;
+	uint64_t *want;
+	const char *view; /* NULL: not mapped */
+};
+
+struct child {
+	pid_t pid;
+	int go_fd;
+};
+
+struct oracle {
+	const struct variant *variant;
+	struct cow_client *client;
+	struct cow_region *regions[N_REGIONS_MAX];
+	size_t region_words, n_words;
+	uint64_t *now;     /* what memory holds; words being written belong to their threads */
+	uint64_t *base;    /* what it held when the threads began */
+	uint64_t *scratch; /* for fork children, who had better not allocate */
+	struct writer writers[N_THREADS];
+	bool is_writing;
+	struct shot shots[N_SHOTS_MAX];
+	size_t n_shots;
+	struct child children[N_CHILDREN_MAX];
+	size_t n_children;
+	uint64_t seed;
+};
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static size_t pick(struct oracle *oracle, size_t n)
+{
+	return next_random(&oracle->seed) % n;
+}
+
+static size_t words_per_page(void)
+{
+	return page_size_bytes() / sizeof(uint64_t);
+}
+
+static uint64_t *region_memory(const struct oracle *oracle, size_t region)
+{
+	return cow_region_address(oracle->regions[region]);
+}
+
+static uint64_t *word_at(const struct oracle *oracle, size_t idx)
+{
+	return region_memory(oracle, idx / oracle->region_words) + idx % oracle->region_words;
+}
+
+/* --- threads that write ----------------------------------------------------------------------- */
+
+static struct stream stream_of(const struct writer *writer)
+{
+	size_t n_pages = writer->oracle->n_words / words_per_page();
+
+	return (struct stream){
+		.random = writer->seed,
+		.number = writer->number,
+		.n_slots = n_pages / N_THREADS,
+	};
+}
+
+/* On one page, on page after page, or all over. Zeroes too: a page may become all zero again. */
+static struct word stream_next(struct stream *stream)
+{
+	struct word word;
+
+	if (!stream->n_left) {
+		stream->stride = next_random(&stream->random) % 3;
+		stream->n_left = 1 + next_random(&stream->random) % 64;
+		stream->at = next_random(&stream->random) % stream->n_slots;
+	}
+	stream->n_left--;
+	if (stream->stride < 2)
+		stream->at = (stream->at + stream->stride) % stream->n_slots;
+	else
+		stream->at = next_random(&stream->random) % stream->n_slots;
+	word.idx = (stream->at * N_THREADS + stream->number) * words_per_page() +
+		   next_random(&stream->random) % words_per_page();
+	word.value = next_random(&stream->random);
+	if (word.value % 4 == 0)
+		word.value = 0;
+	return word;
+}
+
+static void *write_words(void *arg)
+{
+	struct writer *writer = arg;
+	struct oracle *oracle = writer->oracle;
+	struct stream stream = stream_of(writer);
+
+	for (size_t n = 0; n < writer->n_words; n++) {
+		struct word word = stream_next(&stream);
+		uint64_t *at = word_at(oracle, word.idx);
+		uint64_t found = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+		if (found != oracle->now[word.idx]) {
+			writer->is_bad = true;
+			writer->bad_idx = word.idx;
+			writer->bad_value = found;
+			break;
+		}
+		__atomic_store_n(at, word.value, __ATOMIC_RELEASE);
+		oracle->now[word.idx] = word.value;
+		atomic_store(&writer->n_done, n + 1);
+	}
+	return NULL;
+}
+
+static void begin_writing(struct oracle *oracle)
+{
+	memcpy(oracle->base, oracle->now, oracle->n_words * sizeof(uint64_t));
+	for (size_t i = 0; i < N_THREADS; i++) {
+		struct writer *writer = &oracle->writers[i];
+
+		*writer = (struct writer){.oracle = oracle, .number = i};
+		writer->seed = next_random(&oracle->seed) | 1;
+		writer->n_words = 1 + pick(oracle, N_WORDS_MAX);
+	}
+	oracle->is_writing = true;
+	for (size_t i = 0; i < N_THREADS; i++)
+		ck_assert_int_eq(pthread_create(&oracle->writers[i].thread, NULL, write_words,
+						&oracle->writers[i]),
+				 0);
+}
+
+static void end_writing(struct oracle *oracle)
+{
+	for (size_t i = 0; i < N_THREADS; i++)
+		pthread_join(oracle->writers[i].thread, NULL);
+	oracle->is_writing = false;
+	for (size_t i = 0; i < N_THREADS; i++) {
+		const struct writer *writer = &oracle->writers[i];
+
+		ck_assert_msg(!writer->is_bad,
+			      "thread %zu finds %#" PRIx64 " in page %zu, word %zu, not %#" PRIx64,
+			      i, writer->bad_value, writer->bad_idx / words_per_page(),
+			      writer->bad_idx % words_per_page(), oracle->now[writer->bad_idx]);
+	}
+}
+
+/* --- what was frozen while they wrote --------------------------------------------------------- */
+
+struct bounds {
+	size_t before[N_THREADS], after[N_THREADS];
+};
+
+static void count_done(const struct oracle *oracle, size_t *counts)
+{
+	for (size_t i = 0; i < N_THREADS; i++)
+		counts[i] = oracle->is_writing ? atomic_load(&oracle->writers[i].n_done) : 0;
+}
+
+static const uint64_t *base_of(const struct oracle *oracle, size_t region)
+{
+	return (oracle->is_writing ? oracle->base : oracle->now) + region * oracle->region_words;
+}
+
+/* How many words of the pages of thread @number differ. */
+static size_t n_differing(const struct oracle *oracle, size_t region, size_t number,
+			  const uint64_t *want, const uint64_t *got)
+{
+	size_t first_page = region * oracle->region_words / words_per_page();
+	size_t n = 0;
+
+	for (size_t page = 0; page * words_per_page() < oracle->region_words; page++) {
+		size_t at = page * words_per_page();
+
+		if ((first_page + page) % N_THREADS != number ||
+		    !memcmp(want + at, got + at, page_size_bytes()))
+			continue;
+		for (size_t i = at; i < at + words_per_page(); i++)
+			n += want[i] != got[i];
+	}
+	return n;
+}
+
+/* Make @want, the base, what @got must be as to one thread. */
+static bool find_cut(const struct writer *writer, size_t region, const struct bounds *bounds,
+		     uint64_t *want, const uint64_t *got)
+{
+	const struct oracle *oracle = writer->oracle;
+	struct stream stream = stream_of(writer);
+	size_t n_max = min_u64(bounds->after[writer->number] + 1, writer->n_words);
+	size_t n_diff = SIZE_MAX;
+
+	for (size_t n = 0; n <= n_max; n++) {
+		struct word word;
+		size_t idx;
+
+		if (n == bounds->before[writer->number])
+			n_diff = n_differing(oracle, region, writer->number, want, got);
+		if (!n_diff)
+			return true;
+		word = stream_next(&stream);
+		idx = word.idx % oracle->region_words;
+		if (n == n_max || word.idx / oracle->region_words != region)
+			continue;
+		if (n_diff != SIZE_MAX)
+			n_diff -= want[idx] != got[idx];
+		want[idx] = word.value;
+		if (n_diff != SIZE_MAX)
+			n_diff += want[idx] != got[idx];
+	}
+	(void)fprintf(stderr,
+		      "thread %zu: no number of words from %zu to %zu gives what was frozen; "
+		      "%zu words differ\n",
+		      writer->number, bounds->before[writer->number], n_max, n_diff);
+	return false;
+}
+
+/* Make @want what @got must be, and compare. Allocates nothing: fork children call it. */
+static bool is_one_cut(const struct oracle *oracle, size_t region, const struct bounds *bounds,
+		       uint64_t *want, const uint64_t *got)
+{
+	memcpy(want, base_of(oracle, region), oracle->region_words * sizeof(uint64_t));
+	for (size_t i = 0; oracle->is_writing && i < N_THREADS; i++) {
+		if (!find_cut(&oracle->writers[i], region, bounds, want, got))
+			return false;
+	}
+	for (size_t i = 0; i < oracle->region_words; i++) {
+		if (want[i] == got[i])
+			continue;
+		(void)fprintf(stderr, "page %zu, word %zu is %#" PRIx64 ", not %#" PRIx64 "\n",
+			      i / words_per_page(), i % words_per_page(), got[i], want[i]);
+		return false;
+	}
+	return true;
+}
+
+/* --- snapshots -------------------------------------------------------------------------------- */
+
+static void check_words(const struct shot *shot, const void *got, size_t off, size_t len)
+{
+	const char *want = (const char *)shot->want + off, *found = got;
+	size_t i = 0;
+
+	if (!memcmp(found, want, len))
+		return;
+	while (found[i] == want[i])
+		i++;
+	ck_abort_msg("snapshot %" PRIu64 ", page %zu: byte %zu is %#x, not %#x",
+		     cow_snapshot_id(shot->snap), (off + i) / page_size_bytes(),
+		     (off + i) % page_size_bytes(), (unsigned char)found[i],
+		     (unsigned char)want[i]);
+}
+
+static void step_take(struct oracle *oracle)
+{
+	struct shot *shot = &oracle->shots[oracle->n_shots];
+	CLEANUP(freep) uint64_t *got = NULL;
+	struct bounds bounds;
+	size_t n_bytes;
+
+	if (oracle->n_shots == N_SHOTS_MAX)
+		return;
+	*shot = (struct shot){.region = pick(oracle, oracle->variant->n_regions)};
+	count_done(oracle, bounds.before);
+	proof_ok(cow_snapshot_new(&shot->snap, oracle->regions[shot->region]));
+	count_done(oracle, bounds.after);
+	n_bytes = cow_snapshot_size(shot->snap);
+	shot->want = proof_alloc(n_bytes);
+	got = proof_alloc(n_bytes);
+	proof_ok(cow_snapshot_read(shot->snap, got, n_bytes, 0));
+	ck_assert_msg(is_one_cut(oracle, shot->region, &bounds, shot->want, got),
+		      "a snapshot is not one instant of the region");
+	oracle->n_shots++;
+}
+
+static struct shot *any_shot(struct oracle *oracle)
+{
+	return oracle->n_shots ? &oracle->shots[pick(oracle, oracle->n_shots)] : NULL;
+}
+
+static void step_read(struct oracle *oracle)
+{
+	CLEANUP(freep) char *buf = NULL;
+	struct shot *shot = any_shot(oracle);
+	size_t off, len;
+
+	if (!shot)
+		return;
+	off = pick(oracle, cow_snapshot_size(shot->snap));
+	len = 1 + pick(oracle, cow_snapshot_size(shot->snap) - off);
+	if (pick(oracle, 4) == 0) {
+		off = 0;
+		len = cow_snapshot_size(shot->snap);
+	}
+	buf = proof_alloc(len);
+	proof_ok(cow_snapshot_read(shot->snap, buf, len, off));
+	check_words(shot, buf, off, len);
+	if (shot->view)
+		check_words(shot, shot->view + off, off, len);
+}
+
+static void step_map(struct oracle *oracle)
+{
+	struct shot *shot = any_shot(oracle);
+	const void *view = NULL;
+
+	if (!shot)
+		return;
+	proof_ok(cow_snapshot_map(shot->snap, &view));
+	shot->view = view;
+	check_words(shot, shot->view, 0, cow_snapshot_size(shot->snap));
+}
+
+static void step_release(struct oracle *oracle)
+{
+	struct shot *shot = any_shot(oracle);
+
+	if (!shot)
+		return;
+	cow_snapshot_unref(shot->snap);
+	free(shot->want);
+	*shot = oracle->shots[--oracle->n_shots];
+}
+
+static void step_save(struct oracle *oracle)
+{
+	CLEANUP(freep) char *buf = NULL;
+	struct shot *shot = any_shot(oracle);
+	AUTO_FD int fd = -1;
+	size_t n_bytes;
+
+	if (!shot)
+		return;
+	n_bytes = cow_snapshot_size(shot->snap);
+	fd = proof_file();
+	proof_ok(cow_snapshot_save(shot->snap, fd, NULL, NULL));
+	buf = proof_alloc(n_bytes);
+	ck_assert_int_eq(pread(fd, buf, n_bytes, 0), (ssize_t)n_bytes);
+	check_words(shot, buf, 0, n_bytes);
+}
+
+/* --- fork children ---------------------------------------------------------------------------- */
+
+static int check_child(const struct oracle *oracle, const struct bounds *bounds, int go_fd)
+{
+	char byte;
+
+	for (size_t i = 0; i < oracle->variant->n_regions; i++) {
+		if (!is_one_cut(oracle, i, bounds, oracle->scratch + i * oracle->region_words,
+				region_memory(oracle, i)))
+			return 10;
+	}
+	if (read(go_fd, &byte, 1) != 1)
+		return 11;
+	for (size_t i = 0; i < oracle->variant->n_regions; i++) {
+		uint64_t *want = oracle->scratch + i * oracle->region_words;
+
+		if (memcmp(region_memory(oracle, i), want, oracle->region_words * sizeof(uint64_t)))
+			return 12;
+	}
+	memset(region_memory(oracle, 0), 0x3c, oracle->region_words * sizeof(uint64_t));
+	return 0;
+}
+
+/* Often it is a child's child that has the memory. */
+static _Noreturn void child_main(const struct oracle *oracle, struct bounds *bounds, int go_fd)
+{
+	bool is_grand = oracle->seed & 1024;
+	int status = 0;
+	pid_t pid = 0;
+
+	/* What the threads counted when they were copied is at least what memory has. */
+	count_done(oracle, bounds->after);
+	if (is_grand)
+		pid = fork();
+	if (!pid)
+		_exit(check_child(oracle, bounds, go_fd));
+	close(go_fd);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		_exit(20);
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 21);
+}
+
+static void *fork_child(void *arg)
+{
+	struct oracle *oracle = arg;
+	struct child *child = &oracle->children[oracle->n_children];
+	bool is_plain = pick(oracle, 2);
+	struct bounds bounds;
+	int go[2];
+
+	ck_assert_int_eq(pipe2(go, O_CLOEXEC), 0);
+	count_done(oracle, bounds.before);
+	child->pid = is_plain ? fork() : cow_fork(oracle->client);
+	if (!child->pid) {
+		close(go[1]);
+		child_main(oracle, &bounds, go[0]);
+	}
+	close(go[0]);
+	child->go_fd = go[1];
+	return NULL;
+}
+
+/* From this thread or from one that is there for this only. */
+static void step_fork(struct oracle *oracle)
+{
+	pthread_t thread;
+
+	if (!CAN_FORK || oracle->n_children == N_CHILDREN_MAX)
+		return;
+	if (pick(oracle, 2)) {
+		(void)fork_child(oracle);
+	} else {
+		ck_assert_int_eq(pthread_create(&thread, NULL, fork_child, oracle), 0);
+		pthread_join(thread, NULL);
+	}
+	ck_assert_msg(oracle->children[oracle->n_children].pid > 0, "%s", cow_last_error());
+	oracle->n_children++;
+}
+
+static void step_reap(struct oracle *oracle)
+{
+	struct child *child;
+	int status;
+
+	if (!oracle->n_children)
+		return;
+	child = &oracle->children[pick(oracle, oracle->n_children)];
+	ck_assert_int_eq(write(child->go_fd, "", 1), 1);
+	ck_assert_int_eq(waitpid(child->pid, &status, 0), child->pid);
+	close(child->go_fd);
+	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status),
+		      "a fork child ended with status %#x", (unsigned int)status);
+	*child = oracle->children[--oracle->n_children];
+}
+
+/* --- changing much at once, while nobody writes ----------------------------------------------- */
+
+static void step_rollback(struct oracle *oracle)
+{
+	struct shot *shot = any_shot(oracle);
+
+	if (!shot)
+		return;
+	proof_ok(cow_region_rollback(oracle->regions[shot->region], shot->snap));
+	memcpy(oracle->now + shot->region * oracle->region_words, shot->want,
+	       oracle->region_words * sizeof(uint64_t));
+}
+
+static void step_discard(struct oracle *oracle)
+{
+	size_t region = pick(oracle, oracle->variant->n_regions);
+	size_t at = pick(oracle, oracle->variant->n_pages);
+	size_t n = 1 + pick(oracle, oracle->variant->n_pages - at);
+
+	if (pick(oracle, 2))
+		n = min_u64(n, 1 + pick(oracle, 16));
+	proof_ok(cow_region_discard(oracle->regions[region], at * page_size_bytes(),
+				    n * page_size_bytes()));
+	memset(oracle->now + region * oracle->region_words + at * words_per_page(), 0,
+	       n * page_size_bytes());
+}
+
+/* Pages of no thread as well. */
+static void step_sweep(struct oracle *oracle)
+{
+	size_t at = pick(oracle, oracle->n_words);
+	size_t n = 1 + pick(oracle, oracle->n_words - at);
+
+	for (size_t i = at; i < at + n; i += 1 + words_per_page() / 2) {
+		oracle->now[i] = i ^ oracle->seed;
+		*word_at(oracle, i) = oracle->now[i];
+	}
+}
+
+/* Within a region or between two, to the same offset within a page or not, overlapping or not. */
+static void step_copy(struct oracle *oracle)
+{
+	size_t n_bytes = oracle->region_words * sizeof(uint64_t);
+	size_t to = pick(oracle, oracle->variant->n_regions);
+	size_t from = pick(oracle, oracle->variant->n_regions);
+	size_t len = pick(oracle, n_bytes);
+	size_t dst = pick(oracle, n_bytes - len), src = pick(oracle, n_bytes - len);
+	char *now = (char *)oracle->now;
+
+	if (oracle->variant->mode != COW_MODE_MMAPCOPY)
+		return; /* what is in two places is not settled */
+	if (pick(oracle, 4))
+		src = align_down(src, page_size_bytes()) + dst % page_size_bytes();
+	len = min_u64(len, n_bytes - max_u64(src, dst));
+	cow_mmapcopy((char *)region_memory(oracle, to) + dst,
+		     (char *)region_memory(oracle, from) + src, len);
+	memmove(now + to * n_bytes + dst, now + from * n_bytes + src, len);
+}
+
+/* An assertion for each word would be a message to libcheck for each. */
+static void check_memory(const struct oracle *oracle)
+{
+	for (size_t i = 0; i < oracle->n_words; i++) {
+		uint64_t found = *word_at(oracle, i);
+
+		if (found != oracle->now[i])
+			ck_abort_msg(
+				"the region's page %zu, word %zu is %#" PRIx64 ", not %#" PRIx64,
+				i / words_per_page(), i % words_per_page(), found, oracle->now[i]);
+	}
+}
+
+/* --- now and then ----------------------------------------------------------------------------- */
+
+static bool is_settled(struct cow_region *region)
+{
+	bool is_owned;
+
+	pthread_mutex_lock(&region->take_lock);
+	is_owned = region->scoot->uffd < 0 || extents_is_owned(&region->scoot->map);
+	pthread_mutex_unlock(&region->take_lock);
+	return is_owned;
+}
+
+/* All is gone at once, and the background comes to its end. */
+static void step_settle(struct oracle *oracle)
+{
+	const struct timespec pause = {.tv_nsec = 1000000};
+
+	while (oracle->n_shots)
+		step_release(oracle);
+	while (oracle->n_children)
+		step_reap(oracle);
+	for (size_t i = 0; i < oracle->variant->n_regions; i++) {
+		while (oracle->variant->mode == COW_MODE_SCOOT && !is_settled(oracle->regions[i]))
+			nanosleep(&pause, NULL);
+	}
+	check_memory(oracle);
+}
+
+typedef void (*step_fn)(struct oracle *oracle);
+
+static const step_fn steps_while_writing[] = {
+	step_take, step_take, step_take, step_read,    step_release, step_release,
+	step_map,  step_fork, step_reap, step_release, step_save,
+};
+
+static void step_write(struct oracle *oracle)
+{
+	size_t n = pick(oracle, 5);
+
+	begin_writing(oracle);
+	for (size_t i = 0; i < n; i++)
+		steps_while_writing[pick(oracle, ARRAY_SIZE(steps_while_writing))](oracle);
+	end_writing(oracle);
+}
+
+static const step_fn steps[] = {
+	step_write, step_write, step_write,   step_write,    step_write,   step_write,
+	step_write, step_take,  step_release, step_rollback, step_discard, step_sweep,
+	step_copy,  step_read,  step_map,     step_fork,     step_reap,
+};
+
+static void step(struct oracle *oracle)
+{
+	if (pick(oracle, 20) == 0)
+		step_settle(oracle);
+	else
+		steps[pick(oracle, ARRAY_SIZE(steps))](oracle);
+	if (pick(oracle, 4) == 0)
+		check_memory(oracle);
+}
+
+/* --- a run ------------------------------------------------------------------------------------ */
+
+static uint64_t number_from_env(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+
+	return text && *text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+static void start(struct oracle *oracle, const struct variant *variant)
+{
+	*oracle = (struct oracle){.variant = variant, .client = proof_client()};
+	oracle->region_words = variant->n_pages * words_per_page();
+	oracle->n_words = oracle->region_words * variant->n_regions;
+	oracle->seed = number_from_env("COW_ORACLE_SEED", 0x9e3779b97f4a7c15u) | 1;
+	oracle->now = calloc(oracle->n_words, sizeof(uint64_t));
+	oracle->base = proof_alloc(oracle->n_words * sizeof(uint64_t));
+	oracle->scratch = proof_alloc(oracle->n_words * sizeof(uint64_t));
+	ck_assert_ptr_nonnull(oracle->now);
+	for (size_t i = 0; i < variant->n_regions; i++)
+		proof_ok(cow_region_new(
+			&oracle->regions[i], oracle->client,
+			&(struct cow_region_params){.size_bytes =
+							    oracle->region_words * sizeof(uint64_t),
+						    .mode = variant->mode,
+						    .name = "oracle"}));
+	(void)fprintf(stderr, "%s: COW_ORACLE_SEED=%#" PRIx64 "\n", variant->name, oracle->seed);
+}
+
+static void end(struct oracle *oracle)
+{
+	step_settle(oracle);
+	for (size_t i = 0; i < oracle->variant->n_regions; i++)
+		cow_region_unref(oracle->regions[i]);
+	cow_client_unref(oracle->client);
+	free(oracle->now);
+	free(oracle->base);
+	free(oracle->scratch);
+}
+
+START_TEST(every_copy_is_its_own_instant)
+{
+	const struct variant *variant = &variants[_i];
+	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", variant->n_steps);
+	time_t seconds = (time_t)number_from_env("COW_ORACLE_SECONDS", 0);
+	time_t until = time(NULL) + seconds;
+	struct oracle oracle;
+
+	if (variant->config) {
+		proof_cowd_kill();
+		proof_cowd_start(variant->config);
+	}
+	start(&oracle, variant);
+	for (uint64_t i = 0; seconds ? time(NULL) < until : i < n_steps; i++)
+		step(&oracle);
+	end(&oracle);
+}
+END_TEST
+
+int main(void)
+{
+	double seconds = (double)number_from_env("COW_ORACLE_SECONDS", 0);
+	TCase *tcase = proof_tcase("scoot-oracle", 300 + 2 * seconds);
+
+	tcase_add_loop_test(tcase, every_copy_is_its_own_instant, 0, ARRAY_SIZE(variants));
+	return proof_run(tcase);
+}
