@@ -42,11 +42,13 @@ int scoot_twin_swap_all(struct scoot_region *region);
  * Return: whether that was done; if not, nothing was.
  */
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
-/** scoot_twin_at() - where the twin of @off is, or NULL */
-char *scoot_twin_at(const struct scoot_region *region, uint64_t off);
+/** scoot_twin_to_settle() - where the twin of a chunk is that is going to be settled, or NULL */
+char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
 
 /** scoot_check_memory() - 0; -EBUSY if mappings made now would be populated at once (mlockall) */
 int scoot_check_memory(void);
+/** scoot_freeze_checked() - scoot_freeze() after scoot_check_memory() */
+int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len);
 /** scoot_set_aside() - move page tables away before something else is mapped there; best effort */
 void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len);
 /** scoot_map_private() - map [@off, @off + @len) of the region private on what its map says. 0,

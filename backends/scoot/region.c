@@ -83,6 +83,8 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	r = extents_init(&region->map, home, home->size_bytes, true);
 	if (!r)
 		r = pagemap_init(&region->pagemap);
+	if (!r && *uffd >= 0)
+		r = scoot_aside_new(&region->room, addr, home->size_bytes);
 	if (!r && *uffd >= 0) {
 		r = hold_init(*uffd);
 		if (!r)
@@ -172,9 +174,12 @@ int scoot_map_private(const struct scoot_region *region, const struct extent *ru
 static int freeze_part(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
-	int r;
+	int r = 0;
 
-	r = scoot_aside_new(&aside, region->addr + off, len);
+	if (len == region->size_bytes && region->room)
+		aside = steal_ptr(&region->room);
+	else
+		r = scoot_aside_new(&aside, region->addr + off, len);
 	if (!r)
 		r = hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr);
 	if (r)
@@ -213,8 +218,15 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	const uint64_t end = off + len;
 	int r = scoot_check_memory();
+
+	return r ? r : scoot_freeze_checked(region, off, len);
+}
+
+int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	const uint64_t end = off + len;
+	int r = 0;
 
 	while (!r && off < end) {
 		struct extent run = region->map.runs[extents_find(&region->map, off)];
@@ -239,7 +251,7 @@ static bool is_settleable(const struct scoot_region *region, const struct extent
 }
 
 /* The next chunk from settle_at on that may be settled; false when there is none to the end. */
-static bool find_settleable(const struct scoot_region *region, struct chunk *chunk, uint64_t *off)
+static bool find_settleable(struct scoot_region *region, struct chunk *chunk, uint64_t *off)
 {
 	const struct extents *map = &region->map;
 	uint64_t at = region->settle_at;
@@ -261,7 +273,7 @@ static bool find_settleable(const struct scoot_region *region, struct chunk *chu
 			.backing_off = run->owned ? start : run_off,
 			.from = run->owned ? run->backing : NULL,
 			.from_off = run_off,
-			.twin = scoot_twin_at(region, start),
+			.twin = scoot_twin_to_settle(region, start),
 		};
 		return true;
 	}

@@ -199,13 +199,14 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 	if (wants_overlay)
 		snap->overlay = memfile_ref(overlay);
 	if (is_plain)
-		r = scoot_freeze(region, 0, region->size_bytes);
+		r = scoot_freeze_checked(region, 0, region->size_bytes);
 	else if (region->uffd < 0)
 		r = scoot_take_by_clone(region, snap);
 	else
 		r = take_held(region, snap, runs, n_runs);
 	if (r)
 		return r;
+	region->settle_at = 0;
 	*out = steal_ptr(&snap);
 	return 0;
 }

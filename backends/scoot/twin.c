@@ -13,6 +13,11 @@
  * becomes the twin again. Costs page tables (1/512 of the region), and that RSS counts the region's
  * pages twice.
  *
+ * Nobody writes to the twin, but mlockall(MCL_CURRENT) fills a private mapping as if it were
+ * written, and those copies would be out of date once they are put in place. It does so from the
+ * first page of each mapping on, so the private part of the twin always begins with page 0, and
+ * that page is looked at before a swap.
+ *
  * Without a userfaultfd nothing is settled, and there is no twin.
  */
 #include "config.h"
@@ -63,11 +68,24 @@ static bool move_tables(char *from, char *to, uint64_t len)
 	       MAP_FAILED;
 }
 
+static bool is_clean(struct scoot_region *region)
+{
+	struct page_run run[2];
+	uint64_t at = (uint64_t)(uintptr_t)region->twin->addr;
+	size_t n_runs;
+
+	return !pagemap_private(&region->pagemap, &at, at + page_size_bytes(), run, ARRAY_SIZE(run),
+				&n_runs) &&
+	       !n_runs;
+}
+
 int scoot_twin_swap_all(struct scoot_region *region)
 {
 	struct scoot_aside *twin = region->twin;
 	int r = 0;
 
+	if (!is_clean(region))
+		return SCOOT_E_TWIN;
 	if (!region->room)
 		r = scoot_aside_new(&region->room, region->addr, region->size_bytes);
 	if (!r)
@@ -88,16 +106,21 @@ int scoot_twin_swap_all(struct scoot_region *region)
 
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages)
 {
-	if (!region->twin || !move_tables(region->twin->addr + off, region->addr + off, len))
+	if (!region->twin || off || !is_clean(region) ||
+	    !move_tables(region->twin->addr, region->addr, len))
 		return false;
 	region->is_populated = true;
-	if (!move_tables(pages, region->twin->addr + off, len))
+	if (!move_tables(pages, region->twin->addr, len))
 		scoot_twin_drop(region);
 	return true;
 }
 
-char *scoot_twin_at(const struct scoot_region *region, uint64_t off)
+char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off)
 {
+	const struct extent *first = region->map.runs;
+
+	if (region->twin && off != (first->owned ? first->len : 0))
+		scoot_twin_drop(region);
 	return region->twin ? region->twin->addr + off : NULL;
 }
 

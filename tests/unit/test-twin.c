@@ -174,6 +174,30 @@ START_TEST(a_take_in_the_middle_of_settling)
 }
 END_TEST
 
+/*
+ * mlockall(MCL_CURRENT) copies the twin, which is a private mapping then. Seen to fail: without
+ * is_clean() in twin.c.
+ */
+START_TEST(copies_made_by_mlockall_are_not_put_in_place)
+{
+	struct scoot_region *region = make_filled();
+	struct scoot_snapshot *snap = take(region);
+
+	scoot_snapshot_free(snap);
+	settle_all(region);
+	if (mlockall(MCL_CURRENT) || munlockall()) {
+		ck_assert(errno == ENOMEM || errno == EPERM); /* RLIMIT_MEMLOCK: nothing to see */
+		end_region(region);
+		return;
+	}
+	memset(region->addr, 2, SIZE_BYTES);
+	snap = take(region);
+	ck_assert_uint_eq(read_all(region), 2 * SIZE_BYTES / page_size_bytes());
+	scoot_snapshot_free(snap);
+	end_region(region);
+}
+END_TEST
+
 /* Seen to fail: without MADV_DONTFORK on what becomes the twin. */
 START_TEST(a_fork_child_does_not_inherit_the_twin)
 {
@@ -220,6 +244,7 @@ int main(void)
 	tcase_add_test(tcase, mappings_do_not_become_more);
 	tcase_add_test(tcase, what_is_mapped_otherwise_has_no_twin);
 	tcase_add_test(tcase, a_take_in_the_middle_of_settling);
+	tcase_add_test(tcase, copies_made_by_mlockall_are_not_put_in_place);
 	tcase_add_test(tcase, a_fork_child_does_not_inherit_the_twin);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
