@@ -15,7 +15,6 @@
  */
 #include "config.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -23,6 +22,7 @@
 
 #include "common/err.h"
 #include "common/format.h"
+#include "tools/bench-options.h"
 #include "tools/bench-turn.h"
 #include "tools/report.h"
 #include "tools/samples.h"
@@ -341,43 +341,14 @@ static int print_result(struct compare *compare)
 
 static int parse_options(struct compare *compare, int argc, char **argv)
 {
-	static const struct option long_options[] = {
-		{"json", no_argument, NULL, 'j'},
-		{"socket", required_argument, NULL, 'S'},
-		{0},
+	const struct bench_option options[] = {
+		{"s", BENCH_SIZE, &compare->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"n", BENCH_NUMBER, &compare->n_runs, 1, 10000, "a number of runs from 1 on"},
+		{"json", BENCH_FLAG, &compare->is_json},
+		{"socket", BENCH_TEXT, &compare->socket},
 	};
-	int c;
 
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":s:n:j", long_options, NULL)) != -1) {
-		switch (c) {
-		case 's':
-			if (!bench_parse_size(&compare->size_bytes, optarg))
-				return cli_usage("-s wants a size in MiB from 1 on, not '%s'",
-						 optarg);
-			break;
-		case 'n':
-			if (!cli_parse_u64(&compare->n_runs, optarg, 1, 10000))
-				return cli_usage("-n wants a number of runs from 1 on, not '%s'",
-						 optarg);
-			break;
-		case 'j':
-			compare->is_json = true;
-			break;
-		case 'S':
-			compare->socket = optarg;
-			break;
-		case ':':
-			return cli_usage("compare: %s needs a value", argv[optind - 1]);
-		default:
-			if (optopt)
-				return cli_usage("compare has no option -%c", optopt);
-			return cli_usage("compare has no option %s", argv[optind - 1]);
-		}
-	}
-	if (optind < argc)
-		return cli_usage("compare: '%s' is an argument too many", argv[optind]);
-	return CLI_OK;
+	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
 }
 
 int bench_compare(int argc, char **argv)

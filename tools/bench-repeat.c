@@ -11,7 +11,6 @@
 #include "config.h"
 
 #include <dirent.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,6 +23,7 @@
 #include "backends/scoot/scoot.h"
 #include "common/err.h"
 #include "libclient/internal.h"
+#include "tools/bench-options.h"
 #include "tools/bench.h"
 #include "tools/report.h"
 #include "tools/samples.h"
@@ -489,53 +489,17 @@ static int print_result(struct repeat *repeat)
 
 static int parse_options(struct repeat *repeat, int argc, char **argv)
 {
-	static const struct option long_options[] = {
-		{"dirty", required_argument, NULL, 'd'},
-		{"threads", required_argument, NULL, 't'},
-		{"json", no_argument, NULL, 'j'},
-		{"socket", required_argument, NULL, 'S'},
-		{0},
+	const struct bench_option options[] = {
+		{"s", BENCH_SIZE, &repeat->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"n", BENCH_NUMBER, &repeat->n_snapshots, 1, 100000,
+		 "a number of snapshots from 1 on"},
+		{"dirty", BENCH_NUMBER, &repeat->percent, 0, 100, "0 to 100 percent"},
+		{"threads", BENCH_NUMBER, &repeat->n_threads, 1, THREADS_MAX, "1 to 64"},
+		{"json", BENCH_FLAG, &repeat->is_json},
+		{"socket", BENCH_TEXT, &repeat->socket},
 	};
-	int c;
 
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":s:n:j", long_options, NULL)) != -1) {
-		switch (c) {
-		case 's':
-			if (!bench_parse_size(&repeat->size_bytes, optarg))
-				return cli_usage("-s wants a size in MiB from 1 on, not '%s'",
-						 optarg);
-			break;
-		case 'n':
-			if (!cli_parse_u64(&repeat->n_snapshots, optarg, 1, 100000))
-				return cli_usage("-n wants a number of snapshots, not '%s'",
-						 optarg);
-			break;
-		case 'd':
-			if (!cli_parse_u64(&repeat->percent, optarg, 0, 100))
-				return cli_usage("--dirty wants 0 to 100 percent, not '%s'",
-						 optarg);
-			break;
-		case 't':
-			if (!cli_parse_u64(&repeat->n_threads, optarg, 1, THREADS_MAX))
-				return cli_usage("--threads wants 1 to %d, not '%s'", THREADS_MAX,
-						 optarg);
-			break;
-		case 'j':
-			repeat->is_json = true;
-			break;
-		case 'S':
-			repeat->socket = optarg;
-			break;
-		case ':':
-			return cli_usage("repeat: %s needs a value", argv[optind - 1]);
-		default:
-			return cli_usage("repeat has no option %s", argv[optind - 1]);
-		}
-	}
-	if (optind < argc)
-		return cli_usage("repeat: '%s' is an argument too many", argv[optind]);
-	return CLI_OK;
+	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
 }
 
 int bench_repeat(int argc, char **argv)

@@ -6,7 +6,6 @@
  */
 #include "config.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include <sys/wait.h>
 
 #include "common/err.h"
+#include "tools/bench-options.h"
 #include "tools/bench.h"
 #include "tools/report.h"
 #include "tools/samples.h"
@@ -187,47 +187,15 @@ static int print_result(struct rollback *rollback)
 
 static int parse_options(struct rollback *rollback, int argc, char **argv)
 {
-	static const struct option long_options[] = {
-		{"dirty", required_argument, NULL, 'd'},
-		{"json", no_argument, NULL, 'j'},
-		{"socket", required_argument, NULL, 'S'},
-		{0},
+	const struct bench_option options[] = {
+		{"s", BENCH_SIZE, &rollback->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"n", BENCH_NUMBER, &rollback->n_runs, 1, 1000000, "a number of runs from 1 on"},
+		{"dirty", BENCH_NUMBER, &rollback->n_dirty, 1, 1000000, "a number of pages"},
+		{"json", BENCH_FLAG, &rollback->is_json},
+		{"socket", BENCH_TEXT, &rollback->socket},
 	};
-	int c;
 
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":s:n:j", long_options, NULL)) != -1) {
-		switch (c) {
-		case 's':
-			if (!bench_parse_size(&rollback->size_bytes, optarg))
-				return cli_usage("-s wants a size in MiB from 1 on, not '%s'",
-						 optarg);
-			break;
-		case 'n':
-			if (!cli_parse_u64(&rollback->n_runs, optarg, 1, 1000000))
-				return cli_usage("-n wants a number of runs from 1 on, not '%s'",
-						 optarg);
-			break;
-		case 'd':
-			if (!cli_parse_u64(&rollback->n_dirty, optarg, 1, 1000000))
-				return cli_usage("--dirty wants a number of pages, not '%s'",
-						 optarg);
-			break;
-		case 'j':
-			rollback->is_json = true;
-			break;
-		case 'S':
-			rollback->socket = optarg;
-			break;
-		case ':':
-			return cli_usage("rollback: %s needs a value", argv[optind - 1]);
-		default:
-			return cli_usage("rollback has no option %s", argv[optind - 1]);
-		}
-	}
-	if (optind < argc)
-		return cli_usage("rollback: '%s' is an argument too many", argv[optind]);
-	return CLI_OK;
+	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
 }
 
 int bench_rollback(int argc, char **argv)

@@ -44,6 +44,8 @@ cowbench_SOURCES = \
 	tools/bench-measure.c \
 	tools/bench-memory.c \
 	tools/bench-modes.c \
+	tools/bench-options.c \
+	tools/bench-options.h \
 	tools/bench-repeat.c \
 	tools/bench-rollback.c \
 	tools/bench-turn.c \

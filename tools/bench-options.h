@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The options of cowbench's subcommands, each a table. */
+#ifndef COW_TOOLS_BENCH_OPTIONS_H
+#define COW_TOOLS_BENCH_OPTIONS_H
+
+#include "tools/cli.h"
+
+enum bench_option_kind {
+	BENCH_FLAG,   /* bool *: set to true */
+	BENCH_SIZE,   /* uint64_t *: MiB on the command line, bytes here */
+	BENCH_NUMBER, /* uint64_t *: from @min to @max */
+	BENCH_TEXT,   /* const char **: borrowed from argv */
+};
+
+/**
+ * struct bench_option
+ * @name:  without dashes; one letter is a short option
+ * @value: gets it, see the kinds
+ * @wants: what it wants, for the sentence to whoever gave something else
+ */
+struct bench_option {
+	const char *name;
+	enum bench_option_kind kind;
+	void *value;
+	uint64_t min;
+	uint64_t max;
+	const char *wants;
+};
+
+/**
+ * bench_parse_options() - set what @argv, after the subcommand in argv[0], says
+ *
+ * Return: CLI_OK; CLI_USAGE, and a sentence was said that begins with @argv[0].
+ */
+int bench_parse_options(const struct bench_option *options, size_t n_options, int argc,
+			char **argv);
+
+#endif
