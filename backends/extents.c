@@ -6,8 +6,14 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "common/err.h"
+
+#ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
 
 static pthread_mutex_t maps_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct extents *maps;
@@ -49,8 +55,39 @@ int memfile_read_fd(const struct memfile *backing)
 	return backing->ro_fd >= 0 ? backing->ro_fd : backing->fd;
 }
 
+/* A limit on the size of files (ulimit -f) counts for what is written to a memfd by descriptor. */
+static bool is_past_limit(uint64_t end)
+{
+	struct rlimit limit;
+
+	return !getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur != RLIM_INFINITY &&
+	       end > limit.rlim_cur;
+}
+
+static int write_mapped(const struct memfile *backing, const void *buf, size_t len, uint64_t off)
+{
+	const uint64_t start = align_down(off, page_size_bytes());
+	const size_t skew = off - start;
+	int r = 0;
+	char *to;
+
+	to = mmap(NULL, skew + len, PROT_READ | PROT_WRITE, MAP_SHARED, backing->fd, (off_t)start);
+	if (to == MAP_FAILED)
+		return err_raise_errno("cannot map %zu bytes of changed pages", len);
+	/* What cannot be had is an error here and a signal in memcpy(). */
+	if (madvise(to, skew + len, MADV_POPULATE_WRITE) && errno != EINVAL)
+		r = err_raise_errno("cannot keep %zu bytes of changed pages", len);
+	else
+		memcpy(to + skew, buf, len);
+	(void)munmap(to, skew + len);
+	return r;
+}
+
 int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off)
 {
+	/* pwrite(2) would end the program with SIGXFSZ. */
+	if (is_past_limit(off + len))
+		return write_mapped(backing, buf, len, off);
 	for (size_t done = 0; done < len;) {
 		ssize_t n = pwrite(backing->fd, (const char *)buf + done, len - done,
 				   (off_t)(off + done));

@@ -24,6 +24,9 @@ int err_raise(int error, const char *fmt, ...) PRINTF(2, 3);
 
 /**
  * err_raise_errno() - like err_raise(-errno, …), with ": " and strerror(errno) added
+ *
+ * Of an errno that a limit of this process leads to, the sentence says which limits there are, and
+ * how they are called where they are set.
  */
 int err_raise_errno(const char *fmt, ...) PRINTF(1, 2);
 

@@ -94,8 +94,10 @@ static int start_threads(struct job_pool *pool, unsigned int n_threads)
 	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r)
-		return err_raise(-r, "cannot start thread %u of %u for %s: %s", pool->n_threads + 1,
-				 n_threads, pool->name, strerrordesc_np(r));
+		return err_raise(-r,
+				 "cannot start thread %u of %u for %s: %s: see the limits of "
+				 "processes (TasksMax=, ulimit -u) and address space (ulimit -v)",
+				 pool->n_threads + 1, n_threads, pool->name, strerrordesc_np(r));
 	return 0;
 }
 

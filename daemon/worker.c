@@ -197,7 +197,10 @@ static int worker_start(struct worker *worker)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
 	if (r)
-		return err_raise(-r, "cannot start a fault worker: %s", strerrordesc_np(r));
+		return err_raise(-r,
+				 "cannot start a fault worker: %s: see the limits of processes "
+				 "(TasksMax=, ulimit -u) and address space (ulimit -v)",
+				 strerrordesc_np(r));
 	worker->is_running = true;
 	return 0;
 }

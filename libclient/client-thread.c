@@ -493,7 +493,9 @@ int cowi_thread_start(struct cow_client *client)
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	pthread_attr_destroy(&attr);
 	if (error)
-		return err_raise(-error, "cannot start a thread for the connection to cowd: %s",
+		return err_raise(-error,
+				 "cannot start a thread for the connection to cowd: %s: see the "
+				 "limits of processes (ulimit -u) and address space (ulimit -v)",
 				 strerrordesc_np(error));
 	return 0;
 }

@@ -5,6 +5,7 @@
 #include <check.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "common/err.h"
 
@@ -29,6 +30,36 @@ START_TEST(errno_is_explained)
 	/* a call that failed without saying why is a failure all the same */
 	errno = 0;
 	ck_assert_int_lt(err_raise_errno("nothing"), 0);
+}
+END_TEST
+
+/* Broken by leaving append_limits() out. */
+START_TEST(a_limit_that_was_met_is_named)
+{
+	const struct rlimit few = {.rlim_cur = 64, .rlim_max = 64};
+	const struct rlimit small = {.rlim_cur = 3 << 20, .rlim_max = 3 << 20};
+
+	errno = ENOMEM;
+	ck_assert_int_eq(err_raise_errno("no memory"), -ENOMEM);
+	ck_assert_ptr_nonnull(strstr(err_sentence(), "vm.overcommit_memory"));
+	ck_assert(!setrlimit(RLIMIT_NOFILE, &few));
+	ck_assert(!setrlimit(RLIMIT_FSIZE, &small));
+	ck_assert(!setrlimit(RLIMIT_DATA, &small));
+	errno = EMFILE;
+	ck_assert_int_eq(err_raise_errno("no descriptor"), -EMFILE);
+	ck_assert_ptr_nonnull(
+		strstr(err_sentence(), "test-err may have 64 descriptors (ulimit -n)"));
+	errno = EFBIG;
+	ck_assert_int_eq(err_raise_errno("no memfd"), -EFBIG);
+	ck_assert_ptr_nonnull(strstr(err_sentence(), "3.0 MiB in one file or memfd (ulimit -f)"));
+	ck_assert_int_eq(err_oom(7, "a thing"), -ENOMEM);
+	ck_assert_ptr_nonnull(strstr(err_sentence(), "7 bytes for a thing"));
+	ck_assert_ptr_nonnull(strstr(err_sentence(), "3.0 MiB of data (ulimit -d)"));
+	ck_assert_ptr_null(strstr(err_sentence(), "overcommit"));
+	/* what has no such limit has no such end */
+	errno = EACCES;
+	ck_assert_int_eq(err_raise_errno("no entry"), -EACCES);
+	ck_assert_str_eq(err_sentence(), "no entry: Permission denied");
 }
 END_TEST
 
@@ -95,6 +126,7 @@ int main(void)
 
 	tcase_add_test(tcase, the_number_comes_back_and_errno_stays);
 	tcase_add_test(tcase, errno_is_explained);
+	tcase_add_test(tcase, a_limit_that_was_met_is_named);
 	tcase_add_test(tcase, a_sentence_can_hold_the_last_one);
 	tcase_add_test(tcase, a_long_sentence_is_cut);
 	tcase_add_test(tcase, threads_have_their_own);
