@@ -30,9 +30,10 @@ struct daemon {
 	struct job_pool *savers;
 	struct worker_pool *workers;
 	struct quota *quota;
-	int uffd_device_fd;  /* /dev/userfaultfd, -1 when there is none */
-	int proc_self_fd_fd; /* O_PATH on /proc/self/fd, to see what a foreign descriptor is */
-	uint64_t next_id;    /* for everything that has an id; never reused */
+	int uffd_device_fd;    /* /dev/userfaultfd, -1 when there is none */
+	int uffd_device_errno; /* then: why */
+	int proc_self_fd_fd;   /* O_PATH on /proc/self/fd, to see what a foreign descriptor is */
+	uint64_t next_id;      /* for everything that has an id; never reused */
 	uint64_t started_usec;
 	int statm_fd;    /* /proc/self/statm, opened before the sandbox closed; -1 without /proc */
 	gid_t admin_gid; /* of options.admin_group, when has_admin_gid */

@@ -16,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <time.h>
 
+#include "backends/uffdio.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/listener.h"
@@ -35,7 +36,6 @@ struct cowd {
 	struct listener *listener;
 	struct watchdog *watchdog;
 	struct watch signal_watch;
-	int device_errno; /* why there is no /dev/userfaultfd */
 };
 
 static void apply_settings(struct daemon *daemon)
@@ -113,17 +113,27 @@ static int open_listener(struct cowd *cowd)
 	return 0;
 }
 
-static int open_files(struct cowd *cowd)
+/* A container may have another file, /dev/null say, in the place of what it is not to have. */
+static void open_device(struct daemon *daemon)
 {
-	struct daemon *daemon = &cowd->daemon;
+	AUTO_FD int device_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	AUTO_FD int uffd = -1;
 
+	if (device_fd < 0)
+		daemon->uffd_device_errno = errno;
+	else if (uffdio_new_by_device(&uffd, device_fd, true))
+		daemon->uffd_device_errno = errno;
+	else
+		daemon->uffd_device_fd = fd_steal(&device_fd);
+}
+
+static int open_files(struct daemon *daemon)
+{
 	daemon->proc_self_fd_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (daemon->proc_self_fd_fd < 0)
 		return err_raise_errno("cannot open /proc/self/fd; is /proc mounted?");
 	daemon->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-	daemon->uffd_device_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	if (daemon->uffd_device_fd < 0)
-		cowd->device_errno = errno;
+	open_device(daemon);
 	return 0;
 }
 
@@ -182,7 +192,7 @@ static void say_what_was_found(const struct cowd *cowd)
 	if (daemon->uffd_device_fd < 0)
 		(void)snprintf(device, sizeof(device),
 			       " (nothing to lend: /dev/userfaultfd: %s; see cowd(8))",
-			       strerrordesc_np(cowd->device_errno));
+			       strerrordesc_np(daemon->uffd_device_errno));
 	(void)probe_mechanisms(probe, mechanisms, sizeof(mechanisms));
 	/* A private cowd speaks on its program's stderr: there only of what went wrong. */
 	log_line(
@@ -218,7 +228,7 @@ static int start(struct cowd *cowd)
 	if (!r)
 		r = quota_new(&daemon->quota);
 	if (!r)
-		r = open_files(cowd);
+		r = open_files(daemon);
 	if (!r)
 		r = open_listener(cowd);
 	if (r)

@@ -22,12 +22,18 @@ static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
 {
 	switch (mode) {
 	case COW__V1__MODE__MODE_UFFD:
+		if (daemon->uffd_device_fd < 0)
+			return err_raise(-ENODEV,
+					 "cowd cannot use /dev/userfaultfd (%s), which mode uffd "
+					 "needs: cowd(8) says how to give it one; modes scoot and "
+					 "mmapcopy work without",
+					 strerrordesc_np(daemon->uffd_device_errno));
 		if (!daemon->probe.has_uffd)
 			return err_raise(-ENOSYS,
 					 "this kernel (%s) serves no write-protect faults "
 					 "on shared memory: mode uffd needs Linux 5.19",
 					 daemon->probe.release);
-		if (daemon->uffd_device_fd < 0 || daemon->options.lend == LEND_NO)
+		if (daemon->options.lend == LEND_NO)
 			return err_raise(-EPERM, "cowd lends no userfaultfd: see lend= in "
 						 "cowd.conf(5), or use mode scoot");
 		return 0;

@@ -327,8 +327,9 @@ int cowi_uffd_new(struct cow_client *client)
 	if (device_fd < 0)
 		return err_raise(
 			-EPERM,
-			"cowd at %s lends no userfaultfd: see lend= in cowd.conf(5), or use "
-			"mode scoot",
+			"cowd at %s lends no userfaultfd, by its setting lend= (cowd.conf(5)) or "
+			"because it has no /dev/userfaultfd (cowd(8)); modes scoot and mmapcopy "
+			"work without",
 			client->address);
 	r = uffdio_new_by_device(&uffd, device_fd, lend == 2);
 	return r ? r : uffd;
