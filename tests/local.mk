@@ -39,6 +39,8 @@ tests_libfixture_la_SOURCES = \
 noinst_LTLIBRARIES += tests/libproof.la
 tests_libproof_la_CFLAGS = $(TESTS_CFLAGS)
 tests_libproof_la_SOURCES = \
+	tests/system/fuse-file.c \
+	tests/system/fuse-file.h \
 	tests/system/pairs.c \
 	tests/system/pairs.h \
 	tests/system/proof.c \
@@ -52,12 +54,14 @@ PROOF_TESTS = \
 	tests/system/death \
 	tests/system/hostile \
 	tests/system/invariants \
+	tests/system/limits \
 	tests/system/many-clients \
 	tests/system/ordered-pairs \
 	tests/system/outside \
 	tests/system/save \
 	tests/system/thousand-clients \
 	tests/system/uffd-oracle \
+	tests/system/without-device \
 	$(NULL)
 check_PROGRAMS += $(PROOF_TESTS)
 TESTS += $(PROOF_TESTS)
@@ -76,6 +80,9 @@ tests_system_hostile_LDADD = $(PROOF_LDADD)
 tests_system_invariants_CFLAGS = $(TESTS_CFLAGS)
 tests_system_invariants_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_invariants_LDADD = $(PROOF_LDADD)
+tests_system_limits_CFLAGS = $(TESTS_CFLAGS)
+tests_system_limits_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_limits_LDADD = $(PROOF_LDADD)
 tests_system_many_clients_CFLAGS = $(TESTS_CFLAGS)
 tests_system_many_clients_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_many_clients_LDADD = $(PROOF_LDADD)
@@ -94,10 +101,14 @@ tests_system_thousand_clients_LDADD = $(PROOF_LDADD)
 tests_system_uffd_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
+tests_system_without_device_CFLAGS = $(TESTS_CFLAGS)
+tests_system_without_device_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_without_device_LDADD = $(PROOF_LDADD)
 
 # The same with one feature of newer kernels less at a time.
 TESTS += tests/system/fallbacks.sh
 dist_noinst_SCRIPTS += tests/system/fallbacks.sh
+tests/system/fallbacks.log: tests/system/invariants tests/system/ordered-pairs tests/system/uffd-oracle
 
 # The installed units under a real systemd, and older kernels (./check --kernels).
 TESTS += tests/system/systemd.sh
@@ -247,6 +258,7 @@ TESTS += $(ABI_TESTS)
 # The tools as people and scripts use them.
 TESTS += tests/system/cowctl.sh tests/system/cowbench.sh
 dist_noinst_SCRIPTS += tests/system/cowctl.sh tests/system/cowbench.sh
+EXTRA_DIST += tests/system/tool.sh.inc
 dist_noinst_SCRIPTS += quickstart
 
 # What everything else stands on.
@@ -296,8 +308,3 @@ dist_noinst_SCRIPTS += tests/fuzz/run.sh
 .PHONY: fuzz
 fuzz: $(BUILT_SOURCES) tests/fuzz/replay
 	bash $(top_srcdir)/tests/fuzz/run.sh '$(abs_top_builddir)'
-
-# Every fallback of mode uffd.
-TESTS += tests/system/uffd-fallbacks.sh
-dist_noinst_SCRIPTS += tests/system/uffd-fallbacks.sh
-tests/system/uffd-fallbacks.log: tests/system/uffd-oracle

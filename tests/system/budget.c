@@ -203,6 +203,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("budget", 60);
 
+	proof_need_uffd();
 	tcase_add_test(tcase, a_spent_budget_loses_that_snapshot_alone);
 	tcase_add_test(tcase, writers_wait_until_the_snapshot_is_released);
 	tcase_add_test(tcase, a_region_rewritten_while_saved_fits_a_small_budget);

@@ -238,10 +238,12 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("cowctl snapshot", 60);
 
-	tcase_add_test(tcase, a_file_of_a_region_being_written_is_of_one_instant);
-	tcase_add_test(tcase, without_a_file_it_is_held_until_cowctl_ends);
-	tcase_add_test(tcase, who_holds_one_ends_with_cowd);
-	tcase_add_test(tcase, another_user_is_refused);
+	if (proof_has_uffd()) {
+		tcase_add_test(tcase, a_file_of_a_region_being_written_is_of_one_instant);
+		tcase_add_test(tcase, without_a_file_it_is_held_until_cowctl_ends);
+		tcase_add_test(tcase, who_holds_one_ends_with_cowd);
+		tcase_add_test(tcase, another_user_is_refused);
+	}
 	tcase_add_loop_test(tcase, other_modes_are_refused_with_a_reason, 0, PROOF_N_MODES);
 	return proof_run(tcase);
 }

@@ -9,13 +9,11 @@
 set -u
 build=${abs_top_builddir:?is set by make check}
 top=${abs_top_srcdir:?is set by make check}
-cowctl=${COWCTL_PROGRAM:?is set by make check}
-command -v jq >/dev/null || { echo "jq is missing; on Debian: apt-get install jq"; exit 77; }
+tool=${COWCTL_PROGRAM:?is set by make check}
+cowctl=$tool
+. "$(dirname "$0")/tool.sh.inc"
 
-dir=$(mktemp -d)
-chmod 755 "$dir"
 socket=$dir/cowd.sock
-failed=0
 cowd_pid=
 keeper_pid=
 clean_up()
@@ -28,50 +26,14 @@ clean_up()
 }
 trap clean_up EXIT
 
-ok()
-{
-	echo "ok: $1"
-}
-
-bad()
-{
-	echo "FAILED: $*"
-	failed=1
-}
-
-# expect STATUS PATTERN WHAT ARGUMENT...: how cowctl ends, and what it says on stderr
-expect()
-{
-	local status=$1 pattern=$2 what=$3 got=0
-	shift 3
-
-	"$cowctl" "$@" >"$dir/out" 2>"$dir/err" || got=$?
-	if [ "$got" -ne "$status" ]; then
-		bad "$what: exit status $got, not $status: $(cat "$dir/err")"
-	elif [ -n "$pattern" ] && ! grep -Eq -- "$pattern" "$dir/err"; then
-		bad "$what: said: $(cat "$dir/err")"
-	else
-		ok "$what"
-	fi
-}
-
 # json WHAT VERB FILTER [JQ-ARGUMENT...]: a document in which FILTER is true
 json()
 {
 	local what=$1 verb=$2 filter=$3
 	shift 3
 
-	if "$cowctl" --socket "$socket" --json "$verb" >"$dir/json" 2>"$dir/err" &&
-		jq -e "$@" "$filter" "$dir/json" >/dev/null; then
-		ok "$what"
-	else
-		bad "$what: $(cat "$dir/err" "$dir/json")"
-	fi
-}
-
-same()
-{
-	if cmp -s "$2" "$3"; then ok "$1"; else bad "$1: $(ls -l "$2" "$3" 2>&1)"; fi
+	"$cowctl" --socket "$socket" --json "$verb" >"$dir/out" 2>"$dir/err" || : >"$dir/out"
+	document "$what" "$filter" "$@"
 }
 
 # --- without a daemon -------------------------------------------------------------------------------
@@ -104,8 +66,6 @@ COWD_ADDRESS=$dir/none expect 3 "$dir/none: " 'the address from the environment'
 
 # --- with one -----------------------------------------------------------------------------------------
 
-sandbox=()
-[ "${COWD_SANITIZERS:-no}" = no ] || sandbox=(--no-sandbox)
 "${COWD_PROGRAM:?}" --socket "$socket" --config /dev/null --user '' \
 	${sandbox[@]+"${sandbox[@]}"} 2>"$dir/cowd.log" &
 cowd_pid=$!

@@ -123,6 +123,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("many-clients", 300);
 
+	proof_need_uffd();
 	tcase_add_test(tcase, each_of_many_clients_has_its_own);
 	return proof_run(tcase);
 }

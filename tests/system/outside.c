@@ -135,6 +135,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("outside", 60);
 
+	proof_need_uffd();
 	tcase_add_test(tcase, another_process_of_the_user_freezes_a_region_being_written);
 	tcase_add_test(tcase, another_user_is_told_that_there_is_none);
 	tcase_add_test(tcase, only_uffd_regions_can_be_frozen_from_outside);

@@ -14,7 +14,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "libclient/internal.h"
+#include "backends/uffdio.h"
+#include "libclient/mode-scoot.h"
 #include "system/daemon-fixture.h"
 
 static struct daemon_fixture cowd;
@@ -28,18 +29,72 @@ static const struct {
 	{COW_MODE_MMAPCOPY, "mmapcopy"},
 };
 
-int proof_n_modes(void)
+/* Why there is none, or NULL. The uffd that a test needs is one that cowd could lend. */
+static const char *why_no_uffd(void)
+{
+	static char why[128];
+	AUTO_FD int device_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	AUTO_FD int uffd = -1;
+	uint64_t can = 0;
+
+	if (device_fd < 0) {
+		(void)snprintf(why, sizeof(why), "/dev/userfaultfd: %s", strerror(errno));
+		return why;
+	}
+	if (uffdio_new_by_device(&uffd, device_fd, false) || uffdio_api(uffd, 0, &can)) {
+		(void)snprintf(why, sizeof(why), "%s", cow_last_error());
+		return why;
+	}
+	return can & UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+		       ? NULL
+		       : "this kernel serves no write-protect faults on shared memory";
+}
+
+bool proof_has_uffd(void)
+{
+	const char *why = why_no_uffd();
+
+	if (why)
+		(void)printf("without mode uffd: %s\n", why);
+	return !why;
+}
+
+void proof_need_uffd(void)
+{
+	if (!proof_has_uffd())
+		exit(77);
+}
+
+/* The first of modes[] that is tested, and how many are. */
+static size_t first_mode(int *n_modes)
 {
 	const char *names = getenv("COWD_PROOF_MODES");
 
-	return names && !strcmp(names, modes[0].name) ? 1 : PROOF_MODES_MAX;
+	if (names && !strcmp(names, "uffd")) {
+		proof_need_uffd();
+		*n_modes = 1;
+		return 0;
+	}
+	*n_modes = why_no_uffd() ? PROOF_MODES_MAX - 1 : PROOF_MODES_MAX;
+	return why_no_uffd() ? 1 : 0;
+}
+
+int proof_n_modes(void)
+{
+	int n_modes;
+
+	(void)first_mode(&n_modes);
+	return n_modes;
 }
 
 uint32_t proof_mode(int i)
 {
+	int n_modes;
+	size_t at = first_mode(&n_modes) + (size_t)i;
+
 	/* in the test's log, which libcheck's loop number alone would not say */
-	(void)fprintf(stderr, "mode %s\n", modes[i].name);
-	return modes[i].mode;
+	(void)fprintf(stderr, "mode %s\n", modes[at].name);
+	return modes[at].mode;
 }
 
 /* --- the test case -----------------------------------------------------------------------------
@@ -96,6 +151,11 @@ pid_t proof_cowd(void)
 void proof_cowd_kill(void)
 {
 	ck_assert_int_ne(daemon_fixture_kill(&cowd, SIGKILL), -1);
+}
+
+char *proof_cowd_log(void)
+{
+	return daemon_fixture_log(&cowd);
 }
 
 void proof_cowd_start(const char *config)
@@ -200,6 +260,24 @@ struct cow_region *proof_region(uint32_t mode, uint64_t size_bytes)
 				&(struct cow_region_params){
 					.size_bytes = size_bytes, .mode = mode, .name = "proof"}));
 	return region;
+}
+
+bool proof_is_settled(struct cow_region *region)
+{
+	bool is_owned;
+
+	pthread_mutex_lock(&region->take_lock);
+	is_owned = extents_is_owned(&region->scoot->map);
+	pthread_mutex_unlock(&region->take_lock);
+	return is_owned;
+}
+
+void proof_wait_until_settled(struct cow_region *region)
+{
+	const struct timespec pause = {.tv_nsec = 2000000};
+
+	while (region->scoot->uffd >= 0 && !proof_is_settled(region))
+		nanosleep(&pause, NULL);
 }
 
 int proof_file(void)

@@ -8,6 +8,7 @@
 #define TESTS_PROOF_H
 
 #include <check.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -18,11 +19,22 @@
 #define PROOF_MODES_MAX 3
 
 /*
- * For tcase_add_loop_test(…, 0, PROOF_N_MODES): every mode, or only uffd if $COWD_PROOF_MODES is
- * "uffd". With $COWD_PROOF_WITHOUT every cowd does without that feature of newer kernels.
+ * For tcase_add_loop_test(…, 0, PROOF_N_MODES): every mode that this machine can do, or only uffd
+ * if $COWD_PROOF_MODES is "uffd". With $COWD_PROOF_WITHOUT every cowd does without that feature of
+ * newer kernels.
  */
 #define PROOF_N_MODES proof_n_modes()
 int proof_n_modes(void);
+
+/**
+ * proof_has_uffd() - whether this machine lets a test be a client of mode uffd
+ *
+ * Without, no loop test is in that mode, and tests of that mode alone are not for this machine:
+ * a program of theirs calls proof_need_uffd() first.
+ */
+bool proof_has_uffd(void);
+/** proof_need_uffd() - end the program as skipped, with the reason, unless it has */
+void proof_need_uffd(void);
 
 DEFINE_CLEANUP(cow_client_unref, struct cow_client *)
 DEFINE_CLEANUP(cow_region_unref, struct cow_region *)
@@ -54,6 +66,8 @@ void proof_cowd_kill(void);
 /** proof_cowd_start() - a cowd at the same address, after proof_cowd_kill(); @config: lines, or
  * NULL */
 void proof_cowd_start(const char *config);
+/** proof_cowd_log() - what the cowds of this test wrote, malloc()ed */
+char *proof_cowd_log(void);
 
 /* What cowd holds, as it says itself and as the kernel says. */
 struct proof_holdings {
@@ -72,6 +86,16 @@ void proof_wait_for_holdings(const struct proof_holdings *want);
 struct cow_client *proof_client(void);
 /** proof_region() - a region of a client of its own */
 struct cow_region *proof_region(uint32_t mode, uint64_t size_bytes);
+/** proof_is_settled() - whether all of a region of mode scoot or mmapcopy is owned, none of it
+ * frozen
+ */
+bool proof_is_settled(struct cow_region *region);
+/**
+ * proof_wait_until_settled() - the test's time limit is the limit
+ *
+ * A region without a userfaultfd never settles by itself: then this returns at once.
+ */
+void proof_wait_until_settled(struct cow_region *region);
 /** proof_file() - an unlinked regular file, open for reading and writing */
 int proof_file(void);
 void *proof_alloc(size_t n_bytes);

@@ -416,17 +416,6 @@ START_TEST(a_private_cowd_is_started_again)
 }
 END_TEST
 
-/* Whether all of it is one owned run again, and nothing is frozen. */
-static bool is_settled(struct cow_region *region)
-{
-	bool is_settled;
-
-	pthread_mutex_lock(&region->take_lock);
-	is_settled = extents_is_owned(&region->scoot->map);
-	pthread_mutex_unlock(&region->take_lock);
-	return is_settled;
-}
-
 /*
  * The program that took a snapshot loses its connection, but neither it nor cowd goes. Who has
  * opened the snapshot reads right bytes or is told that it is lost. Broken by settling while there
@@ -454,7 +443,7 @@ START_TEST(what_others_opened_does_not_change_when_the_connection_ends)
 	snap = cow_snapshot_unref(snap);
 	while (!r) {
 		/* Once it is settled cowd has told everybody. */
-		was_settled = is_settled(region);
+		was_settled = proof_is_settled(region);
 		r = cow_snapshot_save(opened, proof_file(), NULL, NULL);
 		if (was_settled)
 			ck_assert_int_eq(r, -ESTALE);
@@ -464,8 +453,7 @@ START_TEST(what_others_opened_does_not_change_when_the_connection_ends)
 			ck_assert(proof_is_filled(bytes, REGION_BYTES, SEED, 0));
 	}
 	ck_assert_int_eq(r, -ESTALE);
-	while (!is_settled(region))
-		(void)sched_yield();
+	proof_wait_until_settled(region);
 	ck_assert(proof_is_filled(cow_region_address(region), REGION_BYTES, OTHER_SEED, 0));
 }
 END_TEST

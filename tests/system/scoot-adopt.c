@@ -173,6 +173,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("scoot adopt", 60);
 
+	proof_need_uffd();
 	tcase_add_test(tcase, adopted_while_threads_write);
 	tcase_add_test(tcase, memory_stays_when_the_region_ends);
 	tcase_add_test(tcase, what_cannot_be_adopted_is_refused_and_unharmed);

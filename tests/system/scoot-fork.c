@@ -22,24 +22,6 @@
 
 extern char **environ;
 
-static bool is_settled(struct cow_region *region)
-{
-	bool is_owned;
-
-	pthread_mutex_lock(&region->take_lock);
-	is_owned = extents_is_owned(&region->scoot->map);
-	pthread_mutex_unlock(&region->take_lock);
-	return is_owned;
-}
-
-static void wait_until_settled(struct cow_region *region)
-{
-	const struct timespec pause = {.tv_nsec = 2000000};
-
-	while (!is_settled(region))
-		nanosleep(&pause, NULL);
-}
-
 static void expect_exit(pid_t pid, int code)
 {
 	int status;
@@ -110,13 +92,13 @@ START_TEST(children_see_the_fork_and_nothing_after)
 			proof_ok(cow_snapshot_new(&snap, region));
 	}
 	proof_fill(region->addr, 6 * MIB, 50);
-	ck_assert(!is_settled(region));
+	ck_assert(!proof_is_settled(region));
 	proof_check_snapshot(snap, 2);
 	for (int i = 0; i < 6; i++)
 		let_finish(&children[(i * 5) % 6]);
 	ck_assert(proof_is_filled(region->addr, 6 * MIB, 50, 0));
 	cow_snapshot_unref(snap);
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 	ck_assert(proof_is_filled(region->addr, 6 * MIB, 50, 0));
 }
 END_TEST
@@ -150,11 +132,11 @@ START_TEST(grandchildren_keep_the_memory)
 		ck_assert_uint_ne(cow_snapshot_id(snap), 0);
 		cow_snapshot_unref(snap);
 	}
-	ck_assert(!is_settled(region));
+	ck_assert(!proof_is_settled(region));
 	ck_assert_int_eq(write(go[1], "", 1), 1);
 	ck_assert_int_eq(read(report[0], &byte, 1), 1);
 	ck_assert_int_eq(byte, 1);
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 	ck_assert(proof_is_filled(region->addr, 4 * MIB, 4, 0));
 }
 END_TEST
@@ -190,10 +172,10 @@ START_TEST(a_child_that_closes_all_descriptors_keeps_the_memory)
 		ck_assert_uint_ne(cow_snapshot_id(snap), 0);
 		cow_snapshot_unref(snap);
 	}
-	ck_assert(!is_settled(region));
+	ck_assert(!proof_is_settled(region));
 	ck_assert_int_eq(write(go[1], "", 1), 1);
 	expect_exit(pid, 7);
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 }
 END_TEST
 
@@ -213,7 +195,7 @@ START_TEST(a_child_that_executes_another_program_holds_nothing)
 		execlp("cat", "cat", NULL);
 		_exit(3);
 	}
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 	close(stdin_fds[1]);
 	expect_exit(pid, 0);
 }
@@ -234,7 +216,7 @@ START_TEST(spawned_programs_are_not_disturbed)
 	if (!pid)
 		_exit(9);
 	expect_exit(pid, 9);
-	ck_assert(is_settled(region)); /* nothing was frozen for them */
+	ck_assert(proof_is_settled(region)); /* nothing was frozen for them */
 }
 END_TEST
 
@@ -426,7 +408,7 @@ START_TEST(forks_are_one_instant_under_load)
 	for (unsigned int i = 0; i < N_THREADS; i++)
 		pthread_join(threads[i], NULL);
 	ck_assert_int_eq(check_records(load.records), 0);
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 	ck_assert_int_eq(check_records(load.records), 0);
 }
 END_TEST

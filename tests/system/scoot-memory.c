@@ -26,25 +26,6 @@ static struct cow_region *region_of(struct cow_client *client, uint32_t mode, ui
 	return region;
 }
 
-static bool is_settled(struct cow_region *region)
-{
-	bool is_owned;
-
-	pthread_mutex_lock(&region->take_lock);
-	is_owned = extents_is_owned(&region->scoot->map);
-	pthread_mutex_unlock(&region->take_lock);
-	return is_owned;
-}
-
-/* The test's time limit is the limit. */
-static void wait_until_settled(struct cow_region *region)
-{
-	const struct timespec pause = {.tv_nsec = 2000000};
-
-	while (!is_settled(region))
-		nanosleep(&pause, NULL);
-}
-
 /* --- copies ----------------------------------------------------------------------------------- */
 
 #define COPY_BYTES (3 * MIB + 5 * 4096)
@@ -220,9 +201,9 @@ START_TEST(memory_stays_frozen_while_another_client_holds_the_snapshot)
 	proof_ok(cow_snapshot_map(opened, &view));
 	ck_assert(proof_is_filled(view, 4 * MIB, 2, 0));
 	ck_assert(proof_is_filled((const char *)view + 4 * MIB, 4 * MIB, 1, 4 * MIB));
-	ck_assert(!is_settled(region));
+	ck_assert(!proof_is_settled(region));
 	cow_snapshot_unref(opened);
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 	ck_assert(proof_is_filled(region->addr, 8 * MIB, 5, 0));
 }
 END_TEST
@@ -242,7 +223,7 @@ START_TEST(released_snapshots_leave_a_settled_region)
 	}
 	for (int i = 0; i < 5; i++)
 		cow_snapshot_unref(snaps[(i * 3) % 5]);
-	wait_until_settled(region);
+	proof_wait_until_settled(region);
 	ck_assert(proof_is_filled(region->addr + 4 * MIB, 2 * MIB, 4, 0));
 	pthread_mutex_lock(&region->take_lock);
 	if (region->scoot_glue->spare) {

@@ -421,6 +421,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("a thousand clients", 60);
 
+	proof_need_uffd();
 	tcase_add_test(tcase, a_thousand_clients_are_served);
 	tcase_add_test(tcase, a_storm_keeps_nobody_from_being_served);
 	tcase_add_test(tcase, what_there_are_no_descriptors_for_is_refused_with_a_sentence);

@@ -384,6 +384,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("uffd-oracle", 3600);
 
+	proof_need_uffd();
 	tcase_add_loop_test(tcase, pages_never_touched_are_zero_though_written_first_afterwards, 0,
 			    ARRAY_SIZE(sizes_pages));
 	tcase_add_loop_test(tcase, every_snapshot_reads_its_own_instant, 0,

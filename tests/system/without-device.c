@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * No /dev/userfaultfd: the file is not there, may not be opened, or is something else, as in
+ * containers. cowd starts and says so; mode uffd is refused with a sentence that names the device
+ * and what to do; modes scoot and mmapcopy do all that they promise, with takes that overlap made
+ * by a child that copies and nothing settled behind the program's back.
+ *
+ * Each test makes a mount namespace for itself and the cowd that it starts.
+ *
+ * Seen to fail: with the device lent without having been tried, without the check of the device in
+ * check_mode(), and with a take that only freezes in place of scoot_take_by_clone().
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+
+#include "libclient/internal.h"
+#include "system/proof.h"
+
+#define DEVICE "/dev/userfaultfd"
+
+enum {
+	REGION_BYTES = 8 << 20,
+	N_THREADS = 3,
+};
+
+static void must(int result, const char *what)
+{
+	ck_assert_msg(!result, "%s: %s", what, strerror(errno));
+}
+
+/* A /dev with what programs cannot do without. */
+static void mount_bare_dev(void)
+{
+	static const struct {
+		const char *name;
+		unsigned int minor;
+	} nodes[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
+	char path[64];
+
+	must(mount("none", "/dev", "tmpfs", 0, "mode=0755"), "mount a tmpfs on /dev");
+	for (size_t i = 0; i < ARRAY_SIZE(nodes); i++) {
+		(void)snprintf(path, sizeof(path), "/dev/%s", nodes[i].name);
+		must(mknod(path, S_IFCHR | 0666, makedev(1, nodes[i].minor)), path);
+	}
+	must(mkdir("/dev/shm", 01777), "/dev/shm");
+}
+
+static void hide_by_null(void)
+{
+	must(mount("/dev/null", DEVICE, NULL, MS_BIND, NULL), "bind /dev/null");
+}
+
+static void hide_by_nodev(void)
+{
+	must(mount(DEVICE, DEVICE, NULL, MS_BIND, NULL), "bind the device");
+	must(mount(NULL, DEVICE, NULL, MS_BIND | MS_REMOUNT | MS_NODEV, NULL), "remount nodev");
+}
+
+static const struct {
+	void (*hide)(void);
+	int error;
+} ways[] = {
+	{mount_bare_dev, ENOENT},
+	{hide_by_null, ENOTTY},
+	{hide_by_nodev, EACCES},
+};
+
+static void start_without(int i)
+{
+	must(unshare(CLONE_NEWNS), "unshare");
+	must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make mounts private");
+	proof_cowd_kill();
+	ways[i].hide();
+	proof_cowd_start(NULL);
+}
+
+static void check_words(const char *text, const char *words)
+{
+	ck_assert_msg(text && strstr(text, words), "no \"%s\" in: %s", words, text);
+}
+
+START_TEST(mode_uffd_is_refused_with_a_reason)
+{
+	CLEANUP(freep) char *log = NULL;
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_UFFD};
+	struct cow_region *region = NULL;
+
+	start_without(_i);
+	log = proof_cowd_log();
+	check_words(log, "nothing to lend: " DEVICE);
+	check_words(log, strerror(ways[_i].error));
+	check_words(log, "cowd(8)");
+
+	client = proof_client();
+	ck_assert_int_eq(cow_region_new(&region, client, &params), -ENODEV);
+	check_words(cow_last_error(), DEVICE);
+	check_words(cow_last_error(), strerror(ways[_i].error));
+	check_words(cow_last_error(), "cowd(8)");
+	check_words(cow_last_error(), "scoot");
+	ck_assert_ptr_null(region);
+}
+END_TEST
+
+/* Adopting makes threads wait, which takes a userfaultfd in any mode. */
+START_TEST(adopting_is_refused_with_a_reason)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
+	struct cow_region *region = NULL;
+	void *memory = aligned_alloc(page_size_bytes(), REGION_BYTES);
+
+	ck_assert_ptr_nonnull(memory);
+	proof_fill(memory, REGION_BYTES, 1);
+	start_without(_i);
+	client = proof_client();
+	ck_assert_int_eq(cow_region_adopt(&region, client, memory, REGION_BYTES, &params), -EPERM);
+	check_words(cow_last_error(), "userfaultfd");
+	ck_assert(proof_is_filled(memory, REGION_BYTES, 1, 0));
+	free(memory);
+}
+END_TEST
+
+/* Every page is written between takes, so every take has to bring pages to safety itself. */
+static void take_in_turn(uint32_t mode)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = proof_region(mode, REGION_BYTES);
+	struct cow_snapshot *snaps[3] = {NULL};
+	char *memory = cow_region_address(region);
+	const void *view = NULL;
+
+	for (uint64_t seed = 0; seed < 9; seed++) {
+		struct cow_snapshot **slot = &snaps[seed % ARRAY_SIZE(snaps)];
+
+		*slot = cow_snapshot_unref(*slot);
+		proof_fill(memory, REGION_BYTES, seed);
+		proof_ok(cow_snapshot_new(slot, region));
+		for (uint64_t back = 0; back < ARRAY_SIZE(snaps) && back <= seed; back++)
+			proof_check_snapshot(snaps[(seed - back) % ARRAY_SIZE(snaps)], seed - back);
+	}
+	proof_fill(memory, REGION_BYTES, 9);
+	proof_ok(cow_snapshot_map(snaps[0], &view));
+	ck_assert(proof_is_filled(view, REGION_BYTES, 6, 0));
+	proof_ok(cow_region_rollback(region, snaps[1]));
+	ck_assert(proof_is_filled(memory, REGION_BYTES, 7, 0));
+	for (size_t i = 0; i < ARRAY_SIZE(snaps); i++)
+		cow_snapshot_unref(snaps[i]);
+	ck_assert(proof_is_filled(memory, REGION_BYTES, 7, 0));
+}
+
+START_TEST(snapshots_are_right_one_after_the_other_and_at_once)
+{
+	start_without(_i);
+	take_in_turn(COW_MODE_SCOOT);
+	take_in_turn(COW_MODE_MMAPCOPY);
+}
+END_TEST
+
+START_TEST(snapshots_are_one_instant)
+{
+	CLEANUP(freep) char *copy = proof_alloc(REGION_BYTES);
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct pairs pairs;
+
+	start_without(_i);
+	region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	pairs_start(&pairs, cow_region_address(region), REGION_BYTES, N_THREADS);
+	for (int i = 0; i < 6; i++) {
+		uint64_t before[PAIRS_THREADS_MAX], after[PAIRS_THREADS_MAX];
+		struct cow_snapshot *snap = NULL;
+
+		pairs_wait(&pairs, 1);
+		pairs_rounds(&pairs, before);
+		proof_ok(cow_snapshot_new(&snap, region));
+		pairs_rounds(&pairs, after);
+		pairs_wait(&pairs, 1);
+		proof_ok(cow_snapshot_read(snap, copy, REGION_BYTES, 0));
+		pairs_check(&pairs, copy, before, after, "without a device");
+		cow_snapshot_unref(snap);
+	}
+	pairs_stop(&pairs);
+	pairs_check_final(&pairs);
+}
+END_TEST
+
+/* Whether this process may do to its mounts what the tests do. Tried in a child. */
+static bool can_hide(void)
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	if (!pid)
+		_exit(unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	return pid > 0 && waitpid(pid, &status, 0) == pid && !status;
+}
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("without device", 90);
+	const int n_ways = ARRAY_SIZE(ways);
+
+	if (!can_hide()) {
+		puts("this takes a mount namespace: run it as root");
+		return 77;
+	}
+	if (access(DEVICE, F_OK)) {
+		puts("there is no " DEVICE " that could be taken away");
+		return 77;
+	}
+	tcase_add_loop_test(tcase, mode_uffd_is_refused_with_a_reason, 0, n_ways);
+	tcase_add_loop_test(tcase, adopting_is_refused_with_a_reason, 0, n_ways);
+	/* what follows is the same however it was taken away */
+	tcase_add_loop_test(tcase, snapshots_are_right_one_after_the_other_and_at_once, 0, 1);
+	tcase_add_loop_test(tcase, snapshots_are_one_instant, 0, 1);
+	return proof_run(tcase);
+}
