@@ -156,7 +156,7 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
 
 /* --- discarding ------------------------------------------------------------------------------- */
 
-static int punch(const struct memfile *backing, uint64_t off, uint64_t len)
+int scoot_punch(const struct memfile *backing, uint64_t off, uint64_t len)
 {
 	if (fallocate(backing->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off,
 		      (off_t)len))
@@ -173,7 +173,7 @@ static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint
 
 	r = extents_reserve(&region->map, 1);
 	if (!r)
-		r = punch(backing, backing_off, len);
+		r = scoot_punch(backing, backing_off, len);
 	if (r)
 		return r;
 	scoot_twin_drop(region);
@@ -202,7 +202,7 @@ static int discard_part(struct scoot_region *region, const struct extent *run, u
 	uint64_t backing_off = run->backing_off + (off - run->off);
 
 	if (run->owned)
-		return punch(run->backing, backing_off, len);
+		return scoot_punch(run->backing, backing_off, len);
 	if (run->backing->fd >= 0 &&
 	    !extents_is_shared(run->backing, backing_off, len, &region->map))
 		return map_zeroes(region, run->backing, backing_off, off, len);
@@ -262,7 +262,7 @@ bool scoot_trim_step(struct scoot_region *region)
 
 		if (backings[i] && find_unused(backings[i], &off, &len)) {
 			len = min_u64(len, PUNCH_STEP_BYTES);
-			(void)punch(backings[i], off, len);
+			(void)scoot_punch(backings[i], off, len);
 			region->trim_at = i * size_bytes + off + len;
 			return true;
 		}

@@ -56,6 +56,9 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len);
 int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
 		      uint64_t len);
 
+/** scoot_punch() - give back bytes that no map refers to, which are zeroes then. 0 or -errno */
+int scoot_punch(const struct memfile *backing, uint64_t off, uint64_t len);
+
 /** scoot_snapshot_new() - frozen copy of the region's map, as it is now */
 int scoot_snapshot_new(struct scoot_snapshot **out, const struct scoot_region *region);
 /** scoot_snapshot_keep() - copy @len bytes of @src to @off of the overlay and note the run */

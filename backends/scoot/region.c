@@ -297,6 +297,9 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 		return 0;
 	}
 	r = extents_reserve(&region->map, 1);
+	/* What home kept for snapshots that have gone must not show where @from has holes. */
+	if (!r && chunk.from)
+		r = scoot_punch(chunk.backing, chunk.backing_off, chunk.len);
 	if (r)
 		return r;
 	r = settle_chunk(&region->settle, &chunk);
