@@ -13,7 +13,7 @@
  *   COW_ORACLE_STEPS    steps of each variant (default: about a hundred)
  *   COW_ORACLE_SECONDS  stop after that time instead, whatever the steps
  *   COW_ORACLE_SEED     the sequence; the one used is in the log
- *
+ *   COW_ORACLE_VERBOSE  say each step
  */
 #include "config.h"
 
@@ -115,6 +115,7 @@ struct oracle {
 	struct child children[N_CHILDREN_MAX];
 	size_t n_children;
 	uint64_t seed;
+	bool is_verbose;
 };
 
 static uint64_t next_random(uint64_t *state)
@@ -626,11 +627,27 @@ static void step_settle(struct oracle *oracle)
 	check_memory(oracle);
 }
 
-typedef void (*step_fn)(struct oracle *oracle);
+struct step {
+	const char *name;
+	void (*run)(struct oracle *oracle);
+};
 
-static const step_fn steps_while_writing[] = {
-	step_take, step_take, step_take, step_read,    step_release, step_release,
-	step_map,  step_fork, step_reap, step_release, step_save,
+static void run_any(struct oracle *oracle, const struct step *steps, size_t n_steps)
+{
+	const struct step *step = &steps[pick(oracle, n_steps)];
+
+	if (oracle->is_verbose)
+		(void)fprintf(stderr, "%s (%zu snapshots, %zu children)\n", step->name,
+			      oracle->n_shots, oracle->n_children);
+	step->run(oracle);
+}
+
+static const struct step steps_while_writing[] = {
+	{"take meanwhile", step_take},       {"take meanwhile", step_take},
+	{"take meanwhile", step_take},       {"read meanwhile", step_read},
+	{"release meanwhile", step_release}, {"release meanwhile", step_release},
+	{"map meanwhile", step_map},         {"fork meanwhile", step_fork},
+	{"reap meanwhile", step_reap},       {"save meanwhile", step_save},
 };
 
 static void step_write(struct oracle *oracle)
@@ -639,22 +656,27 @@ static void step_write(struct oracle *oracle)
 
 	begin_writing(oracle);
 	for (size_t i = 0; i < n; i++)
-		steps_while_writing[pick(oracle, ARRAY_SIZE(steps_while_writing))](oracle);
+		run_any(oracle, steps_while_writing, ARRAY_SIZE(steps_while_writing));
 	end_writing(oracle);
 }
 
-static const step_fn steps[] = {
-	step_write, step_write, step_write,   step_write,    step_write,   step_write,
-	step_write, step_take,  step_release, step_rollback, step_discard, step_sweep,
-	step_copy,  step_read,  step_map,     step_fork,     step_reap,
+static const struct step steps[] = {
+	{"write", step_write},     {"write", step_write},     {"write", step_write},
+	{"write", step_write},     {"write", step_write},     {"write", step_write},
+	{"take", step_take},       {"release", step_release}, {"roll back", step_rollback},
+	{"discard", step_discard}, {"sweep", step_sweep},     {"copy", step_copy},
+	{"read", step_read},       {"map", step_map},         {"fork", step_fork},
+	{"reap", step_reap},       {"write", step_write},
 };
+
+static const struct step all_settled[] = {{"settle", step_settle}};
 
 static void step(struct oracle *oracle)
 {
 	if (pick(oracle, 20) == 0)
-		step_settle(oracle);
+		run_any(oracle, all_settled, 1);
 	else
-		steps[pick(oracle, ARRAY_SIZE(steps))](oracle);
+		run_any(oracle, steps, ARRAY_SIZE(steps));
 	if (pick(oracle, 4) == 0)
 		check_memory(oracle);
 }
@@ -673,6 +695,7 @@ static void start(struct oracle *oracle, const struct variant *variant)
 	*oracle = (struct oracle){.variant = variant, .client = proof_client()};
 	oracle->region_words = variant->n_pages * words_per_page();
 	oracle->n_words = oracle->region_words * variant->n_regions;
+	oracle->is_verbose = getenv("COW_ORACLE_VERBOSE");
 	oracle->seed = number_from_env("COW_ORACLE_SEED", 0x9e3779b97f4a7c15u) | 1;
 	oracle->now = calloc(oracle->n_words, sizeof(uint64_t));
 	oracle->base = proof_alloc(oracle->n_words * sizeof(uint64_t));
