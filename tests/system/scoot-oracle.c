@@ -14,12 +14,18 @@
  *   COW_ORACLE_SECONDS  stop after that time instead, whatever the steps
  *   COW_ORACLE_SEED     the sequence; the one used is in the log
  *   COW_ORACLE_VERBOSE  say each step
+ *
+ * Seen to fail: when settling leaves out the first run of a chunk's pages (write_back() in
+ * backends/settle.c), holds no writer (settle_chunk() without hold_begin()), or brings discarded
+ * pages home without punching (scoot_settle_step()); when a fork's guard keeps nothing frozen
+ * (freeze() in libclient/fork.c).
  */
 #include "config.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,6 +41,7 @@ enum {
 	N_SHOTS_MAX = 8,
 	N_CHILDREN_MAX = 3,
 	N_WORDS_MAX = 4000, /* written by a thread in a step */
+	N_WORDS_BUSY = 200000,
 };
 
 /*
@@ -206,7 +213,7 @@ static void *write_words(void *arg)
 	return NULL;
 }
 
-static void begin_writing(struct oracle *oracle)
+static void begin_writing(struct oracle *oracle, size_t n_words_max)
 {
 	memcpy(oracle->base, oracle->now, oracle->n_words * sizeof(uint64_t));
 	for (size_t i = 0; i < N_THREADS; i++) {
@@ -214,7 +221,7 @@ static void begin_writing(struct oracle *oracle)
 
 		*writer = (struct writer){.oracle = oracle, .number = i};
 		writer->seed = next_random(&oracle->seed) | 1;
-		writer->n_words = 1 + pick(oracle, N_WORDS_MAX);
+		writer->n_words = 1 + pick(oracle, n_words_max);
 	}
 	oracle->is_writing = true;
 	for (size_t i = 0; i < N_THREADS; i++)
@@ -611,20 +618,42 @@ static bool is_settled(struct cow_region *region)
 	return is_owned;
 }
 
-/* All is gone at once, and the background comes to its end. */
-static void step_settle(struct oracle *oracle)
+static void wait_until_settled(struct cow_region *region)
 {
 	const struct timespec pause = {.tv_nsec = 1000000};
 
+	while (!is_settled(region))
+		nanosleep(&pause, NULL);
+}
+
+/* All is gone at once, and the background comes to its end. */
+static void step_settle(struct oracle *oracle)
+{
 	while (oracle->n_shots)
 		step_release(oracle);
 	while (oracle->n_children)
 		step_reap(oracle);
-	for (size_t i = 0; i < oracle->variant->n_regions; i++) {
-		while (oracle->variant->mode == COW_MODE_SCOOT && !is_settled(oracle->regions[i]))
-			nanosleep(&pause, NULL);
-	}
+	for (size_t i = 0;
+	     oracle->variant->mode == COW_MODE_SCOOT && i < oracle->variant->n_regions; i++)
+		wait_until_settled(oracle->regions[i]);
 	check_memory(oracle);
+}
+
+/* All is settled while threads write. */
+static void step_settle_busy(struct oracle *oracle)
+{
+	if (oracle->variant->mode != COW_MODE_SCOOT)
+		return;
+	while (oracle->n_shots)
+		step_release(oracle);
+	while (oracle->n_children)
+		step_reap(oracle);
+	begin_writing(oracle, N_WORDS_BUSY);
+	step_take(oracle);
+	step_release(oracle);
+	for (size_t i = 0; i < oracle->variant->n_regions; i++)
+		wait_until_settled(oracle->regions[i]);
+	end_writing(oracle);
 }
 
 struct step {
@@ -654,7 +683,7 @@ static void step_write(struct oracle *oracle)
 {
 	size_t n = pick(oracle, 5);
 
-	begin_writing(oracle);
+	begin_writing(oracle, N_WORDS_MAX);
 	for (size_t i = 0; i < n; i++)
 		run_any(oracle, steps_while_writing, ARRAY_SIZE(steps_while_writing));
 	end_writing(oracle);
@@ -669,12 +698,15 @@ static const struct step steps[] = {
 	{"reap", step_reap},       {"write", step_write},
 };
 
-static const struct step all_settled[] = {{"settle", step_settle}};
+static const struct step settling[] = {
+	{"settle", step_settle},
+	{"settle meanwhile", step_settle_busy},
+};
 
 static void step(struct oracle *oracle)
 {
-	if (pick(oracle, 20) == 0)
-		run_any(oracle, all_settled, 1);
+	if (pick(oracle, 16) == 0)
+		run_any(oracle, settling, ARRAY_SIZE(settling));
 	else
 		run_any(oracle, steps, ARRAY_SIZE(steps));
 	if (pick(oracle, 4) == 0)
@@ -746,6 +778,7 @@ int main(void)
 	double seconds = (double)number_from_env("COW_ORACLE_SECONDS", 0);
 	TCase *tcase = proof_tcase("scoot-oracle", 300 + 2 * seconds);
 
+	(void)signal(SIGPIPE, SIG_IGN); /* of a child that has ended its status says more */
 	tcase_add_loop_test(tcase, every_copy_is_its_own_instant, 0, ARRAY_SIZE(variants));
 	return proof_run(tcase);
 }
