@@ -216,6 +216,8 @@ SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/scoot-fork \
 	tests/system/scoot-memory \
 	tests/system/scoot-oracle \
+	tests/system/scoot-malloc \
+	tests/system/scoot-readers \
 	$(NULL)
 check_PROGRAMS += $(SCOOT_TESTS)
 TESTS += $(SCOOT_TESTS)
@@ -245,6 +247,12 @@ tests_system_scoot_memory_LDADD = $(PROOF_LDADD)
 tests_system_scoot_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_oracle_LDADD = $(PROOF_LDADD)
+tests_system_scoot_malloc_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_malloc_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_malloc_LDADD = $(PROOF_LDADD)
+tests_system_scoot_readers_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_readers_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_readers_LDADD = $(PROOF_LDADD)
 
 # What programs that link the library rely on.
 ABI_TESTS = \
