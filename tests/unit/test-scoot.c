@@ -17,8 +17,18 @@
 
 /* --- against a plain copy --------------------------------------------------------------------- */
 
-#define LIVE_MAX     6
-#define RANDOM_STEPS 400
+#define LIVE_MAX 6
+/* Under the thread sanitizer a child made with a bare clone(2) hangs, and all is ten times as slow.
+ */
+#ifdef __SANITIZE_THREAD__
+#define N_CONFIGS_TESTED WITHOUT_UFFD
+#define RANDOM_STEPS     100
+#define N_TAKES          15
+#else
+#define N_CONFIGS_TESTED N_CONFIGS
+#define RANDOM_STEPS     400
+#define N_TAKES          40
+#endif
 
 struct pair_of_copies {
 	struct scoot_snapshot *snap;
@@ -164,7 +174,6 @@ END_TEST
 
 #define N_PAIRS   256
 #define N_WRITERS 2
-#define N_TAKES   40
 
 struct load {
 	struct scoot_region *region;
@@ -461,14 +470,7 @@ START_TEST(an_opened_snapshot_reads_the_same)
 }
 END_TEST
 
-/* A child made with a bare clone(2) hangs in its runtime; tests/system covers takes under it. */
-#ifdef __SANITIZE_THREAD__
-#define CAN_CLONE false
-#else
-#define CAN_CLONE true
-#endif
-
-static int run(void)
+int main(void)
 {
 	AUTO_FD int uffd = make_uffd();
 	Suite *suite = suite_create("scoot");
@@ -482,9 +484,10 @@ static int run(void)
 	}
 	suite_add_tcase(suite, tcase);
 	tcase_set_timeout(tcase, 120);
-	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS);
-	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS);
-	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0, N_CONFIGS);
+	tcase_add_loop_test(tcase, random_steps_match_a_plain_copy, 0, N_CONFIGS_TESTED);
+	tcase_add_loop_test(tcase, pairs_stay_ordered_one_snapshot_at_a_time, 0, N_CONFIGS_TESTED);
+	tcase_add_loop_test(tcase, pairs_stay_ordered_with_overlapping_snapshots, 0,
+			    N_CONFIGS_TESTED);
 	tcase_add_test(tcase, discarded_memory_is_given_back);
 	tcase_add_test(tcase, rolling_back_is_repeatable);
 	tcase_add_test(tcase, refused_while_new_mappings_are_populated);
@@ -494,12 +497,4 @@ static int run(void)
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
 	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
-
-int main(void)
-{
-	if (CAN_CLONE)
-		return run();
-	puts("the thread sanitizer cannot follow a child made with a bare clone(2)");
-	return 77;
 }
