@@ -53,6 +53,11 @@ int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t g
 /** cowi_overlay_release() - this client needs no further snapshots of it; cowd's id is forgotten */
 void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay);
 
+/* --- mmapcopy.c ------------------------------------------------------------------------------- */
+
+/** cowi_mmapcopy_min_bytes() - smaller copies are made with memcpy(); measured by the first call */
+size_t cowi_mmapcopy_min_bytes(void);
+
 /* --- fork-guard.c ----------------------------------------------------------------------------- */
 
 struct cowi_guard;

@@ -140,6 +140,46 @@ START_TEST(a_copy_shares_its_pages)
 }
 END_TEST
 
+/* One copy of @len bytes, compared with what memcpy() gives. */
+static void copy_and_compare(struct cow_region *region, uint64_t dst, uint64_t src, uint64_t len)
+{
+	CLEANUP(freep) char *plain = proof_alloc(region->size_bytes);
+
+	memcpy(plain, region->addr, region->size_bytes);
+	memcpy(plain + dst, plain + src, len);
+	ck_assert_ptr_eq(cow_mmapcopy(region->addr + dst, region->addr + src, len),
+			 region->addr + dst);
+	ck_assert_msg(!memcmp(region->addr, plain, region->size_bytes),
+		      "%llu bytes were copied wrongly", (unsigned long long)len);
+}
+
+/*
+ * The measured size decides how a copy is made, never what it gives. Seen to fail: with memcpy() on
+ * either side of it, or map_pages() on both.
+ */
+START_TEST(copies_are_the_same_on_both_sides_of_the_break_even_size)
+{
+	const uint64_t page = page_size_bytes(), min = cowi_mmapcopy_min_bytes();
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	struct cow_region *region = region_of(client, COW_MODE_MMAPCOPY, 8 * MIB);
+
+	ck_assert_uint_eq(min % page, 0);
+	ck_assert_uint_ge(min, 64 << 10);
+	ck_assert_uint_le(min, MIB);
+	ck_assert_uint_eq(cowi_mmapcopy_min_bytes(), min);
+	proof_fill(region->addr, 4 * MIB, 1);
+	copy_and_compare(region, 4 * MIB, 0, min - page);
+	copy_and_compare(region, 4 * MIB + 17, 17, min - 1);
+	ck_assert_uint_eq(region->scoot->map.n_runs, 1);
+	copy_and_compare(region, 4 * MIB, MIB, min);
+	ck_assert_uint_gt(region->scoot->map.n_runs, 1);
+	copy_and_compare(region, 6 * MIB + 17, 17, min + page);
+	copy_and_compare(region, 6 * MIB + 5, 17, min + page); /* nothing to map */
+	copy_and_compare(region, 2 * MIB, 4 * MIB, min + 3);   /* of a copy */
+	cow_region_unref(region);
+}
+END_TEST
+
 /* --- the talk's functions --------------------------------------------------------------------- */
 
 START_TEST(duplicates_are_apart_from_origin_and_each_other)
@@ -268,6 +308,7 @@ int main(void)
 
 	tcase_add_test(tcase, copies_are_what_memmove_gives);
 	tcase_add_test(tcase, a_copy_shares_its_pages);
+	tcase_add_test(tcase, copies_are_the_same_on_both_sides_of_the_break_even_size);
 	tcase_add_test(tcase, duplicates_are_apart_from_origin_and_each_other);
 	tcase_add_test(tcase, memory_stays_frozen_while_another_client_holds_the_snapshot);
 	tcase_add_test(tcase, released_snapshots_leave_a_settled_region);
