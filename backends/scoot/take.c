@@ -213,7 +213,12 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 
 int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out)
 {
-	int r = scoot_take(region, NULL, out);
+	int r;
+
+	/* fork() would copy the page tables that the twin has ready. */
+	if (region->map.runs[0].owned)
+		scoot_twin_drop(region);
+	r = scoot_take(region, NULL, out);
 
 	if (r != SCOOT_E_OVERLAY)
 		return r;
