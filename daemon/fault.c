@@ -32,7 +32,7 @@
 /* Messages of a turn. */
 #define N_MSGS           32
 /* Pages kept together when writes come in order. */
-#define RUN_PAGES_MAX    16
+#define RUN_PAGES_MAX    64
 /* Pages mapped around one that was touched. */
 #define AROUND_PAGES     16
 /* Turns without a message, in a row, before a client is taken to be the cause. */
@@ -96,9 +96,9 @@ static int fill_slots(struct region *region, uint64_t first, uint32_t *slots, si
 	struct iovec iov[RUN_PAGES_MAX];
 	ssize_t n_read;
 
-	for (size_t i = 0; i < n; i++)
-		iov[i] = (struct iovec){store_pool_page(region->pool, slots[i]), size};
-	n_read = preadv(region->backing->fd, iov, (int)n, (off_t)(first * size));
+	store_pool_pages(region->pool, slots, iov, n);
+	n_read = n == 1 ? pread(region->backing->fd, iov[0].iov_base, size, (off_t)(first * size))
+			: preadv(region->backing->fd, iov, (int)n, (off_t)(first * size));
 	if (n_read != (ssize_t)(n * size))
 		return err_raise(-ENOMEM, "no memory for old pages");
 	for (size_t i = 0; i < n; i++) {
@@ -404,10 +404,9 @@ static enum served_verdict serve_nothing(struct region *region)
 }
 
 /* Go to where the writers are. */
-static void follow_writer(struct region *region, const struct uffd_msg *msg)
+static void follow_writer(struct region *region, const struct uffd_msg *msg, uint64_t now)
 {
 	struct worker_pool *workers = region->daemon->workers;
-	uint64_t now = now_ns();
 	int cpu;
 
 	if (worker_pool_size(workers) < 2 || msg->event != UFFD_EVENT_PAGEFAULT ||
@@ -422,17 +421,20 @@ static int serve_faults(struct region *region, const struct uffd_msg *msgs, size
 			void *buf)
 {
 	struct stats *stats = &region->daemon->stats;
-	uint64_t started_ns = now_ns();
+	uint64_t started_ns = now_ns(), now = started_ns;
 	int r = 0;
 
 	pthread_rwlock_rdlock(&region->chain_lock);
 	for (size_t i = 0; i < n_msgs && !r; i++) {
 		r = serve_msg(region, &msgs[i], buf);
-		hist_add(&stats->fault_latency, now_ns() - started_ns);
+		now = now_ns();
+		hist_add(&stats->fault_latency, now - started_ns);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
 	stats_add(stats, faults, n_msgs);
 	atomic_fetch_add_explicit(&region->n_faults, n_msgs, memory_order_relaxed);
+	if (!r)
+		follow_writer(region, &msgs[n_msgs - 1], now); /* the one that waited least */
 	return r;
 }
 
@@ -448,14 +450,15 @@ enum served_verdict fault_serve_region(struct served *served, void *buf)
 	if (r)
 		return give_up(region, r);
 	if (!n_msgs)
-		return serve_nothing(region);
+		return served->is_try ? SERVED_AGAIN : serve_nothing(region);
 	region->n_idle_turns = 0;
 	move = find_move(region, msgs, n_msgs);
 	if (move)
 		r = serve_move(region, move);
 	else
 		r = serve_faults(region, msgs, n_msgs, buf);
-	if (!r)
-		follow_writer(region, &msgs[n_msgs - 1]); /* the one that waited least */
-	return r ? give_up(region, r < 0 ? r : 0) : SERVED_AGAIN;
+	if (r)
+		return give_up(region, r < 0 ? r : 0);
+	/* A thread alone is likely to be back soon; of many, there are others to wait for. */
+	return n_msgs == 1 ? SERVED_MORE : SERVED_AGAIN;
 }

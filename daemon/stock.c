@@ -9,7 +9,7 @@
 #include "daemon/snapshot.h"
 
 #define SLOTS_MIN 64u
-#define SLOTS_MAX 1024u
+#define SLOTS_MAX 2048u
 
 static void stock_run(struct job *job)
 {

@@ -25,8 +25,10 @@
 
 #define ARENA_SLOTS_MAX ((uint32_t)16384)
 #define SLOT_FIRST      2u /* after STORE_EMPTY and STORE_ZERO */
-/* With fewer than this ready, more are made ready. */
+/* With fewer than this ready, or than half of what was made ready last, more are. */
 #define LOW_SLOTS       48u
+/* Made ready at a time, so that those who keep pages meanwhile have the first ones soon. */
+#define STOCK_SLOTS     64u
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u
 /* Entries of a store for each bit of its touched map. */
@@ -55,6 +57,7 @@ struct store_pool {
 	size_t hint_arena; /* none below it has a free slot */
 	uint64_t n_used;
 	uint64_t n_warm;
+	uint64_t n_low;
 	_Atomic bool is_low;
 };
 
@@ -70,6 +73,7 @@ int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user 
 	pool->user = quota_user_ref(user);
 	pool->arena_slots = (uint32_t)min_u64(align_up(n_pages, 64), ARENA_SLOTS_MAX);
 	pool->n_words = pool->arena_slots / 64;
+	pool->n_low = LOW_SLOTS;
 
 	r = quota_charge(&pool->fd_charge, user, QUOTA_FDS, 1);
 	if (r)
@@ -215,7 +219,7 @@ bool store_pool_is_low(const struct store_pool *pool)
 /* With the lock held. */
 static void note_level(struct store_pool *pool)
 {
-	atomic_store_explicit(&pool->is_low, pool->n_warm - pool->n_used < LOW_SLOTS,
+	atomic_store_explicit(&pool->is_low, pool->n_warm - pool->n_used < pool->n_low,
 			      memory_order_relaxed);
 }
 
@@ -272,7 +276,7 @@ static size_t reserve_cold(struct store_pool *pool, size_t *idx, uint32_t *first
 	return n;
 }
 
-size_t store_pool_stock(struct store_pool *pool, size_t n)
+static size_t stock_some(struct store_pool *pool, size_t n)
 {
 	size_t size = page_size_bytes();
 	struct arena *arena;
@@ -303,6 +307,20 @@ size_t store_pool_stock(struct store_pool *pool, size_t n)
 	return n;
 }
 
+size_t store_pool_stock(struct store_pool *pool, size_t n)
+{
+	size_t n_done = 0, n_more;
+
+	pthread_mutex_lock(&pool->lock);
+	pool->n_low = max_u64(n / 2, LOW_SLOTS);
+	pthread_mutex_unlock(&pool->lock);
+	do {
+		n_more = stock_some(pool, min_u64(n - n_done, STOCK_SLOTS));
+		n_done += n_more;
+	} while (n_more && n_done < n);
+	return n_done;
+}
+
 int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n)
 {
 	int r = 0;
@@ -330,16 +348,27 @@ void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-void *store_pool_page(struct store_pool *pool, uint32_t slot)
+void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages, size_t n)
 {
-	size_t idx = (slot - SLOT_FIRST) / pool->arena_slots;
-	char *mem;
+	size_t size = page_size_bytes();
 
 	/* The array of arenas may be moved by a thread that adds one; an arena's memory is not. */
 	pthread_mutex_lock(&pool->lock);
-	mem = pool->arenas[idx].mem;
+	for (size_t i = 0; i < n; i++) {
+		uint32_t at = slots[i] - SLOT_FIRST;
+		char *mem = pool->arenas[at / pool->arena_slots].mem;
+
+		pages[i] = (struct iovec){mem + at % pool->arena_slots * size, size};
+	}
 	pthread_mutex_unlock(&pool->lock);
-	return mem + (size_t)((slot - SLOT_FIRST) % pool->arena_slots) * page_size_bytes();
+}
+
+void *store_pool_page(struct store_pool *pool, uint32_t slot)
+{
+	struct iovec page;
+
+	store_pool_pages(pool, &slot, &page, 1);
+	return page.iov_base;
 }
 
 /* Punch out runs of warm slots that nobody uses, from the end, until @n_excess are gone. */

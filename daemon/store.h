@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/uio.h>
 
 #include "daemon/quota.h"
 
@@ -49,6 +50,9 @@ int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n) MUST_CHEC
 void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n);
 /** store_pool_page() - the memory of @slot, which is none of the two above */
 void *store_pool_page(struct store_pool *pool, uint32_t slot);
+/** store_pool_pages() - the same for each of @n */
+void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages,
+		      size_t n);
 /** store_pool_is_low() - whether few slots are left that have memory already; no lock */
 bool store_pool_is_low(const struct store_pool *pool);
 /**

@@ -14,8 +14,10 @@
 #include "common/err.h"
 #include "daemon/daemon.h"
 
-#define N_EVENTS 32
-#define ID_STOP  0 /* of the eventfd that ends a worker */
+#define N_EVENTS    32
+#define ID_STOP     0 /* of the eventfd that ends a worker */
+/* Turns in a row of an object that is alone: whoever gets ready meanwhile waits for as many. */
+#define N_TURNS_MAX 8
 
 struct worker {
 	pthread_t thread;
@@ -105,11 +107,13 @@ static void move(struct worker *worker, struct served *served)
 /* With served->lock held, which is let go. */
 static void end_turn(struct worker *worker, struct served *served, enum served_verdict verdict)
 {
-	if (verdict == SERVED_AGAIN && served->next_worker) {
+	bool is_served_on = verdict == SERVED_AGAIN || verdict == SERVED_MORE;
+
+	if (is_served_on && served->next_worker) {
 		move(worker, served);
 		return;
 	}
-	if (verdict != SERVED_AGAIN) {
+	if (!is_served_on) {
 		pthread_mutex_lock(&worker->lock);
 		if (verdict == SERVED_LATER)
 			park(worker, served);
@@ -120,7 +124,28 @@ static void end_turn(struct worker *worker, struct served *served, enum served_v
 	pthread_mutex_unlock(&served->lock); /* last use of @served */
 }
 
-static void serve_one(struct worker *worker, uint64_t id)
+/* With served->lock held, which others may want by now, as another worker may want @served. */
+static bool may_go_on(const struct served *served)
+{
+	return !served->next_worker && !atomic_load(&served->n_wanted);
+}
+
+static enum served_verdict take_turns(struct worker *worker, struct served *served, bool is_alone)
+{
+	enum served_verdict verdict;
+
+	verdict = served->serve(served, worker->buf);
+	served->is_try = true;
+	for (int i = 1; is_alone && i < N_TURNS_MAX && verdict == SERVED_MORE; i++) {
+		if (!may_go_on(served))
+			break;
+		verdict = served->serve(served, worker->buf);
+	}
+	served->is_try = false;
+	return verdict;
+}
+
+static void serve_one(struct worker *worker, uint64_t id, bool is_alone)
 {
 	struct served *served;
 
@@ -138,7 +163,7 @@ static void serve_one(struct worker *worker, uint64_t id)
 	}
 	pthread_mutex_unlock(&worker->lock);
 
-	end_turn(worker, served, served->serve(served, worker->buf));
+	end_turn(worker, served, take_turns(worker, served, is_alone));
 }
 
 static void *worker_thread(void *arg)
@@ -155,7 +180,7 @@ static void *worker_thread(void *arg)
 		for (int i = 0; i < n; i++) {
 			if (events[i].data.u64 == ID_STOP)
 				return NULL;
-			serve_one(worker, events[i].data.u64);
+			serve_one(worker, events[i].data.u64, n == 1);
 		}
 	}
 }
@@ -197,10 +222,7 @@ static int worker_start(struct worker *worker)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
 	if (r)
-		return err_raise(-r,
-				 "cannot start a fault worker: %s: see the limits of processes "
-				 "(TasksMax=, ulimit -u) and address space (ulimit -v)",
-				 strerrordesc_np(r));
+		return err_raise(-r, "cannot start a fault worker: %s", strerrordesc_np(r));
 	worker->is_running = true;
 	return 0;
 }

@@ -12,6 +12,11 @@
  * runs; others take it to keep faults waiting (snapshot.c arms with it held). A worker holds its
  * own lock when it wants served->lock, so it only tries, and parks the object until worker_kick()
  * when somebody else has it.
+ *
+ * A thread that writes to one page after the other runs on its worker's CPU, so it has mostly made
+ * its next fault by the time that the worker runs again. To ask epoll for it would cost as much as
+ * a tenth of the whole fault. So when nobody else was ready, an object that wants more gets some
+ * further turns at once.
  */
 #ifndef COWD_WORKER_H
 #define COWD_WORKER_H
@@ -31,6 +36,7 @@ struct worker_pool;
 
 enum served_verdict {
 	SERVED_AGAIN, /* call again when the descriptor is ready */
+	SERVED_MORE,  /* the same; likely soon, so that trying may be cheaper than waiting */
 	SERVED_LATER, /* ready, but nothing can be done now: not before worker_kick() */
 	SERVED_GONE,  /* the descriptor is of no more use; removed from the worker, fd stays open */
 };
@@ -52,6 +58,7 @@ struct served {
 	bool is_waited; /* its worker's lock: in its epoll set */
 	bool is_parked; /* its worker's lock: in the set, but for no event */
 	bool is_ready;  /* served_init() succeeded */
+	bool is_try;    /* @lock: serve() is called though the descriptor may have nothing */
 	_Atomic uint64_t n_moves;
 	UT_hash_handle hh; /* in its worker */
 };

@@ -18,7 +18,8 @@ struct thing {
 	_Atomic enum served_verdict verdict;
 	_Atomic bool is_busy; /* leaves its descriptor ready: served on and on */
 	_Atomic unsigned int n_turns;
-	int turns_fd; /* counts them for those who wait */
+	_Atomic unsigned int n_tries; /* of the turns: nobody had said that it is ready */
+	int turns_fd;                 /* counts them for those who wait */
 	struct worker_pool *_Atomic follow_in;
 	_Atomic int follow_cpu;
 };
@@ -32,6 +33,7 @@ static enum served_verdict serve(struct served *served, void *buf)
 
 	ck_assert_ptr_nonnull(buf);
 	atomic_fetch_add(&thing->n_turns, 1);
+	atomic_fetch_add(&thing->n_tries, served->is_try);
 	if (!thing->is_busy)
 		(void)eventfd_read(thing->fd, &n);
 	if (thing->follow_in)
@@ -149,6 +151,54 @@ START_TEST(later_means_not_before_a_kick)
 		wait_for_turn(&thing);
 		ck_assert_uint_le(thing.n_turns, i);
 	}
+	thing_deinit(&thing);
+}
+END_TEST
+
+/* Seen to hang without the loop in take_turns(), and the next one without its bound. */
+START_TEST(one_that_wants_more_gets_some_turns_at_once)
+{
+	struct thing thing;
+
+	thing_init(&thing);
+	thing.verdict = SERVED_MORE;
+	poke(&thing);
+	while (thing.n_turns < 8)
+		wait_for_turn(&thing);
+	served_lock(&thing.served); /* the last of them is over */
+	served_unlock(&thing.served);
+	poke(&thing);
+	while (thing.n_turns < 9)
+		wait_for_turn(&thing);
+	worker_remove(&thing.served);
+	ck_assert_uint_eq(thing.n_turns - thing.n_tries, 2);
+	ck_assert_uint_le(thing.n_turns, 16);
+	thing_deinit(&thing);
+}
+END_TEST
+
+START_TEST(one_that_always_wants_more_keeps_nobody_waiting)
+{
+	struct thing thing, others[2];
+
+	thing_init(&thing);
+	thing_init(&others[0]);
+	thing_init(&others[1]);
+	thing.verdict = SERVED_MORE;
+	thing.is_busy = true;
+	poke(&thing);
+	for (int i = 0; i < 200; i++) {
+		wait_for_turn(&thing);
+		served_lock(&thing.served);
+		served_unlock(&thing.served);
+		/* One of them has the same worker. */
+		poke(&others[0]);
+		poke(&others[1]);
+		wait_for_turn(&others[0]);
+		wait_for_turn(&others[1]);
+	}
+	thing_deinit(&others[1]);
+	thing_deinit(&others[0]);
 	thing_deinit(&thing);
 }
 END_TEST
@@ -284,6 +334,8 @@ int main(void)
 	tcase_add_test(tcase, nothing_is_served_while_locked_and_nothing_is_forgotten);
 	tcase_add_test(tcase, one_that_is_served_on_and_on_can_be_locked);
 	tcase_add_test(tcase, later_means_not_before_a_kick);
+	tcase_add_test(tcase, one_that_wants_more_gets_some_turns_at_once);
+	tcase_add_test(tcase, one_that_always_wants_more_keeps_nobody_waiting);
 	tcase_add_test(tcase, gone_is_never_served_again);
 	tcase_add_test(tcase, after_removal_nobody_is_inside);
 	tcase_add_test(tcase, service_moves_between_cpus_and_loses_nothing);
