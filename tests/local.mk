@@ -52,6 +52,8 @@ PROOF_TESTS = \
 	tests/system/budget \
 	tests/system/cowctl-snapshot \
 	tests/system/death \
+	tests/system/fork-moments \
+	tests/system/handles \
 	tests/system/hostile \
 	tests/system/invariants \
 	tests/system/limits \
@@ -74,6 +76,12 @@ tests_system_cowctl_snapshot_LDADD = $(PROOF_LDADD)
 tests_system_death_CFLAGS = $(TESTS_CFLAGS)
 tests_system_death_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_death_LDADD = $(PROOF_LDADD)
+tests_system_fork_moments_CFLAGS = $(TESTS_CFLAGS)
+tests_system_fork_moments_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_fork_moments_LDADD = $(PROOF_LDADD)
+tests_system_handles_CFLAGS = $(TESTS_CFLAGS)
+tests_system_handles_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_handles_LDADD = $(PROOF_LDADD)
 tests_system_hostile_CFLAGS = $(TESTS_CFLAGS)
 tests_system_hostile_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_hostile_LDADD = $(PROOF_LDADD)
@@ -213,6 +221,7 @@ SCOOT_UNIT_TESTS = \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/scoot-adopt \
+	tests/system/scoot-children \
 	tests/system/scoot-fork \
 	tests/system/scoot-memory \
 	tests/system/scoot-oracle \
@@ -244,6 +253,9 @@ tests_unit_test_twin_LDADD = $(TESTS_UNIT_LDADD)
 tests_system_scoot_memory_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_memory_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_memory_LDADD = $(PROOF_LDADD)
+tests_system_scoot_children_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_children_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_children_LDADD = $(PROOF_LDADD)
 tests_system_scoot_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_oracle_LDADD = $(PROOF_LDADD)

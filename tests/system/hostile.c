@@ -441,6 +441,100 @@ START_TEST(absurd_sizes_are_refused)
 }
 END_TEST
 
+/* Return: the answer to @request, for the caller to free */
+static Cow__V1__Reply *ask(int sock, Cow__V1__Request *request)
+{
+	Cow__V1__Reply *reply;
+
+	ck_assert_int_eq(send_request(sock, request, NULL, 0), 0);
+	while ((reply = receive(sock)) && !reply->id)
+		cow__v1__reply__free_unpacked(reply, NULL); /* an event */
+	ck_assert_ptr_nonnull(reply);
+	return reply;
+}
+
+/* A region of mode scoot, attached, with @id and @backing_id. */
+static void make_scoot_region(int sock, uint64_t *id, uint64_t *backing_id)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
+	Cow__V1__RegionCreate create;
+	Cow__V1__Reply *reply;
+
+	cow__v1__region_create__init(&create);
+	create.mode = COW__V1__MODE__MODE_SCOOT;
+	create.size_bytes = REGION_BYTES;
+	request.id = 2;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
+	request.region_create = &create;
+	reply = ask(sock, &request);
+	ck_assert_msg(!reply->error, "%s", reply->sentence);
+	*id = reply->region->region_id;
+	*backing_id = reply->region->backing_id;
+	cow__v1__reply__free_unpacked(reply, NULL);
+
+	attach.region_id = *id;
+	attach.addr = 1 << 30;
+	request.id = 3;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
+	request.region_attach = &attach;
+	reply = ask(sock, &request);
+	ck_assert_msg(!reply->error, "%s", reply->sentence);
+	cow__v1__reply__free_unpacked(reply, NULL);
+}
+
+/*
+ * A sparse extent makes cowd note which of its pages there are, so all of them together may have no
+ * more than the snapshot, which is charged: a packet has room for thousands. Broken by
+ * check_sparse() that says yes.
+ */
+START_TEST(sparse_extents_without_end_are_refused)
+{
+	static const struct {
+		size_t n_sparse;
+		uint64_t size_bytes;
+		unsigned int error;
+	} cases[] = {
+		{1, REGION_BYTES, 0},
+		{2, REGION_BYTES / 2, 0},
+		{2, REGION_BYTES, EINVAL},
+		{9, REGION_BYTES / 8, EINVAL},
+	};
+	struct proof_holdings at_first;
+
+	proof_holdings(&at_first);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		Cow__V1__Extent extents[10], *pointers[10];
+		Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
+		Cow__V1__Request request = COW__V1__REQUEST__INIT;
+		int sock = connect_and_greet();
+		Cow__V1__Reply *reply;
+		uint64_t backing_id;
+
+		make_scoot_region(sock, &take.region_id, &backing_id);
+		take.extents = pointers;
+		take.n_extents = 1 + cases[i].n_sparse;
+		for (size_t k = 0; k < take.n_extents; k++) {
+			cow__v1__extent__init(&extents[k]);
+			extents[k].backing_id = backing_id;
+			extents[k].sparse = k > 0;
+			extents[k].size_bytes = k ? cases[i].size_bytes : REGION_BYTES;
+			pointers[k] = &extents[k];
+		}
+		request.id = 4;
+		request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
+		request.snapshot_take = &take;
+		reply = ask(sock, &request);
+		ck_assert_msg(reply->error == cases[i].error, "case %zu: %u: %s", i, reply->error,
+			      reply->sentence);
+		ck_assert(!reply->error || strstr(reply->sentence, "sparse"));
+		cow__v1__reply__free_unpacked(reply, NULL);
+		fd_close(sock);
+	}
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("hostile", 60);
@@ -455,5 +549,6 @@ int main(void)
 		tcase_add_test(tcase, what_never_answers_is_not_asked_whether_it_is_a_userfaultfd);
 	}
 	tcase_add_test(tcase, absurd_sizes_are_refused);
+	tcase_add_test(tcase, sparse_extents_without_end_are_refused);
 	return proof_run(tcase);
 }

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * fork() at a bad moment: while other threads make and end clients, and while one waits in the
+ * library. The child finds whole lists, can let go of what it has copies of, and make a client of
+ * its own.
+ *
+ * Seen to fail: with list_add() a tenth of a millisecond before the client has its connection
+ * (client.c), the child ends by SIGSEGV; without pthread_cond_init() in cowi_clients_fork_child(),
+ * the child waits for a thread that it does not have.
+ */
+#include "config.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "libclient/conn.h"
+#include "system/proof.h"
+
+enum {
+	REGION_BYTES = 1 << 20,
+	N_MAKERS = 3,
+	N_FORKS = 200,
+	N_MADE = 50,
+};
+
+/* A sanitizer's own locks may be held by a thread of the parent when it forks: then no thread can
+ * be started in the child. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define CAN_START_THREADS false
+#else
+#define CAN_START_THREADS true
+#endif
+
+static atomic_bool is_over;
+static _Atomic unsigned int n_made;
+
+static void *make_clients(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&is_over)) {
+		struct cow_client *client = NULL;
+
+		/* many that come to nothing soon, so that the making is most of it */
+		for (int i = 0; i < 50; i++)
+			ck_assert_int_eq(cow_client_new(&client, "/nonexistent/cowd.sock"),
+					 -ENOENT);
+		proof_ok(cow_client_new(&client, proof_address()));
+		cow_client_unref(client);
+		atomic_fetch_add(&n_made, 1);
+	}
+	return NULL;
+}
+
+/* Return: exit status. */
+static int be_child(struct cow_client *of_parent)
+{
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_SCOOT};
+	struct cow_client *client = NULL;
+	struct cow_region *region = NULL;
+
+	if (cow_region_new(&region, of_parent, &params) != -ECHILD)
+		return 2;
+	cow_client_unref(of_parent);
+	if (!CAN_START_THREADS)
+		return 0;
+	if (cow_client_new(&client, proof_address()) || cow_region_new(&region, client, &params))
+		return 3;
+	cow_region_unref(region);
+	cow_client_unref(client);
+	return 0;
+}
+
+static void fork_and_reap(struct cow_client *client)
+{
+	pid_t pid = fork();
+
+	ck_assert_int_ge(pid, 0);
+	if (!pid)
+		_exit(be_child(client));
+	proof_reap(pid, 0);
+}
+
+START_TEST(while_clients_are_made_and_ended)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	pthread_t threads[N_MAKERS];
+
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		ck_assert(!pthread_create(&threads[i], NULL, make_clients, NULL));
+	/* forks, with clients made beside them */
+	for (unsigned int i = 0; i < N_FORKS || atomic_load(&n_made) < N_MADE; i++)
+		fork_and_reap(client);
+	atomic_store(&is_over, true);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		ck_assert(!pthread_join(threads[i], NULL));
+}
+END_TEST
+
+/* --- while a thread waits -----------------------------------------------------------------------
+ */
+
+/* At the address of the test's cowd, which is gone: who connects waits for a greeting. */
+static int listen_silently(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", proof_address());
+	(void)unlink(addr.sun_path);
+	ck_assert(!bind(fd, (struct sockaddr *)&addr, sizeof(addr)));
+	ck_assert(!listen(fd, 8));
+	return fd;
+}
+
+static void *ask_for_a_region(void *arg)
+{
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_SCOOT};
+	struct cow_region *region = NULL;
+
+	ck_assert_int_eq(cow_region_new(&region, arg, &params), -ENOTCONN);
+	return NULL;
+}
+
+/* It lets go of the lock by waiting, so whoever has the lock and sees that it asked knows it waits.
+ */
+static bool is_waited(struct cow_client *client)
+{
+	bool is_waited;
+
+	pthread_mutex_lock(&client->lock);
+	is_waited = client->conn->n_wanted > client->conn->n_answered;
+	pthread_mutex_unlock(&client->lock);
+	return is_waited;
+}
+
+START_TEST(while_a_thread_waits_for_a_connection)
+{
+	struct cow_client *client = proof_client();
+	int listen_fd = -1;
+	pthread_t thread;
+	pid_t pid;
+
+	proof_cowd_kill();
+	listen_fd = listen_silently();
+	ck_assert(!pthread_create(&thread, NULL, ask_for_a_region, client));
+	while (!is_waited(client))
+		(void)sched_yield();
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		cow_client_unref(client);
+		_exit(0);
+	}
+	proof_reap(pid, 0);
+	listen_fd = fd_close(listen_fd);
+	ck_assert(!pthread_join(thread, NULL));
+	cow_client_unref(client);
+	(void)unlink(proof_address());
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("fork moments", 60);
+
+	tcase_add_test(tcase, while_clients_are_made_and_ended);
+	tcase_add_test(tcase, while_a_thread_waits_for_a_connection);
+	return proof_run(tcase);
+}

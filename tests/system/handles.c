@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Several handles of one snapshot, in one client and in others: each of them hears that it is lost;
+ * and what another process is given to read by cannot be made to write.
+ *
+ * Seen to fail: with cowi_snapshot_lost_event() that stops at the first handle, and without
+ * fchmod() in make_memfd() (daemon/backing.c).
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "libclient/mode-scoot.h"
+#include "system/proof.h"
+
+enum {
+	REGION_BYTES = 4 << 20,
+	NOBODY = 65534,
+};
+
+/* Nothing is asked of cowd: the event alone tells. */
+static void wait_until_lost(struct cow_snapshot *snap)
+{
+	struct cow_client *client = snap->client;
+
+	pthread_mutex_lock(&client->lock);
+	while (!snap->is_lost)
+		pthread_cond_wait(&client->changed, &client->lock);
+	pthread_mutex_unlock(&client->lock);
+	ck_assert_uint_eq(cow_snapshot_id(snap), 0);
+	ck_assert_ptr_nonnull(strstr(cow_last_error(), "budget"));
+}
+
+START_TEST(every_handle_hears_of_the_loss)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_UFFD, REGION_BYTES);
+	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
+	const struct cow_snapshot_params params = {.budget_bytes = 1 << 20};
+	struct cow_snapshot *handles[5] = {NULL};
+	uint64_t id;
+
+	proof_fill(cow_region_address(region), REGION_BYTES, 1);
+	proof_ok(cow_snapshot_new_with(&handles[0], region, &params));
+	id = cow_snapshot_id(handles[0]);
+	proof_ok(cow_snapshot_open(&handles[1], region->client, id));
+	proof_ok(cow_snapshot_open(&handles[2], region->client, id));
+	proof_ok(cow_snapshot_open(&handles[3], other, id));
+	proof_ok(cow_snapshot_open(&handles[4], other, id));
+	proof_fill(cow_region_address(region), REGION_BYTES, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(handles); i++) {
+		wait_until_lost(handles[i]);
+		cow_snapshot_unref(handles[i]);
+	}
+}
+END_TEST
+
+/* As a user who is neither root nor cowd. Return: exit status. */
+static int try_to_write(void)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_client_unrefp) struct cow_client *reader = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *opened = NULL;
+	char path[64];
+	int ro_fd;
+
+	/* A change of user hides /proc/self, which the library looks at. */
+	if (setgid(NOBODY) || setuid(NOBODY) || prctl(PR_SET_DUMPABLE, 1))
+		return 2;
+	region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	reader = proof_client();
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_open(&opened, reader, cow_snapshot_id(snap)));
+	ro_fd = opened->scoot->map.runs[0].backing->ro_fd;
+	if (ro_fd < 0 || opened->scoot->map.runs[0].backing->fd >= 0)
+		return 3;
+	if (write(ro_fd, "x", 1) >= 0 ||
+	    mmap(NULL, page_size_bytes(), PROT_WRITE, MAP_SHARED, ro_fd, 0) != MAP_FAILED)
+		return 4;
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", ro_fd);
+	if (open(path, O_RDWR | O_CLOEXEC) >= 0 || open(path, O_WRONLY | O_CLOEXEC) >= 0)
+		return 5;
+	return fchmod(ro_fd, 0777) ? 0 : 6;
+}
+
+START_TEST(what_is_for_reading_cannot_be_opened_for_writing)
+{
+	pid_t pid;
+
+	if (getuid() != 0) {
+		puts("another user than cowd's can only be had by root");
+		return;
+	}
+	ck_assert(!chmod(proof_address(), 0666));
+	pid = fork();
+	if (!pid)
+		_exit(try_to_write());
+	proof_reap(pid, 0);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("handles", 60);
+
+	if (proof_has_uffd())
+		tcase_add_test(tcase, every_handle_hears_of_the_loss);
+	tcase_add_test(tcase, what_is_for_reading_cannot_be_opened_for_writing);
+	return proof_run(tcase);
+}
