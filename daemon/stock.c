@@ -16,7 +16,7 @@ static void stock_run(struct job *job)
 	struct stock *stock = container_of(job, struct stock, job);
 	struct region *region = container_of(stock, struct region, stock);
 
-	(void)store_pool_stock(region->pool, stock->n_now);
+	(void)store_pool_stock(region->pool, stock->n_now, stock->max_warm);
 }
 
 static void stock_done(struct job *job)
@@ -59,7 +59,10 @@ void stock_want(struct region *region)
 			    snap->budget_pages - min_u64(snap->budget_pages, snap->store.n_slots));
 	if (!n || atomic_exchange(&stock->is_wanted, true))
 		return;
+	/* Those that are ready already count: a budget is not to be passed by what may be needed.
+	 */
 	stock->n_now = (uint32_t)n;
+	stock->max_warm = store_pool_used(region->pool) + n;
 	if (n < rest)
 		stock->n_slots = (uint32_t)n;
 	loop_post(region->daemon->loop, &stock->task);

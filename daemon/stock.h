@@ -14,9 +14,10 @@ struct region;
 struct stock {
 	struct task task;
 	struct job job;
-	_Atomic bool is_wanted;   /* posted or under way */
-	_Atomic uint32_t n_slots; /* the level that it has risen to */
-	_Atomic uint32_t n_now;   /* this time: not more than the newest snapshot can need */
+	_Atomic bool is_wanted;    /* posted or under way */
+	_Atomic uint32_t n_slots;  /* the level that it has risen to */
+	_Atomic uint32_t n_now;    /* this time: not more than the newest snapshot can need */
+	_Atomic uint64_t max_warm; /* and not beyond so many slots of the region with memory */
 };
 
 /** stock_init() - of a region */

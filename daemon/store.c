@@ -307,17 +307,18 @@ static size_t stock_some(struct store_pool *pool, size_t n)
 	return n;
 }
 
-size_t store_pool_stock(struct store_pool *pool, size_t n)
+size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm)
 {
 	size_t n_done = 0, n_more;
 
-	pthread_mutex_lock(&pool->lock);
-	pool->n_low = max_u64(n / 2, LOW_SLOTS);
-	pthread_mutex_unlock(&pool->lock);
 	do {
-		n_more = stock_some(pool, min_u64(n - n_done, STOCK_SLOTS));
+		pthread_mutex_lock(&pool->lock);
+		pool->n_low = max_u64(n / 2, LOW_SLOTS);
+		n_more = min_u64(n - n_done, max_warm - min_u64(pool->n_warm, max_warm));
+		pthread_mutex_unlock(&pool->lock);
+		n_more = n_more ? stock_some(pool, min_u64(n_more, STOCK_SLOTS)) : 0;
 		n_done += n_more;
-	} while (n_more && n_done < n);
+	} while (n_more);
 	return n_done;
 }
 

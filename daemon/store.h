@@ -57,10 +57,11 @@ void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iov
 bool store_pool_is_low(const struct store_pool *pool);
 /**
  * store_pool_stock() - give up to @n free slots memory ahead of need, charged
+ * @max_warm: no more of them once so many slots, used ones included, have memory
  *
  * Context: a job thread; takes time in proportion. Return: how many; 0: the uid may keep no more.
  */
-size_t store_pool_stock(struct store_pool *pool, size_t n);
+size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm);
 /** store_pool_trim() - give memory of unused slots back to the kernel, all but @n_keep of them */
 void store_pool_trim(struct store_pool *pool, size_t n_keep);
 /** store_pool_used() - slots given out now */
