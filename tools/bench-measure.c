@@ -179,7 +179,7 @@ static int parse_options(struct measure *measure, int argc, char **argv)
 			break;
 		case 'x':
 			measure->until_view = !strcmp(optarg, "snap");
-			if (!measure->until_view && strcmp(optarg, "db"))
+			if (!measure->until_view && strcmp(optarg, "db") != 0)
 				r = cli_usage("-x wants db or snap, not '%s'", optarg);
 			break;
 		case 'v':

@@ -203,7 +203,7 @@ static uint64_t client_cpu_nsec(void)
 		if (!fgets(comm, sizeof(comm), file))
 			comm[0] = '\0';
 		(void)fclose(file);
-		if (strncmp(comm, "cowclient", strlen("cowclient")))
+		if (strncmp(comm, "cowclient", strlen("cowclient")) != 0)
 			continue;
 		(void)snprintf(path, sizeof(path), "/proc/self/task/%s/schedstat", entry->d_name);
 		file = fopen(path, "re");

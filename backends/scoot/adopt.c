@@ -25,7 +25,7 @@ static int check_line(const char *line, uint64_t *at, uint64_t end)
 		return 0;
 	if (start > *at)
 		return err_raise(-EINVAL, "nothing is mapped at %#" PRIx64, *at);
-	if (strcmp(perms, "rw-p") || inode || !strcmp(name, "[stack]"))
+	if (strcmp(perms, "rw-p") != 0 || inode || !strcmp(name, "[stack]"))
 		return err_raise(-EINVAL,
 				 "%#" PRIx64 "-%#" PRIx64 " (%s%s%s) is not private anonymous "
 				 "memory for reading and writing",

@@ -22,7 +22,7 @@
 #ifdef COW_SANITIZED
 #define N_SNAPSHOTS 6u
 #else
-#define N_SNAPSHOTS 24u
+#define N_SNAPSHOTS (proof_is_small() ? 6u : 24u)
 #endif
 
 enum {
@@ -41,7 +41,7 @@ struct shot {
 
 static size_t region_bytes(void)
 {
-	return REGION_PAGES * page_size_bytes();
+	return proof_size(REGION_PAGES * page_size_bytes());
 }
 
 static unsigned int n_writers(void)

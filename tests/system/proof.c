@@ -87,6 +87,18 @@ int proof_n_modes(void)
 	return n_modes;
 }
 
+bool proof_is_small(void)
+{
+	const char *value = getenv("COWD_PROOF_SMALL");
+
+	return value && *value && strcmp(value, "0") != 0;
+}
+
+size_t proof_size(size_t n_bytes)
+{
+	return proof_is_small() ? n_bytes / 8 : n_bytes;
+}
+
 uint32_t proof_mode(int i)
 {
 	int n_modes;

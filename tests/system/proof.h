@@ -40,6 +40,11 @@ DEFINE_CLEANUP(cow_client_unref, struct cow_client *)
 DEFINE_CLEANUP(cow_region_unref, struct cow_region *)
 DEFINE_CLEANUP(cow_snapshot_unref, struct cow_snapshot *)
 
+/** proof_is_small() - whether $COWD_PROOF_SMALL asks for less of everything (vm.sh: qemu without
+ * KVM) */
+bool proof_is_small(void);
+/** proof_size() - @n_bytes, or an eighth of it */
+size_t proof_size(size_t n_bytes);
 /** proof_mode() - enum cow_mode of a loop test's _i */
 uint32_t proof_mode(int i);
 

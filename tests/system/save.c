@@ -22,8 +22,9 @@
 
 #include "system/proof.h"
 
+#define REGION_BYTES proof_size((size_t)8 << 20)
+
 enum {
-	REGION_BYTES = 8 << 20,
 	SEED = 7,
 	OTHER_SEED = 11,
 };
@@ -121,8 +122,8 @@ START_TEST(holes_stay_holes)
 	proof_ok(cow_snapshot_save(snap, fd, NULL, NULL));
 	ck_assert_int_eq(fstat(fd, &st), 0);
 	ck_assert_int_eq(st.st_size, REGION_BYTES);
-	ck_assert_msg(st.st_blocks * 512 <= REGION_BYTES / 4, "%lld blocks for one page in 64",
-		      (long long)st.st_blocks);
+	ck_assert_msg((uint64_t)st.st_blocks * 512 <= REGION_BYTES / 4,
+		      "%lld blocks for one page in 64", (long long)st.st_blocks);
 	ck_assert_int_eq(pread(fd, saved, REGION_BYTES, 0), REGION_BYTES);
 	ck_assert(!memcmp(saved, want, REGION_BYTES));
 }
@@ -193,7 +194,7 @@ START_TEST(socket_gets_all)
 }
 END_TEST
 
-/* The file is in a file system of 1 MiB that nobody else sees. */
+/* The file is in a file system of 256 KiB that nobody else sees. */
 START_TEST(full_disk_is_enospc)
 {
 	char dir[] = "/tmp/cowd-full-XXXXXX";
@@ -204,7 +205,7 @@ START_TEST(full_disk_is_enospc)
 	if (geteuid())
 		return; /* mounting is root's; the rest of the file does without */
 	ck_assert_ptr_nonnull(mkdtemp(dir));
-	ck_assert_int_eq(mount("none", dir, "tmpfs", 0, "size=1m"), 0);
+	ck_assert_int_eq(mount("none", dir, "tmpfs", 0, "size=256k"), 0);
 	(void)snprintf(path, sizeof(path), "%s/file", dir);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	ck_assert_int_eq(umount2(dir, MNT_DETACH), 0); /* the descriptor keeps it */
@@ -221,7 +222,7 @@ END_TEST
 /* The limit is cowd's own, so the write would raise SIGXFSZ there. */
 START_TEST(file_too_large_is_efbig_and_cowd_lives)
 {
-	struct rlimit old, small = {.rlim_cur = 1 << 20, .rlim_max = RLIM_INFINITY};
+	struct rlimit old, small = {.rlim_cur = 1 << 18, .rlim_max = RLIM_INFINITY};
 	AUTO_FD int fd = proof_file();
 	struct scene scene;
 

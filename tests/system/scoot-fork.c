@@ -370,14 +370,15 @@ static int check_records(struct record *records)
 /* Checks twice: at once, and after the parent has had time to settle, write and fork again. */
 static void fork_child_main(struct record *records, int go_fd)
 {
-	CLEANUP(freep) char *first = malloc(RECORDS * sizeof(*records));
+	const size_t n_bytes = RECORDS * sizeof(*records);
+	CLEANUP(freep) char *first = malloc(n_bytes);
 	int code = check_records(records);
 
-	memcpy(first, records, RECORDS * sizeof(*records));
+	memcpy(first, records, n_bytes);
 	wait_for_byte(go_fd);
-	if (!code && memcmp(first, records, RECORDS * sizeof(*records)))
+	if (!code && memcmp(first, (const char *)records, n_bytes) != 0)
 		code = 13;
-	memset(records, 0xff, RECORDS * sizeof(*records));
+	memset(records, 0xff, n_bytes);
 	_exit(code);
 }
 

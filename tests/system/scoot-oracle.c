@@ -455,7 +455,8 @@ static int check_child(const struct oracle *oracle, const struct bounds *bounds,
 	for (size_t i = 0; i < oracle->variant->n_regions; i++) {
 		uint64_t *want = oracle->scratch + i * oracle->region_words;
 
-		if (memcmp(region_memory(oracle, i), want, oracle->region_words * sizeof(uint64_t)))
+		if (memcmp(region_memory(oracle, i), want,
+			   oracle->region_words * sizeof(uint64_t)) != 0)
 			return 12;
 	}
 	memset(region_memory(oracle, 0), 0x3c, oracle->region_words * sizeof(uint64_t));
