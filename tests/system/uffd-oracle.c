@@ -5,7 +5,10 @@
  * while memcpy'd copies say what each of them must hold. Snapshots are read while the threads
  * write.
  *
- * COW_ORACLE_STEPS sets the number of steps (default 600), COW_ORACLE_SEED the sequence.
+ * COW_ORACLE_STEPS sets the number of steps (default 600), COW_ORACLE_SEED the sequence,
+ * COW_ORACLE_THREADS how many threads write at once (default 4, at most 64). COW_ORACLE_SECONDS
+ * goes on for so long instead, hours if need be, each round of steps with a seed of its own, which
+ * is said, and with which a round that fails can be had again.
  *
  * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release (in
  * daemon/store.c), with overlay() looking at the snapshot's own store only
@@ -17,12 +20,14 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "libclient/internal.h"
 #include "system/proof.h"
 
 enum {
-	N_THREADS = 4,
+	N_THREADS_DEFAULT = 4,
+	N_THREADS_MAX = 64,
 	N_ALIVE_MAX = 12,
 	N_PAGES_MAX = 24, /* written by a thread in a step */
 };
@@ -33,6 +38,7 @@ enum {
  */
 static const size_t sizes_pages[] = {700, 2501};
 static size_t region_pages;
+static size_t n_threads;
 
 struct shot {
 	struct cow_snapshot *snap;
@@ -72,10 +78,10 @@ static void scribble(char *base, unsigned int number, uint64_t seed)
 	size_t size = page_size_bytes();
 	size_t n = 1 + next_random(&seed) % N_PAGES_MAX;
 	bool is_sequential = next_random(&seed) & 1;
-	size_t at = next_random(&seed) % (region_pages / N_THREADS);
+	size_t at = next_random(&seed) % (region_pages / n_threads);
 
 	for (size_t i = 0; i < n; i++) {
-		size_t page = at * N_THREADS + number;
+		size_t page = at * n_threads + number;
 		size_t off = next_random(&seed) % (size / sizeof(uint64_t)) * sizeof(uint64_t);
 		/* Zeroes too: a page may become all zero again. */
 		uint64_t value = next_random(&seed) % 4 ? next_random(&seed) : 0;
@@ -84,8 +90,8 @@ static void scribble(char *base, unsigned int number, uint64_t seed)
 			memcpy(base + page * size + off, &value, sizeof(value));
 		else
 			memset(base + page * size, 0, size);
-		at = is_sequential ? (at + 1) % (region_pages / N_THREADS)
-				   : next_random(&seed) % (region_pages / N_THREADS);
+		at = is_sequential ? (at + 1) % (region_pages / n_threads)
+				   : next_random(&seed) % (region_pages / n_threads);
 	}
 }
 
@@ -146,16 +152,16 @@ static void step_read(struct oracle *oracle)
 /* Threads write, snapshots are read meanwhile. */
 static void step_write(struct oracle *oracle)
 {
-	struct writer writers[N_THREADS];
+	struct writer writers[N_THREADS_MAX];
 
-	for (unsigned int i = 0; i < N_THREADS; i++) {
+	for (unsigned int i = 0; i < n_threads; i++) {
 		writers[i] = (struct writer){.oracle = oracle, .number = i};
 		writers[i].seed = next_random(&oracle->seed) | 1;
 		ck_assert_int_eq(
 			pthread_create(&writers[i].thread, NULL, writer_thread, &writers[i]), 0);
 	}
 	step_read(oracle);
-	for (unsigned int i = 0; i < N_THREADS; i++) {
+	for (unsigned int i = 0; i < n_threads; i++) {
 		pthread_join(writers[i].thread, NULL);
 		scribble(oracle->now, i, writers[i].seed);
 	}
@@ -278,16 +284,18 @@ static uint64_t number_from_env(const char *name, uint64_t otherwise)
 	return text && *text ? strtoull(text, NULL, 0) : otherwise;
 }
 
-START_TEST(every_snapshot_reads_its_own_instant)
+/* A region of its own, so that any round can be had again alone. */
+static void one_round(struct cow_client *other, size_t n_pages, uint64_t seed)
 {
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
-	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
-	struct oracle oracle = {.other = other};
+	struct oracle oracle = {.other = other, .seed = seed};
 	uint64_t n_steps = number_from_env("COW_ORACLE_STEPS", 600);
 
-	region_pages = sizes_pages[_i];
+	region_pages = n_pages;
+	n_threads = max_u64(
+		min_u64(number_from_env("COW_ORACLE_THREADS", N_THREADS_DEFAULT), N_THREADS_MAX),
+		1);
 	oracle.n_bytes = region_pages * page_size_bytes();
-	oracle.seed = number_from_env("COW_ORACLE_SEED", 0x9e3779b97f4a7c15u) | 1;
 	region = proof_region(COW_MODE_UFFD, oracle.n_bytes);
 	oracle.region = region;
 	oracle.memory = cow_region_address(region);
@@ -299,6 +307,20 @@ START_TEST(every_snapshot_reads_its_own_instant)
 	while (oracle.n_shots)
 		step_release(&oracle);
 	free(oracle.now);
+}
+
+START_TEST(every_snapshot_reads_its_own_instant)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
+	uint64_t seed = number_from_env("COW_ORACLE_SEED", 0x9e3779b97f4a7c15u) | 1;
+	time_t end = time(NULL) + (time_t)number_from_env("COW_ORACLE_SECONDS", 0);
+
+	one_round(other, sizes_pages[_i], seed);
+	while (time(NULL) < end) {
+		seed = next_random(&seed) | 1;
+		fprintf(stderr, "%zu pages, COW_ORACLE_SEED=%#" PRIx64 "\n", sizes_pages[_i], seed);
+		one_round(other, sizes_pages[_i], seed);
+	}
 }
 END_TEST
 
@@ -382,7 +404,8 @@ END_TEST
 
 int main(void)
 {
-	TCase *tcase = proof_tcase("uffd-oracle", 3600);
+	TCase *tcase =
+		proof_tcase("uffd-oracle", 3600 + (double)number_from_env("COW_ORACLE_SECONDS", 0));
 
 	proof_need_uffd();
 	tcase_add_loop_test(tcase, pages_never_touched_are_zero_though_written_first_afterwards, 0,
