@@ -60,6 +60,16 @@ static void park(struct worker *worker, struct served *served)
 	(void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_MOD, served->fd, &event);
 }
 
+/* With worker->lock held; its descriptor is in the worker's epoll set. */
+static void enter(struct worker *worker, struct served *served)
+{
+	HASH_ADD(hh, worker->served, id, sizeof(served->id), served);
+	worker->n_served++;
+	served->is_waited = true;
+	served->is_parked = false;
+	atomic_store(&served->worker, worker);
+}
+
 /* With worker->lock held. */
 static int add_to(struct worker *worker, struct served *served)
 {
@@ -67,41 +77,38 @@ static int add_to(struct worker *worker, struct served *served)
 
 	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, served->fd, &event) < 0)
 		return err_raise_errno("cannot wait for a userfaultfd");
-	HASH_ADD(hh, worker->served, id, sizeof(served->id), served);
-	worker->n_served++;
-	served->is_waited = true;
-	served->is_parked = false;
-	atomic_store(&served->worker, worker);
+	enter(worker, served);
 	return 0;
 }
 
 /*
- * End a turn by handing the object to another worker. That one may have an event at once; it must
- * not find served->lock taken, for it would park the object and nobody would kick. So the lock is
- * let go before the other worker can look.
+ * End a turn by handing the object to another worker. What can fail comes first, so that the object
+ * is always in some worker's set: the new one has the descriptor, for no event yet, before the old
+ * one forgets it. The new one may have an event as soon as it waits for any; it must not find
+ * served->lock taken, for it would park the object and nobody would kick. So the lock is let go
+ * before the other worker can look.
  */
 static void move(struct worker *worker, struct served *served)
 {
+	struct epoll_event event = {.events = 0, .data.u64 = served->id};
 	struct worker *next = served->next_worker;
 
 	served->next_worker = NULL;
+	if (epoll_ctl(next->epoll_fd, EPOLL_CTL_ADD, served->fd, &event) < 0) {
+		pthread_mutex_unlock(&served->lock); /* last use of @served: it stays */
+		return;
+	}
 	pthread_mutex_lock(&worker->lock);
 	forget(worker, served);
 	pthread_mutex_unlock(&worker->lock);
 
 	pthread_mutex_lock(&next->lock);
-	if (!add_to(next, served)) {
-		atomic_fetch_add_explicit(&served->n_moves, 1, memory_order_relaxed);
-		pthread_mutex_unlock(&served->lock); /* last use of @served */
-		pthread_mutex_unlock(&next->lock);
-		return;
-	}
-	pthread_mutex_unlock(&next->lock);
-	/* No memory for it there: back to where it was, which has just had it. */
-	pthread_mutex_lock(&worker->lock);
-	(void)!add_to(worker, served);
+	enter(next, served);
+	event.events = EPOLLIN;
+	(void)epoll_ctl(next->epoll_fd, EPOLL_CTL_MOD, served->fd, &event);
+	atomic_fetch_add_explicit(&served->n_moves, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&served->lock); /* last use of @served */
-	pthread_mutex_unlock(&worker->lock);
+	pthread_mutex_unlock(&next->lock);
 }
 
 /* With served->lock held, which is let go. */

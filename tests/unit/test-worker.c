@@ -6,8 +6,12 @@
 #include "config.h"
 
 #include <check.h>
+#include <errno.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "daemon/follow.h"
 #include "daemon/worker.h"
@@ -25,6 +29,17 @@ struct thing {
 };
 
 static struct worker_pool *pool;
+static _Atomic bool is_epoll_full;
+
+/* Instead of libc's: there may be no memory, or no watch left, for one more descriptor. */
+int epoll_ctl(int epoll_fd, int op, int fd, struct epoll_event *event)
+{
+	if (op == EPOLL_CTL_ADD && is_epoll_full) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return (int)syscall(SYS_epoll_ctl, epoll_fd, op, fd, event);
+}
 
 static enum served_verdict serve(struct served *served, void *buf)
 {
@@ -279,6 +294,33 @@ START_TEST(service_moves_between_cpus_and_loses_nothing)
 }
 END_TEST
 
+/*
+ * Seen to hang while move() took the object out of the old set before it was in the new one: with
+ * room in neither, nobody served it any more.
+ */
+START_TEST(who_finds_no_room_where_it_should_go_is_served_where_it_was)
+{
+	struct thing thing;
+	int home;
+
+	thing_init(&thing);
+	home = worker_cpu(&thing.served);
+	is_epoll_full = true;
+	thing.follow_in = pool;
+	for (int cpu = 0; cpu < 64; cpu++) {
+		thing.follow_cpu = cpu;
+		poke(&thing);
+		wait_for_turn(&thing);
+		served_lock(&thing.served);
+		ck_assert_int_eq(worker_cpu(&thing.served), home);
+		served_unlock(&thing.served);
+	}
+	is_epoll_full = false;
+	ck_assert_uint_eq(thing.served.n_moves, 0);
+	thing_deinit(&thing);
+}
+END_TEST
+
 #define MSEC 1000000ULL
 
 START_TEST(a_steady_writer_is_followed)
@@ -339,6 +381,7 @@ int main(void)
 	tcase_add_test(tcase, gone_is_never_served_again);
 	tcase_add_test(tcase, after_removal_nobody_is_inside);
 	tcase_add_test(tcase, service_moves_between_cpus_and_loses_nothing);
+	tcase_add_test(tcase, who_finds_no_room_where_it_should_go_is_served_where_it_was);
 	tcase_add_test(tcase, a_steady_writer_is_followed);
 	tcase_add_test(tcase, writers_on_many_cpus_are_not);
 	tcase_add_test(tcase, samples_are_rare_and_this_thread_is_found);
