@@ -98,7 +98,7 @@ chmod +x "$root/init"
 timeout --kill-after=5 "${VM_SECONDS:-800}" qemu-system-x86_64 -nodefaults -no-user-config \
 	-machine q35 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -nographic -serial stdio \
 	-no-reboot -kernel "$cache/$package"/boot/vmlinuz-* -initrd "$work/initrd" \
-	-append "console=ttyS0 quiet panic=-1" </dev/null | tr -d '\r' | tee "$work/log" || true
+	-append "console=ttyS0 quiet panic=-1" </dev/null | stdbuf -oL tr -d '\r' | tee "$work/log" || true
 status=$(sed -n 's/^VM-EXIT-STATUS //p' "$work/log")
 echo "$package: ${status:-the machine did not get to its end}"
 exit "${status:-1}"
