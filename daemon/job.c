@@ -2,7 +2,8 @@
 /* Pools of threads for work that may block; contracts are in job.h. */
 #include "config.h"
 
-#include "daemon/job.h"
+/* A lane that there is no memory to find again is one job long. */
+#define HASH_NONFATAL_OOM 1
 
 #include <pthread.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "common/err.h"
+#include "daemon/job.h"
 
 struct job_pool {
 	struct loop *loop;
@@ -21,8 +23,9 @@ struct job_pool {
 	pthread_mutex_t lock; /* the rest */
 	pthread_cond_t wakeup;
 	pthread_cond_t idle;
-	struct job *first;
-	struct job **last;
+	struct job *lanes;     /* hash table of those that have jobs */
+	struct job *next_lane; /* whose turn it is, and after it the others' */
+	struct job *last_lane;
 	unsigned int n_busy; /* threads in run() */
 	bool is_stopping;
 };
@@ -36,15 +39,47 @@ static void done_in_loop(struct task *task)
 	job->done(job); /* last use of @job */
 }
 
+/* With pool->lock held: @job is the first in its lane, which takes its turn after all others. */
+static void add_lane(struct job_pool *pool, struct job *job)
+{
+	HASH_ADD(hh, pool->lanes, client_id, sizeof(job->client_id), job);
+	job->next_lane = NULL;
+	if (pool->next_lane)
+		pool->last_lane->next_lane = job;
+	else
+		pool->next_lane = job;
+	pool->last_lane = job;
+}
+
+/* With pool->lock held. */
+static void queue_job(struct job_pool *pool, struct job *job)
+{
+	struct job *first;
+
+	HASH_FIND(hh, pool->lanes, &job->client_id, sizeof(job->client_id), first);
+	if (first) {
+		first->last->next = job;
+		first->last = job;
+		return;
+	}
+	job->last = job;
+	add_lane(pool, job);
+}
+
+/* With pool->lock held. */
 static struct job *take_job(struct job_pool *pool)
 {
-	struct job *job = pool->first;
+	struct job *job = pool->next_lane;
 
 	if (!job)
 		return NULL;
-	pool->first = job->next;
-	if (!pool->first)
-		pool->last = &pool->first;
+	pool->next_lane = job->next_lane;
+	if (job->hh.tbl)
+		HASH_DEL(pool->lanes, job);
+	if (job->next) {
+		job->next->last = job->last;
+		add_lane(pool, job->next);
+	}
 	job->next = NULL;
 	return job;
 }
@@ -71,7 +106,7 @@ static void *pool_thread(void *arg)
 		loop_post(pool->loop, &job->task); /* last use of @job */
 		pthread_mutex_lock(&pool->lock);
 		pool->n_busy--;
-		if (!pool->n_busy && !pool->first)
+		if (!pool->n_busy && !pool->next_lane)
 			pthread_cond_broadcast(&pool->idle);
 	}
 	pthread_mutex_unlock(&pool->lock);
@@ -113,7 +148,6 @@ int job_pool_new(struct job_pool **out, struct loop *loop, unsigned int n_thread
 				  .lock = PTHREAD_MUTEX_INITIALIZER,
 				  .wakeup = PTHREAD_COND_INITIALIZER,
 				  .idle = PTHREAD_COND_INITIALIZER};
-	pool->last = &pool->first;
 	(void)snprintf(pool->name, sizeof(pool->name), "%s", name);
 	pool->threads = calloc(n_threads, sizeof(*pool->threads));
 	if (!pool->threads) {
@@ -139,6 +173,7 @@ struct job_pool *job_pool_free(struct job_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 	for (unsigned int i = 0; i < pool->n_threads; i++)
 		pthread_join(pool->threads[i], NULL);
+	HASH_CLEAR(hh, pool->lanes); /* of those not begun */
 	pthread_cond_destroy(&pool->wakeup);
 	pthread_cond_destroy(&pool->idle);
 	pthread_mutex_destroy(&pool->lock);
@@ -154,8 +189,7 @@ void job_submit(struct job_pool *pool, struct job *job)
 	job->task = (struct task){.run = done_in_loop};
 	pool->n_pending++;
 	pthread_mutex_lock(&pool->lock);
-	*pool->last = job;
-	pool->last = &job->next;
+	queue_job(pool, job);
 	pthread_cond_signal(&pool->wakeup);
 	pthread_mutex_unlock(&pool->lock);
 }
@@ -166,7 +200,7 @@ bool job_pool_finish(struct job_pool *pool)
 
 	while (pool->n_pending) {
 		pthread_mutex_lock(&pool->lock);
-		while (pool->first || pool->n_busy)
+		while (pool->next_lane || pool->n_busy)
 			pthread_cond_wait(&pool->idle, &pool->lock);
 		pthread_mutex_unlock(&pool->lock);
 		(void)loop_run_tasks(pool->loop);

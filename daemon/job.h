@@ -2,9 +2,16 @@
 /*
  * Work that may block (bulk reads and writes, arming, dropping large mappings), done by a pool of
  * threads so that the loop never waits.
+ *
+ * Clients take turns: the jobs of each wait in a *lane* of their own, in order, and the threads
+ * take one from each lane in turn. However much one client asks for, another's job waits for no
+ * more than one of each client's. A lane has no memory of its own, the first job in it stands for
+ * it.
  */
 #ifndef COWD_JOB_H
 #define COWD_JOB_H
+
+#include <uthash.h>
 
 #include "daemon/loop.h"
 
@@ -14,13 +21,19 @@ struct job_pool;
  * struct job - one piece of work; embedded in its owner, which must outlive done()
  * @run:  in a pool thread
  * @done: afterwards, in the loop thread; may free the owner
+ * @client_id: whose turn it takes; 0: what no client waits for
  */
 struct job {
 	void (*run)(struct job *job);
 	void (*done)(struct job *job);
+	uint64_t client_id;
 	struct task task;
 	struct job_pool *pool;
-	struct job *next;
+	struct job *next; /* in its lane */
+	/* Of the first one in a lane: */
+	struct job *last;
+	struct job *next_lane;
+	UT_hash_handle hh; /* in pool->lanes, by client_id */
 };
 
 /**
@@ -43,7 +56,7 @@ struct job_pool *job_pool_free(struct job_pool *pool);
  */
 bool job_pool_finish(struct job_pool *pool);
 
-/** job_submit() - queue; @job->run and ->done are set; from the loop thread */
+/** job_submit() - queue; @job->run, ->done and ->client_id are set; from the loop thread */
 void job_submit(struct job_pool *pool, struct job *job);
 
 #endif

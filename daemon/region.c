@@ -123,6 +123,7 @@ struct region *region_unref(struct region *region)
 	HASH_DEL(region->daemon->regions, region);
 	region->end_job.run = end_run;
 	region->end_job.done = end_done;
+	region->end_job.client_id = region->client_id;
 	job_submit(region->daemon->jobs, &region->end_job);
 	return NULL;
 }
@@ -222,7 +223,8 @@ void region_gone(struct region *region)
 	if (region->is_closing || region->is_sweeping || !region->is_attached)
 		return;
 	region->is_closing = true;
-	region->close_job = (struct job){.run = close_run, .done = close_done};
+	region->close_job =
+		(struct job){.run = close_run, .done = close_done, .client_id = region->client_id};
 	region_ref(region);
 	job_submit(region->daemon->jobs, &region->close_job);
 }
@@ -258,7 +260,7 @@ void region_submit(struct region *region, struct region_op *op)
 	op->region = region_ref(region);
 	atomic_fetch_add(&region->n_ops, 1);
 	op->next = NULL;
-	op->job = (struct job){.run = op_run, .done = op_done};
+	op->job = (struct job){.run = op_run, .done = op_done, .client_id = region->client_id};
 	*region->ops_tail = op;
 	region->ops_tail = &op->next;
 	if (region->ops == op)

@@ -80,6 +80,7 @@ struct save {
 	enum sink sink;
 	enum slice_end end;
 	uint64_t off;
+	uint64_t data_end; /* up to here it was said to be data: to ask costs in proportion */
 	uint64_t base;
 	uint64_t file_bytes;
 	uint64_t written_bytes;
@@ -261,14 +262,17 @@ static int save_run(struct save *save, char *buf)
 {
 	uint64_t limit = min_u64(save->off + SLICE_HOLE_BYTES, save->snap->size_bytes);
 	uint64_t page_off = align_down(save->off, page_size_bytes());
-	uint64_t end = limit;
+	uint64_t end = save->data_end;
 	bool is_hole = false;
 	size_t n_bytes;
-	int r;
+	int r = 0;
 
-	r = snapshot_next_data(save->snap, page_off, limit, &is_hole, &end);
+	if (page_off >= save->data_end)
+		r = snapshot_next_data(save->snap, page_off, limit, &is_hole, &end);
 	if (r)
 		return r;
+	if (!is_hole)
+		save->data_end = end;
 	if (is_hole && save->sink == SINK_FILE)
 		return skip_zeroes(save, buf, end - save->off);
 	n_bytes = (size_t)min_u64(end - save->off,
@@ -505,7 +509,8 @@ int rpc_snapshot_save(struct rpc_call *call)
 	save->fd = fdset_take(&call->fds, 0);
 	save->snap = snapshot_ref(snap);
 	snap->is_saving = snap->is_once;
-	save->job = (struct job){.run = save_run_job, .done = save_slice_done};
+	save->job = (struct job){
+		.run = save_run_job, .done = save_slice_done, .client_id = session->id};
 	save->next = session->saves;
 	session->saves = save;
 	job_submit(snap->daemon->savers, &save->job);

@@ -290,6 +290,7 @@ int rpc_snapshot_read(struct rpc_call *call)
 	reader->off = request->off;
 	reader->job.run = reader_run;
 	reader->job.done = reader_done;
+	reader->job.client_id = call->session->id;
 	job_submit(snap->daemon->jobs, &reader->job);
 	return RPC_E_DEFERRED;
 }

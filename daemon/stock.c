@@ -36,7 +36,8 @@ static void stock_task(struct task *task)
 	/* All its snapshots may have gone meanwhile, and the region with them. */
 	if (!region->n_refs)
 		return;
-	stock->job = (struct job){.run = stock_run, .done = stock_done};
+	stock->job =
+		(struct job){.run = stock_run, .done = stock_done, .client_id = region->client_id};
 	region_ref(region);
 	job_submit(region->daemon->jobs, &stock->job);
 }

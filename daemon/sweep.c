@@ -82,7 +82,8 @@ void sweep_moved_task(struct task *task)
 	if (region->is_sweeping || !is_wanted(region))
 		return;
 	region->is_sweeping = true;
-	region->sweep_job = (struct job){.run = sweep_run, .done = sweep_done};
+	region->sweep_job =
+		(struct job){.run = sweep_run, .done = sweep_done, .client_id = region->client_id};
 	region_ref(region);
 	job_submit(region->daemon->jobs, &region->sweep_job);
 }

@@ -235,7 +235,7 @@ int rpc_snapshot_map(struct rpc_call *call)
 	if (r)
 		return r;
 	view->call = call;
-	view->job = (struct job){.run = map_run, .done = map_done};
+	view->job = (struct job){.run = map_run, .done = map_done, .client_id = call->session->id};
 	job_submit(daemon->jobs, &view->job);
 	return RPC_E_DEFERRED;
 }

@@ -215,6 +215,58 @@ START_TEST(finish_waits_for_work_that_makes_work)
 }
 END_TEST
 
+/* --- clients take turns ----------------------------------------------------------------------- */
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t turn_of[64];
+static unsigned int n_turns; /* the pool has one thread */
+
+static void gated_run(struct job *job)
+{
+	(void)job;
+	pthread_mutex_lock(&gate);
+	pthread_mutex_unlock(&gate);
+}
+
+static void turn_run(struct job *job)
+{
+	turn_of[n_turns++] = job->client_id;
+}
+
+static void turn_done(struct job *job)
+{
+	(void)job;
+}
+
+/* Seen to fail with one queue for all: the second client's came after all of the first one's. */
+START_TEST(clients_take_turns)
+{
+	static const uint64_t turns[] = {1, 2, 3, 1, 2, 1};
+	struct job first = {.run = gated_run, .done = turn_done};
+	struct job jobs[32];
+	struct job_pool *pool = NULL;
+	unsigned int n = 0;
+
+	n_turns = 0;
+	ck_assert_int_eq(job_pool_new(&pool, loop, 1, "test"), 0);
+	pthread_mutex_lock(&gate);
+	job_submit(pool, &first);
+	for (; n < 20; n++)
+		jobs[n] = (struct job){.run = turn_run, .done = turn_done, .client_id = 1};
+	jobs[n++] = (struct job){.run = turn_run, .done = turn_done, .client_id = 2};
+	jobs[n++] = (struct job){.run = turn_run, .done = turn_done, .client_id = 2};
+	jobs[n++] = (struct job){.run = turn_run, .done = turn_done, .client_id = 3};
+	for (unsigned int i = 0; i < n; i++)
+		job_submit(pool, &jobs[i]);
+	pthread_mutex_unlock(&gate);
+	ck_assert(job_pool_finish(pool));
+	ck_assert_uint_eq(n_turns, n);
+	for (size_t i = 0; i < ARRAY_SIZE(turns); i++)
+		ck_assert_uint_eq(turn_of[i], turns[i]);
+	job_pool_free(pool);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("loop");
@@ -228,6 +280,7 @@ int main(void)
 	tcase_add_test(tcase, tasks_run_in_order_of_posting);
 	tcase_add_test(tcase, jobs_run_elsewhere_and_are_done_in_the_loop);
 	tcase_add_test(tcase, finish_waits_for_work_that_makes_work);
+	tcase_add_test(tcase, clients_take_turns);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
