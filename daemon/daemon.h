@@ -19,6 +19,7 @@ struct session;
 struct region;
 struct snapshot;
 struct backing;
+struct inheritor;
 struct worker_pool;
 
 struct daemon {
@@ -45,6 +46,7 @@ struct daemon {
 	struct region *regions;
 	struct snapshot *snapshots;
 	struct backing *backings;
+	struct inheritor *inheritors; /* a list of inherit.c */
 };
 
 /** daemon_new_id() - a number that was never used before by this daemon */

@@ -19,6 +19,8 @@ libcowd_la_SOURCES = \
 	daemon/fault.c \
 	daemon/follow.c \
 	daemon/follow.h \
+	daemon/inherit.c \
+	daemon/inherit.h \
 	daemon/job.c \
 	daemon/job.h \
 	daemon/landlock.c \

@@ -19,6 +19,7 @@
 #include "backends/uffdio.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
+#include "daemon/inherit.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/sandbox.h"
@@ -257,6 +258,7 @@ static void end_sessions(struct daemon *daemon)
 
 	while (daemon->sessions)
 		session_end(daemon->sessions, "cowd ends");
+	inherit_drop_all(daemon);
 	while (any) {
 		any = daemon->loop && loop_run_tasks(daemon->loop);
 		if (daemon->jobs)

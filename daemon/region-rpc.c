@@ -12,6 +12,7 @@
 #include "common/format.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
+#include "daemon/inherit.h"
 #include "daemon/outcome.h"
 #include "daemon/region.h"
 #include "daemon/rpc.h"
@@ -99,8 +100,10 @@ static void lose_earlier(struct daemon *daemon, int memfd)
 {
 	struct stat st;
 
-	if ((fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_RDWR && !fstat(memfd, &st))
-		snapshot_lose_memory(daemon, st.st_dev, st.st_ino);
+	if ((fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) != O_RDWR || fstat(memfd, &st))
+		return;
+	snapshot_lose_memory(daemon, st.st_dev, st.st_ino);
+	inherit_forget(daemon, st.st_dev, st.st_ino);
 }
 
 int rpc_region_restore(struct rpc_call *call)
@@ -199,7 +202,6 @@ int rpc_region_attach(struct rpc_call *call)
 	*attach = (struct attach){.call = call, .region = region_ref(region)};
 	attach->job.run = attach_run;
 	attach->job.done = attach_done;
-	attach->job.client_id = region->client_id;
 	region->uffd = fdset_take(&call->fds, 0);
 	region->is_attaching = true;
 	job_submit(region->daemon->jobs, &attach->job);
@@ -312,6 +314,7 @@ static int add_region(struct rpc_call *call, Cow__V1__RegionList *list, const st
 	row->size_bytes = region->size_bytes;
 	row->used_bytes = backing_used_bytes(region->backing);
 	row->n_snapshots = region->n_snapshots;
+	row->n_children = region->n_children;
 	row->n_faults = atomic_load_explicit(&region->n_faults, memory_order_relaxed);
 	row->cpu = cpu < 0 ? 0 : (uint32_t)cpu;
 	row->n_moves = atomic_load_explicit(&region->served.n_moves, memory_order_relaxed);

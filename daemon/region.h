@@ -104,6 +104,7 @@ struct region {
 	struct charge charge;
 	struct charge fds_charge;
 	unsigned int n_snapshots;
+	unsigned int n_children; /* inherit.h: each holds a reference */
 
 	/* mode uffd */
 	int uffd; /* -1: not attached, or the process has gone */

@@ -45,6 +45,8 @@ static const struct rpc_method methods[] = {
 	METHOD(REGION_ATTACH, region_attach, .max_fds = 1), /* one in mode uffd, else none */
 	METHOD(REGION_RESTORE, region_restore, .min_fds = 1, .max_fds = 1),
 	METHOD(REGION_FREE, region_free),
+	METHOD(REGION_CHILD, region_child, .min_fds = 1, .max_fds = 1),
+	METHOD(REGION_CHILD_END, region_child_end),
 	METHOD(BACKING_CREATE, backing_create),
 	METHOD(BACKING_RELEASE, backing_release),
 	METHOD(SNAPSHOT_TAKE, snapshot_take),

@@ -81,6 +81,8 @@ int rpc_region_restore(struct rpc_call *call);
 int rpc_region_free(struct rpc_call *call);
 int rpc_backing_create(struct rpc_call *call);
 int rpc_backing_release(struct rpc_call *call);
+int rpc_region_child(struct rpc_call *call); /* inherit.c */
+int rpc_region_child_end(struct rpc_call *call);
 int rpc_snapshot_take(struct rpc_call *call); /* snapshot-rpc.c */
 int rpc_snapshot_open(struct rpc_call *call);
 int rpc_snapshot_rollback(struct rpc_call *call); /* rollback.c */

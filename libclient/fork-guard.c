@@ -15,6 +15,10 @@
  * said    Its end is closed, and nobody is known.
  *
  * The parent's side is a thread, made with the first fork, that waits for all of it in one poll().
+ *
+ * What keeps the memory frozen is here, in the process that would write there. cowd is told as
+ * well, by the same pidfds (RegionChild): a child has the memory when its parent has ended, and as
+ * long it is listed and charged.
  */
 #include "config.h"
 
@@ -33,12 +37,21 @@
 
 /* Nested forks between which new regions were made. */
 #define UPWARD_MAX 16
+/* Heirs that a turn of the thread takes back; of more, cowd waits until they end. */
+#define GONE_MAX   64
+
+/* A process that has the memory, as it made itself known; cowd knows it by @key. */
+struct heir {
+	int pidfd;
+	uint64_t key;
+	bool is_told; /* to cowd, when it was new */
+};
 
 struct cowi_guard {
 	int sock;       /* the parent's end; -1 once all of the other ends are closed */
 	int child_sock; /* until the fork is over */
-	int *pidfds;
-	size_t n_pidfds;
+	struct heir *heirs;
+	size_t n_heirs;
 	struct scoot_snapshot **frozen;
 	size_t n_frozen;
 	struct cowi_guard *next;
@@ -55,6 +68,8 @@ static pthread_mutex_t guards_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cowi_guard *guards; /* guards_lock */
 static int wake_fd = -1;
 static bool has_thread;
+static bool has_news; /* guards_lock: an heir is not told of */
+static uint64_t last_key;
 static struct upward upwards[UPWARD_MAX];
 static size_t n_upwards;
 
@@ -62,11 +77,11 @@ static void guard_free(struct cowi_guard *guard)
 {
 	guard->sock = fd_close(guard->sock);
 	guard->child_sock = fd_close(guard->child_sock);
-	for (size_t i = 0; i < guard->n_pidfds; i++)
-		fd_close(guard->pidfds[i]);
+	for (size_t i = 0; i < guard->n_heirs; i++)
+		fd_close(guard->heirs[i].pidfd);
 	for (size_t i = 0; i < guard->n_frozen; i++)
 		scoot_snapshot_free(guard->frozen[i]);
-	free(guard->pidfds);
+	free(guard->heirs);
 	free((void *)guard->frozen);
 	free(guard);
 }
@@ -203,17 +218,131 @@ static bool has_memory(const struct cowi_guard *guard, int pidfd)
 	return has;
 }
 
-static void drop_pidfd(struct cowi_guard *guard, size_t i)
+static void drop_heir(struct cowi_guard *guard, size_t i)
 {
-	fd_close(guard->pidfds[i]);
-	guard->pidfds[i] = guard->pidfds[--guard->n_pidfds];
+	fd_close(guard->heirs[i].pidfd);
+	guard->heirs[i] = guard->heirs[--guard->n_heirs];
+}
+
+/* --- what cowd knows of it -------------------------------------------------------------------- */
+
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+static bool has_region(const struct cowi_guard *guard, const struct cow_region *region)
+{
+	for (size_t i = 0; i < guard->n_frozen; i++) {
+		const struct extents *map = &guard->frozen[i]->map;
+
+		for (size_t k = 0; k < map->n_runs; k++) {
+			if (map->runs[k].backing == region->scoot->home)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Does not wait; what does not reach cowd now is said again after the next connection. */
+static void tell_heir(struct cow_region *region, const struct heir *heir)
+{
+	Cow__V1__RegionChild child = COW__V1__REGION_CHILD__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	uint64_t generation;
+
+	pthread_mutex_lock(&region->client->lock);
+	child.region_id = region->id;
+	generation = region->generation;
+	pthread_mutex_unlock(&region->client->lock);
+	child.key = heir->key;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_CHILD;
+	request.region_child = &child;
+	if (child.region_id)
+		(void)cowi_call_async_in(region->client, generation, &request, &heir->pidfd, 1,
+					 ignore_reply, NULL);
+}
+
+/* With guards_lock held. */
+static void tell_region(struct cow_region *region, bool only_new)
+{
+	for (const struct cowi_guard *guard = guards; guard; guard = guard->next) {
+		if (!has_region(guard, region))
+			continue;
+		for (size_t i = 0; i < guard->n_heirs; i++) {
+			if (!only_new || !guard->heirs[i].is_told)
+				tell_heir(region, &guard->heirs[i]);
+		}
+	}
+}
+
+void cowi_guards_tell(struct cow_region *region)
+{
+	pthread_mutex_lock(&guards_lock);
+	tell_region(region, false);
+	pthread_mutex_unlock(&guards_lock);
+}
+
+static void forget_heir(struct cow_client *client, uint64_t key)
+{
+	Cow__V1__RegionChildEnd end = COW__V1__REGION_CHILD_END__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	end.key = key;
+	request.call_case = COW__V1__REQUEST__CALL_REGION_CHILD_END;
+	request.region_child_end = &end;
+	(void)cowi_call_async_in(client, cowi_generation(client), &request, NULL, 0, ignore_reply,
+				 NULL);
+}
+
+/* The regions of this process that cowd may be told about, with references. */
+static size_t list_regions(struct cow_region ***out)
+{
+	size_t n_regions = 0, n = 0;
+
+	if (cowi_registry_list(out, &n_regions))
+		return 0;
+	for (size_t i = 0; i < n_regions; i++) {
+		struct cow_region *region = (*out)[i];
+
+		if (region->scoot && region->client->pid == getpid())
+			(*out)[n++] = region;
+		else
+			cow_region_unref(region);
+	}
+	return n;
+}
+
+/* Who is new, and (@gone) who has executed something else. No lock is held. */
+static void tell_news(const uint64_t *gone, size_t n_gone)
+{
+	struct cow_region **regions = NULL;
+	size_t n_regions = list_regions(&regions);
+
+	pthread_mutex_lock(&guards_lock);
+	for (size_t i = 0; i < n_regions; i++)
+		tell_region(regions[i], true);
+	for (struct cowi_guard *guard = guards; guard; guard = guard->next) {
+		for (size_t i = 0; i < guard->n_heirs; i++)
+			guard->heirs[i].is_told = true;
+	}
+	has_news = false;
+	pthread_mutex_unlock(&guards_lock);
+	for (size_t i = 0; i < n_regions; i++) {
+		for (size_t k = 0; k < n_gone; k++)
+			forget_heir(regions[i]->client, gone[k]);
+		cow_region_unref(regions[i]);
+	}
+	free((void *)regions);
 }
 
 /* Who else has the memory makes itself known, or all ends are closed. */
-static void receive(struct cowi_guard *guard)
+static void receive(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
-	int *grown;
+	struct heir *grown;
 	char byte;
 	size_t len;
 	int r;
@@ -223,17 +352,22 @@ static void receive(struct cowi_guard *guard)
 		return;
 	if (r) {
 		guard->sock = fd_close(guard->sock);
-		for (size_t i = guard->n_pidfds; i-- > 0;) {
-			if (!has_memory(guard, guard->pidfds[i]))
-				drop_pidfd(guard, i);
+		for (size_t i = guard->n_heirs; i-- > 0;) {
+			if (has_memory(guard, guard->heirs[i].pidfd))
+				continue;
+			if (guard->heirs[i].is_told && *n_gone < GONE_MAX)
+				gone[(*n_gone)++] = guard->heirs[i].key;
+			drop_heir(guard, i);
 		}
 		return;
 	}
-	grown = reallocarray(guard->pidfds, guard->n_pidfds + 1, sizeof(*grown));
+	grown = reallocarray(guard->heirs, guard->n_heirs + 1, sizeof(*grown));
 	if (!grown || !fds.n_fds)
 		return; /* its end of the socket still speaks for it */
-	guard->pidfds = grown;
-	guard->pidfds[guard->n_pidfds++] = fdset_take(&fds, 0);
+	guard->heirs = grown;
+	guard->heirs[guard->n_heirs++] =
+		(struct heir){.pidfd = fdset_take(&fds, 0), .key = ++last_key};
+	has_news = true;
 }
 
 /* With guards_lock held: all descriptors to wait for. Return: how many; 0 without memory. */
@@ -243,15 +377,15 @@ static size_t list_fds(struct pollfd **out)
 	struct pollfd *fds;
 
 	for (const struct cowi_guard *guard = guards; guard; guard = guard->next)
-		n_max += 1 + guard->n_pidfds;
+		n_max += 1 + guard->n_heirs;
 	fds = calloc(n_max, sizeof(*fds));
 	if (!fds)
 		return 0;
 	fds[0] = (struct pollfd){.fd = wake_fd, .events = POLLIN};
 	for (const struct cowi_guard *guard = guards; guard; guard = guard->next) {
 		fds[n++] = (struct pollfd){.fd = guard->sock, .events = POLLIN};
-		for (size_t i = 0; i < guard->n_pidfds; i++)
-			fds[n++] = (struct pollfd){.fd = guard->pidfds[i], .events = POLLIN};
+		for (size_t i = 0; i < guard->n_heirs; i++)
+			fds[n++] = (struct pollfd){.fd = guard->heirs[i].pidfd, .events = POLLIN};
 	}
 	*out = fds;
 	return n;
@@ -267,20 +401,21 @@ static bool is_ready(const struct pollfd *fds, size_t n_fds, int fd)
 }
 
 /* With guards_lock held: look at what poll() found. Return: guards that have ended. */
-static struct cowi_guard *serve(const struct pollfd *fds, size_t n_fds)
+static struct cowi_guard *serve(const struct pollfd *fds, size_t n_fds, uint64_t *gone,
+				size_t *n_gone)
 {
 	struct cowi_guard *ended = NULL, **link = &guards;
 
 	while (*link) {
 		struct cowi_guard *guard = *link;
 
-		for (size_t i = guard->n_pidfds; i-- > 0;) {
-			if (is_ready(fds, n_fds, guard->pidfds[i]))
-				drop_pidfd(guard, i);
+		for (size_t i = guard->n_heirs; i-- > 0;) {
+			if (is_ready(fds, n_fds, guard->heirs[i].pidfd))
+				drop_heir(guard, i);
 		}
 		if (is_ready(fds, n_fds, guard->sock))
-			receive(guard);
-		if (guard->sock < 0 && !guard->n_pidfds) {
+			receive(guard, gone, n_gone);
+		if (guard->sock < 0 && !guard->n_heirs) {
 			*link = guard->next;
 			guard->next = ended;
 			ended = guard;
@@ -293,13 +428,14 @@ static struct cowi_guard *serve(const struct pollfd *fds, size_t n_fds)
 
 static void *watch(void *arg)
 {
-	uint64_t n_wakes;
+	uint64_t n_wakes, gone[GONE_MAX];
 
 	(void)arg;
 	for (;;) {
 		CLEANUP(freep) struct pollfd *fds = NULL;
 		struct cowi_guard *ended;
-		size_t n_fds;
+		size_t n_fds, n_gone = 0;
+		bool is_news;
 
 		pthread_mutex_lock(&guards_lock);
 		n_fds = list_fds(&fds);
@@ -310,8 +446,11 @@ static void *watch(void *arg)
 		if (n_fds && fds[0].revents && read(wake_fd, &n_wakes, sizeof(n_wakes)) < 0)
 			continue;
 		pthread_mutex_lock(&guards_lock);
-		ended = serve(fds, n_fds);
+		ended = serve(fds, n_fds, gone, &n_gone);
+		is_news = has_news || n_gone;
 		pthread_mutex_unlock(&guards_lock);
+		if (is_news)
+			tell_news(gone, n_gone);
 		if (!ended)
 			continue;
 		while (ended) {

@@ -159,8 +159,10 @@ static int scoot_restore(struct cow_region *region)
 	if (region->scoot->second)
 		atomic_store(&region->scoot->second->id, 0);
 	r = tell_attach(region);
-	if (!r)
+	if (!r) {
+		cowi_guards_tell(region);
 		cowi_scoot_post(region);
+	}
 	return r;
 }
 

@@ -75,6 +75,8 @@ int cowi_guard_child(struct cowi_guard *guard);
 /** cowi_guards_inherited() - in a child's child: tell those whose memory the parent had. 0 or
  * -errno */
 int cowi_guards_inherited(void);
+/** cowi_guards_tell() - have cowd know who has @region's memory; after a new connection */
+void cowi_guards_tell(struct cow_region *region);
 /* For the fork handlers: the list's lock over the fork; in the child the list is empty then. */
 void cowi_guards_fork_prepare(void);
 void cowi_guards_fork_parent(void);

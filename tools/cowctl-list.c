@@ -272,6 +272,7 @@ static bool add_regions(struct json_object *rows, const Cow__V1__Reply *reply, u
 		put_number(row, "size_bytes", g->size_bytes);
 		put_number(row, "used_bytes", g->used_bytes);
 		put_number(row, "snapshots", g->n_snapshots);
+		put_number(row, "children", g->n_children);
 		put_number(row, "faults", g->n_faults);
 		put_number(row, "cpu", g->cpu);
 		put_number(row, "moves", g->n_moves);

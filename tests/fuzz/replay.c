@@ -97,6 +97,17 @@ static void set_region_free(Cow__V1__RegionFree *message, uint64_t id)
 	message->region_id = id;
 }
 
+static void set_region_child(Cow__V1__RegionChild *message, uint64_t id)
+{
+	message->region_id = id;
+	message->key = 1;
+}
+
+static void set_region_child_end(Cow__V1__RegionChildEnd *message)
+{
+	message->key = 1;
+}
+
 static void set_backing_create(Cow__V1__BackingCreate *message)
 {
 	message->size_bytes = REGION_BYTES;
@@ -191,6 +202,9 @@ static void talk_of_regions(struct conversation *talk)
 	SAY(talk, BACKING_CREATE, backing_create, 0);
 	EACH_ID(id)
 	SAY(talk, REGION_ATTACH, region_attach, 0, id);
+	EACH_ID(id)
+	SAY(talk, REGION_CHILD, region_child, 1, id);
+	SAY(talk, REGION_CHILD_END, region_child_end, 0);
 	SAY(talk, LIST_REGIONS, list_regions, 0);
 	EACH_ID(id)
 	SAY(talk, REGION_FREE, region_free, 0, id);

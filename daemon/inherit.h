@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Fork children that have a region's memory.
+ *
+ * In modes scoot and mmapcopy a child of the region's owner sees the same memfd, by mappings that
+ * live as long as the child does, whatever becomes of the owner. So the owner passes a pidfd of
+ * each child, and of their children, and the region is held until that process has ended: it is
+ * listed and charged as long as it takes memory, though its owner has freed it or has ended. That
+ * the memory stays frozen meanwhile is the owner's part (libclient/fork-guard.c): nobody else
+ * writes there.
+ *
+ * Loop thread only.
+ */
+#ifndef COWD_INHERIT_H
+#define COWD_INHERIT_H
+
+#include <sys/types.h>
+
+struct daemon;
+
+/** inherit_forget() - whose memory that is has connected again, and will tell of its children */
+void inherit_forget(struct daemon *daemon, dev_t dev, ino_t ino);
+/** inherit_drop_all() - cowd ends */
+void inherit_drop_all(struct daemon *daemon);
+
+#endif
