@@ -202,6 +202,7 @@ int rpc_region_attach(struct rpc_call *call)
 	*attach = (struct attach){.call = call, .region = region_ref(region)};
 	attach->job.run = attach_run;
 	attach->job.done = attach_done;
+	attach->job.client_id = region->client_id;
 	region->uffd = fdset_take(&call->fds, 0);
 	region->is_attaching = true;
 	job_submit(region->daemon->jobs, &attach->job);
