@@ -102,8 +102,7 @@ struct cowi_conn {
 	int connect_error;
 	char connect_sentence[512];
 
-	/* The next attempt that nobody asked for; CLOCK_MONOTONIC, 0: none. Client's thread only.
-	 */
+	/* The next attempt that nobody asked for; CLOCK_MONOTONIC, 0: none. client->lock. */
 	uint64_t retry_at_msec;
 	unsigned int backoff_msec;
 
