@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 
+#include "backends/space.h"
 #include "backends/uffdio.h"
 #include "common/err.h"
 
@@ -57,8 +58,7 @@ void hold_give_back(int uffd, const struct pagemap *pagemap, char *addr, uint64_
 	uint64_t half = align_down(len / 2, page_size_bytes());
 
 	/* DONTUNMAP here too: a hole at @side could become another thread's mapping at any time. */
-	if (mremap(side, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, addr) !=
-	    MAP_FAILED)
+	if (!space_move(side, len, addr))
 		return;
 	if (errno == EFAULT && half) {
 		hold_give_back(uffd, pagemap, addr, half, side);
@@ -69,7 +69,7 @@ void hold_give_back(int uffd, const struct pagemap *pagemap, char *addr, uint64_
 }
 
 /*
- * One mremap() moves one mapping. What is one run to us may be several mappings to the kernel
+ * One move is of one mapping. What is one run to us may be several mappings to the kernel
  * (after mprotect() or madvise() of a part), which shows as EFAULT: then each half by itself.
  */
 int hold_take(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len, char *side)
@@ -77,8 +77,7 @@ int hold_take(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len,
 	uint64_t half = align_down(len / 2, page_size_bytes());
 	int r;
 
-	if (mremap(addr, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, side) !=
-	    MAP_FAILED)
+	if (!space_move(addr, len, side))
 		return 0;
 	if (errno != EFAULT || !half)
 		return err_raise_errno("cannot move page tables of %llu bytes aside",

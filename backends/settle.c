@@ -32,14 +32,14 @@ static int find_private(struct settle *settle, char *addr, uint64_t len)
 	int r = 0;
 
 	settle->n_runs = 0;
-	while (!r && at < end) {
+	while (!r && at < end && settle->n_runs + 2 <= ARRAY_SIZE(settle->runs)) {
 		size_t n_found;
 
 		r = pagemap_private(settle->pagemap, &at, end, &settle->runs[settle->n_runs],
 				    ARRAY_SIZE(settle->runs) - settle->n_runs, &n_found);
 		settle->n_runs += n_found;
 	}
-	return r;
+	return r || at >= end ? r : err_raise(-E2BIG, "a chunk has too many changed pages");
 }
 
 /* Write the private pages of the chunk, which are at @old now, to its backing. */
@@ -80,11 +80,10 @@ static int forget_private(struct settle *settle, char *old, uint64_t len)
 /* What was in place becomes the twin of what is now. */
 static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 {
-	if (forget_private(settle, old, len) ||
-	    mremap(old, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, twin) ==
-		    MAP_FAILED)
-		return SETTLE_E_TWIN;
-	return 0;
+	if (!forget_private(settle, old, len) && !space_move(old, len, twin))
+		return 0;
+	space_plug(twin, len);
+	return SETTLE_E_TWIN;
 }
 
 /* Write what the chunk had data for in @from, which is at @old now, to its backing. */
@@ -132,9 +131,8 @@ static int exchange(struct settle *settle, const struct chunk *chunk, char *old,
 	if (r)
 		return r;
 	r = chunk->from ? write_data(chunk, old) : write_back(settle, chunk, old);
-	if (!r &&
-	    mremap(fresh, chunk->len, chunk->len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-		   chunk->addr) == MAP_FAILED)
+	if (!r && (mprotect(fresh, chunk->len, PROT_READ | PROT_WRITE) ||
+		   space_move(fresh, chunk->len, chunk->addr)))
 		r = err_raise_errno("cannot move a shared mapping into place");
 	if (r)
 		hold_give_back(settle->uffd, settle->pagemap, chunk->addr, chunk->len, old);
@@ -201,8 +199,7 @@ int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const s
 	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
 	if (!r) {
 		r = copy_fresh(fresh, len, old, from, from_off);
-		if (!r && mremap(fresh, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-				 addr) == MAP_FAILED)
+		if (!r && space_move(fresh, len, addr))
 			r = err_raise_errno("cannot move anonymous memory into place");
 		if (r)
 			hold_give_back(settle->uffd, settle->pagemap, addr, len, old);

@@ -50,6 +50,12 @@ void space_release(char *addr, uint64_t len)
 		(void)munmap(addr, len);
 }
 
+void space_plug(char *addr, uint64_t len)
+{
+	(void)mmap(addr, len, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+}
+
 int space_clear(char *addr, uint64_t len)
 {
 	void *p = mmap(addr, len, PROT_NONE,
@@ -63,6 +69,29 @@ int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off)
 	long p = syscall(SYS_mmap, addr, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, off);
 
 	return p == -1 ? -1 : 0;
+}
+
+/* Nothing behind it, it does grow; then it is cut again. */
+static bool is_one_mapping(char *addr, uint64_t len)
+{
+	const uint64_t more = len + page_size_bytes();
+
+	if (mremap(addr, len, more, 0) == MAP_FAILED)
+		return errno == ENOMEM || errno == EAGAIN;
+	(void)munmap(addr + len, more - len);
+	return true;
+}
+
+int space_move(char *from, uint64_t len, char *to)
+{
+	if (!is_one_mapping(from, len)) {
+		errno = EFAULT;
+		return -1;
+	}
+	return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) ==
+			       MAP_FAILED
+		       ? -1
+		       : 0;
 }
 
 void space_populate(char *addr, uint64_t len)

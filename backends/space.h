@@ -15,6 +15,9 @@
 int space_reserve(char **addr, uint64_t len);
 /** space_release() - give a reservation back, whatever was mapped there since */
 void space_release(char *addr, uint64_t len);
+/** space_plug() - see that nobody else's mapping comes to lie where a failed move may have left a
+ * gap */
+void space_plug(char *addr, uint64_t len);
 /** space_clear() - make it a bare reservation again at once. 0 or -errno */
 int space_clear(char *addr, uint64_t len);
 
@@ -25,6 +28,18 @@ int space_clear(char *addr, uint64_t len);
  * whole range, and it would report every access of another thread. Return: 0, or -1 with errno set.
  */
 int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off);
+
+/**
+ * space_move() - move a mapping with its page tables, and leave the same mapping empty in its place
+ * @to: its old mapping goes
+ *
+ * mremap(2) gives @to up before it finds that it cannot move several mappings at once (before 6.17)
+ * or moves some and not others (since). So that is asked first: a request to grow in place, which
+ * something behind the range is in the way of, changes nothing and has a reason of its own for it.
+ *
+ * Return: 0; -1: errno is EFAULT if @from is several mappings, and then nothing was changed.
+ */
+int space_move(char *from, uint64_t len, char *to);
 
 /**
  * space_populate() - fill the page tables of a mapping of a memfd, for reading

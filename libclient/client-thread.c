@@ -310,8 +310,6 @@ bool cowi_receive(struct cow_client *client)
 	return conn->sock >= 0;
 }
 
-/* Those queued by now, each once: a task that posts itself again gets its next turn after a look at
- * the socket. */
 /* With client->lock held: take those tasks out that are due, or all when the client ends. */
 static struct cowi_task *take_due(struct cowi_conn *conn)
 {
@@ -334,6 +332,8 @@ static struct cowi_task *take_due(struct cowi_conn *conn)
 	return due;
 }
 
+/* Those due by now, each once: a task that posts itself again gets its next turn after a look at
+ * the socket. */
 static void run_tasks(struct cow_client *client)
 {
 	struct cowi_task *task;

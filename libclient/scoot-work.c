@@ -232,6 +232,8 @@ void cowi_scoot_run(struct cowi_task *task)
 	if (generation)
 		cowi_scoot_await_end(region->client, generation);
 	if (settle_turn(glue, until_usec)) {
+		/* Takes that come faster than settling ends leave page tables behind as well. */
+		(void)scoot_tidy_step(region->scoot);
 		post_later(region, PAUSE_MSEC);
 	} else {
 		/* Nobody waits for old page tables to go. */

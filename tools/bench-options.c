@@ -75,6 +75,8 @@ int bench_parse_options(const struct bench_option *options, size_t n_options, in
 	struct option names[OPTIONS_MAX + 1];
 	int c;
 
+	if (n_options > OPTIONS_MAX)
+		return cli_usage("%s has more options than there is room for", argv[0]);
 	describe(options, n_options, letters, names);
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, letters, names, NULL)) != -1) {

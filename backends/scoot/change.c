@@ -121,7 +121,7 @@ static int roll_run_back(struct scoot_region *region, const struct extent *want)
 			r = region->roll.is_blunt ? drop_all(region, off, n)
 						  : drop_private(region, off, n);
 		} else {
-			if (run.owned || run.backing != want->backing)
+			if (run.owned || run.backing != want->backing || want_off != off)
 				scoot_twin_drop(region);
 			r = extents_reserve(&region->map, 1);
 			if (!r) {

@@ -26,7 +26,7 @@ void scoot_aside_push(struct scoot_region *region, struct scoot_aside *aside);
 struct scoot_aside *scoot_aside_free(struct scoot_aside *aside);
 DEFINE_CLEANUP(scoot_aside_free, struct scoot_aside *)
 
-/* The twin is of no use for this any more; nothing was changed. */
+/* The twin is of no use for this any more; the region is mapped as before. */
 #define SCOOT_E_TWIN 2
 
 /** scoot_twin_keep() - a shared mapping of the whole region that was moved aside; takes it */
@@ -39,9 +39,11 @@ int scoot_twin_swap_all(struct scoot_region *region);
  * scoot_twin_swap() - put the twin's pages of an owned run in place
  * @pages: where the run's own were moved to; the twin gets them
  *
- * Return: whether that was done; if not, nothing was.
+ * Return: whether that was done; if not, the run is for the caller to map.
  */
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
+/** scoot_room_clear() - what a swap left mapped in the room goes; not in the take's own time */
+void scoot_room_clear(struct scoot_region *region);
 /** scoot_twin_to_settle() - where the twin of a chunk is that is going to be settled, or NULL */
 char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
 

@@ -20,7 +20,8 @@ int scoot_aside_new(struct scoot_aside **out, const char *like, uint64_t len)
 
 	if (!aside)
 		return err_oom(sizeof(*aside), "old page tables");
-	aside->base_len = max_u64(len + skew, align);
+	/* A page behind it stays reserved, so that space_move() can ask what it asks. */
+	aside->base_len = max_u64(len + skew, align) + page_size_bytes();
 	r = space_reserve(&aside->base, aside->base_len);
 	if (r)
 		return r;
@@ -83,8 +84,9 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	r = extents_init(&region->map, home, home->size_bytes, true);
 	if (!r)
 		r = pagemap_init(&region->pagemap);
+	/* Without it the first take makes its own, and says so if it cannot. */
 	if (!r && *uffd >= 0)
-		r = scoot_aside_new(&region->room, addr, home->size_bytes);
+		(void)scoot_aside_new(&region->room, addr, home->size_bytes);
 	if (!r && *uffd >= 0) {
 		r = hold_init(*uffd);
 		if (!r)
@@ -212,7 +214,8 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 		if (r != SCOOT_E_TWIN)
 			return r;
 	}
-	scoot_twin_drop(region);
+	if (region->twin)
+		scoot_twin_drop(region);
 	return freeze_part(region, run, off, len);
 }
 
@@ -289,6 +292,7 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 	*more = false;
 	if (region->uffd < 0 || extents_is_owned(&region->map))
 		return 0;
+	scoot_room_clear(region);
 	if (region->settle_at >= region->size_bytes)
 		region->settle_at = 0;
 	if (!find_settleable(region, &chunk, &off)) {

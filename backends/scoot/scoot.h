@@ -8,6 +8,9 @@
  * microseconds at any size, because page tables move as whole entries, no page is touched, and the
  * old page tables are dropped later (scoot_tidy_step()).
  *
+ * From the second take on the private mapping is not made but moved into place, with page tables
+ * that were filled ahead, and what was moved aside is kept for settling: scoot/twin.c.
+ *
  * Between the two steps the region's address is never unmapped: after mremap() it holds the same
  * shared mapping without page tables, so threads fault the same pages back in and go on. If the
  * second step fails (strict overcommit, vm.max_map_count) the region is still what it was.
@@ -76,6 +79,7 @@ struct roll {
  * @wants_trim:  memory of @home or @second may be without a user
  * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
  * @room:        address space for the next one, or NULL
+ * @room_is_mapped: something without pages is mapped there still
  * @populate_at: where the background goes on filling the twin's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
  * @rolls_back:  it is rolled back often, so page tables are left as they come
@@ -98,6 +102,7 @@ struct scoot_region {
 	uint64_t trim_at;
 	struct scoot_aside *twin;
 	struct scoot_aside *room;
+	bool room_is_mapped;
 	uint64_t populate_at;
 	bool is_populated;
 	bool rolls_back;

@@ -10,19 +10,22 @@
  *
  * That is kept up only while every run of the region is of home, at its own offset; whoever makes
  * it otherwise calls scoot_twin_drop() first, and the next shared mapping that is frozen as a whole
- * becomes the twin again. Costs page tables (1/512 of the region), and that RSS counts the region's
- * pages twice.
+ * becomes the twin again. Costs page tables (1/512 of the region), address space (for the twin, and
+ * for the next move), and that RSS counts the region's pages twice.
  *
  * Nobody writes to the twin, but mlockall(MCL_CURRENT) fills a private mapping as if it were
  * written, and those copies would be out of date once they are put in place. It does so from the
- * first page of each mapping on, so the private part of the twin always begins with page 0, and
- * that page is looked at before a swap.
+ * first page of each mapping on, so the private part of the twin is one mapping that begins with
+ * page 0, and that page is looked at before a swap. A mlockall() during the call itself may still
+ * go unnoticed: cow-scoot(7) forbids it.
  *
  * Without a userfaultfd nothing is settled, and there is no twin.
  */
 #include "config.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "backends/hold.h"
 #include "backends/scoot/internal.h"
@@ -43,9 +46,35 @@ static bool is_home(const struct scoot_region *region)
 	return true;
 }
 
+/*
+ * A move charges a private mapping anew after it gave its destination up, and must not fail then:
+ * whoever is limited in that has no twin. Strict overcommit is asked for when the twin is made,
+ * limits of the process before each move.
+ */
+static bool is_limited(void)
+{
+	static const int kinds[] = {RLIMIT_AS, RLIMIT_DATA};
+	struct rlimit limit;
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (getrlimit(kinds[i], &limit) || limit.rlim_cur != RLIM_INFINITY)
+			return true;
+	}
+	return false;
+}
+
+static bool is_overcommit_strict(void)
+{
+	AUTO_FD int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+	char mode;
+
+	return fd < 0 || read(fd, &mode, 1) != 1 || mode == '2';
+}
+
 void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside)
 {
-	if (region->uffd < 0 || region->twin || !is_home(region)) {
+	if (region->uffd < 0 || region->twin || !is_home(region) || is_limited() ||
+	    is_overcommit_strict()) {
 		scoot_aside_push(region, steal_ptr(aside));
 		return;
 	}
@@ -61,11 +90,11 @@ void scoot_twin_drop(struct scoot_region *region)
 	region->populate_at = region->size_bytes;
 }
 
-/* To the place of a mapping without page tables, which goes. */
-static bool move_tables(char *from, char *to, uint64_t len)
+/* What the program did to part of the region (mprotect(), madvise()) came to the twin with it. */
+static bool take_over(char *from, uint64_t len, char *to)
 {
-	return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) !=
-	       MAP_FAILED;
+	return !is_limited() && !mprotect(from, len, PROT_READ | PROT_WRITE) &&
+	       !space_move(from, len, to);
 }
 
 static bool is_clean(struct scoot_region *region)
@@ -93,13 +122,14 @@ int scoot_twin_swap_all(struct scoot_region *region)
 			      region->room->addr);
 	if (r)
 		return r;
-	if (!move_tables(twin->addr, region->addr, region->size_bytes)) {
+	if (!is_clean(region) || !take_over(twin->addr, region->size_bytes, region->addr)) {
 		hold_give_back(region->uffd, &region->pagemap, region->addr, region->size_bytes,
 			       region->room->addr);
 		return SCOOT_E_TWIN;
 	}
 	region->twin = region->room;
 	region->room = twin;
+	region->room_is_mapped = true;
 	region->is_populated = true;
 	return 0;
 }
@@ -107,12 +137,21 @@ int scoot_twin_swap_all(struct scoot_region *region)
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages)
 {
 	if (!region->twin || off || !is_clean(region) ||
-	    !move_tables(region->twin->addr, region->addr, len))
+	    !take_over(region->twin->addr, len, region->addr))
 		return false;
 	region->is_populated = true;
-	if (!move_tables(pages, region->twin->addr, len))
+	if (space_move(pages, len, region->twin->addr)) {
+		space_plug(region->twin->addr, len);
 		scoot_twin_drop(region);
+	}
 	return true;
+}
+
+void scoot_room_clear(struct scoot_region *region)
+{
+	if (region->room && region->room_is_mapped)
+		(void)space_clear(region->room->addr, region->size_bytes);
+	region->room_is_mapped = false;
 }
 
 char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off)
