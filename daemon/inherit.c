@@ -110,7 +110,7 @@ int rpc_region_child(struct rpc_call *call)
 int rpc_region_child_end(struct rpc_call *call)
 {
 	const uint64_t key = call->request->region_child_end->key;
-	struct inheritor *inheritor, *next;
+	struct inheritor *inheritor = NULL, *next = NULL;
 
 	DL_FOREACH_SAFE (call->session->daemon->inheritors, inheritor, next) {
 		if (inheritor->client_id == call->session->id && inheritor->key == key)
@@ -121,7 +121,7 @@ int rpc_region_child_end(struct rpc_call *call)
 
 void inherit_forget(struct daemon *daemon, dev_t dev, ino_t ino)
 {
-	struct inheritor *inheritor, *next;
+	struct inheritor *inheritor = NULL, *next = NULL;
 
 	DL_FOREACH_SAFE (daemon->inheritors, inheritor, next) {
 		const struct backing *backing = inheritor->region->backing;

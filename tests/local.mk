@@ -256,6 +256,11 @@ tests_system_scoot_memory_LDADD = $(PROOF_LDADD)
 tests_system_scoot_children_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_children_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_children_LDADD = $(PROOF_LDADD)
+tests_system_scoot_oracle_SOURCES = \
+	tests/system/scoot-oracle.c \
+	tests/system/scoot-oracle.h \
+	tests/system/scoot-oracle-cut.c \
+	$(NULL)
 tests_system_scoot_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_oracle_LDADD = $(PROOF_LDADD)
