@@ -45,6 +45,7 @@ struct compare {
 	uint64_t size_bytes;
 	uint64_t n_runs;
 	bool is_json;
+	bool is_warm;
 	struct figures figures[N_MODES_MAX];
 };
 
@@ -169,6 +170,7 @@ static int measure_all(struct compare *compare)
 		return r;
 	turn->address = bench_address(compare->socket);
 	turn->size_bytes = compare->size_bytes;
+	turn->is_warm = compare->is_warm;
 	for (uint64_t run = 0; !r && run < compare->n_runs; run++) {
 		r = choose(turn->list, n_touches, n_half, SEED + run);
 		if (!r)
@@ -225,6 +227,7 @@ static struct json_object *document_of(struct compare *compare)
 	json_object_object_add(document, "size_bytes", json_object_new_uint64(compare->size_bytes));
 	json_object_object_add(document, "runs", json_object_new_uint64(compare->n_runs));
 	json_object_object_add(document, "page_bytes", json_object_new_uint64(page_size_bytes()));
+	json_object_object_add(document, "is_warm", json_object_new_boolean(compare->is_warm));
 	json_object_object_add(document, "kernel", report_text(kernel.release));
 	for (size_t i = 0; i < n_bench_modes; i++)
 		json_object_object_add(modes, bench_modes[i].name,
@@ -344,6 +347,7 @@ static int parse_options(struct compare *compare, int argc, char **argv)
 	const struct bench_option options[] = {
 		{"s", BENCH_SIZE, &compare->size_bytes, .wants = "a size in MiB from 1 on"},
 		{"n", BENCH_NUMBER, &compare->n_runs, 1, 10000, "a number of runs from 1 on"},
+		{"warm", BENCH_FLAG, &compare->is_warm},
 		{"json", BENCH_FLAG, &compare->is_json},
 		{"socket", BENCH_TEXT, &compare->socket},
 	};

@@ -14,8 +14,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "backends/scoot/scoot.h"
 #include "libclient/internal.h"
 #include "tools/bench.h"
 
@@ -296,6 +298,31 @@ const struct bench_mode bench_modes[] = {
 	 close_anonymous},
 };
 const size_t n_bench_modes = ARRAY_SIZE(bench_modes);
+
+static bool is_ready(struct cow_region *region)
+{
+	const struct scoot_region *scoot = region->scoot;
+	bool is_ready;
+
+	pthread_mutex_lock(&region->take_lock);
+	is_ready = !scoot || (extents_is_owned(&scoot->map) &&
+			      (!scoot->twin || scoot->populate_at >= scoot->size_bytes));
+	pthread_mutex_unlock(&region->take_lock);
+	return is_ready;
+}
+
+int subject_warm(struct subject *subject, const struct bench_mode *mode)
+{
+	const struct timespec pause = {.tv_nsec = 1000000};
+	int r = mode->freeze(subject);
+
+	if (r)
+		return r;
+	mode->thaw(subject);
+	while (mode->freeze == freeze_snapshot && !is_ready(subject->region))
+		nanosleep(&pause, NULL);
+	return 0;
+}
 
 const struct bench_mode *bench_mode_find(const char *name)
 {

@@ -98,7 +98,9 @@ static int measure(struct turn *turn)
 		return r;
 	turn->cowd_pid = subject_private_cowd(&subject);
 	subject_fill(&subject);
-	r = memory_held(&subject, &held_before);
+	r = turn->is_warm ? subject_warm(&subject, turn->mode) : 0;
+	if (!r)
+		r = memory_held(&subject, &held_before);
 	if (!r) {
 		begin = now_nsec();
 		r = turn->mode->freeze(&subject);

@@ -11,6 +11,7 @@
 
 /**
  * struct turn - what to do and what was measured; memory that the process shares with its child
+ * @is_warm:     not the first snapshot is measured but the second
  * @touch:       time single reads and writes; otherwise rewrite everything
  * @list:        n_touches different page numbers below half of the pages
  * @reads, @writes: n_touches latencies in nanoseconds, if @touch
@@ -20,6 +21,7 @@ struct turn {
 	const struct bench_mode *mode;
 	const char *address;
 	uint64_t size_bytes;
+	bool is_warm;
 	bool touch;
 	size_t n_touches;
 	uint64_t *list;

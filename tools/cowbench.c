@@ -21,7 +21,7 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-	{"compare", bench_compare, "[-s MiB] [-n RUNS] [--json]",
+	{"compare", bench_compare, "[-s MiB] [-n RUNS] [--warm] [--json]",
 	 "all modes side by side, against fork and memcpy"},
 	{"repeat", bench_repeat, "[-s MiB] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--json]",
 	 "scoot again and again under a working client, and fork beside it"},
