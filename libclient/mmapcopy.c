@@ -7,8 +7,9 @@
  * parts, a failing mmap()) only means that bytes are copied.
  *
  * From which size on mapping takes less time depends on the machine, most of all on how dear system
- * calls are there. So it is measured once in each process, by the first copy that is large enough
- * to ask: the same work on a little memory of its own, for less than a millisecond.
+ * calls are there. So it is measured once in each process, with the first region of mode mmapcopy
+ * or by the first copy of a size in question: the same work on a little memory of its own, for less
+ * than a millisecond.
  */
 #include "config.h"
 
@@ -164,7 +165,8 @@ void *cow_mmapcopy(void *dst, const void *src, size_t len)
 
 	if (to < from + len && from < to + len)
 		return memmove(dst, src, len); /* overlapping: no two pages can be one */
-	if (len < MIN_BYTES_LEAST || (to ^ from) & (page - 1) || len < cowi_mmapcopy_min_bytes())
+	if (len < MIN_BYTES_LEAST || (to ^ from) & (page - 1) ||
+	    (len < MIN_BYTES_MOST && len < cowi_mmapcopy_min_bytes()))
 		return memcpy(dst, src, len);
 	head = align_up(to, page) - to;
 	whole = align_down(len - head, page);

@@ -138,6 +138,8 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 		glue_free(glue);
 		return r;
 	}
+	if (region->mode == COW_MODE_MMAPCOPY)
+		(void)cowi_mmapcopy_min_bytes(); /* now, and not in the first copy's time */
 	glue->region = region;
 	glue->task.run = cowi_scoot_run;
 	region->scoot_glue = glue;
