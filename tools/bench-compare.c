@@ -227,7 +227,8 @@ static struct json_object *document_of(struct compare *compare)
 	json_object_object_add(document, "size_bytes", json_object_new_uint64(compare->size_bytes));
 	json_object_object_add(document, "runs", json_object_new_uint64(compare->n_runs));
 	json_object_object_add(document, "page_bytes", json_object_new_uint64(page_size_bytes()));
-	json_object_object_add(document, "is_warm", json_object_new_boolean(compare->is_warm));
+	if (compare->is_warm)
+		json_object_object_add(document, "is_warm", json_object_new_boolean(true));
 	json_object_object_add(document, "kernel", report_text(kernel.release));
 	for (size_t i = 0; i < n_bench_modes; i++)
 		json_object_object_add(modes, bench_modes[i].name,
