@@ -79,7 +79,7 @@ void subject_close(struct subject *subject);
 /** subject_private_cowd() - pid of the cowd that was started for @subject alone; 0 if there is none
  */
 pid_t subject_private_cowd(struct subject *subject);
-/** subject_warm() - freeze and thaw once, and wait until what that left to do is done. 0 or -errno */
+/** subject_warm() - freeze and thaw once, and wait for what that left to do. 0 or -errno */
 int subject_warm(struct subject *subject, const struct bench_mode *mode);
 /** subject_fill() - write to every page, so that there is something to copy */
 void subject_fill(struct subject *subject);
