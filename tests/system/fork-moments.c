@@ -175,7 +175,7 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("fork moments", 60);
 
-	/* The thread sanitizer may itself be in the middle of something in a thread that forks not. */
+	/* The sanitizer may itself be in the middle of something in another thread. */
 	if (CAN_FORK_BESIDE_THREADS)
 		tcase_add_test(tcase, while_clients_are_made_and_ended);
 	tcase_add_test(tcase, while_a_thread_waits_for_a_connection);
