@@ -188,17 +188,23 @@ static int fill_poison(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, 
 	return r < 0 ? errno : 0;
 }
 
-/* Go over the range with @fill, skip what is there, and see to it that all of it is woken. */
+/*
+ * Go over the range with @fill, skip what is there, and see to it that all of it is woken.
+ * *@done, which may be NULL, gets how many bytes from the start on are there.
+ */
 static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, uint64_t src,
-		      uint64_t n_bytes, uint64_t mode)
+		      uint64_t n_bytes, uint64_t mode, uint64_t *done)
 {
 	uint64_t done_bytes = 0;
-	int tries = 0, result = 0, r;
+	int tries = 0, result = 0, r = 0;
 	int64_t step = 0;
+	bool is_woken;
 
 	/* Mostly all goes well at once, and those who wait are woken by the same call. */
-	if (!fill(uffd, addr, src, n_bytes, mode, false, &step) && step == (int64_t)n_bytes)
-		return 0;
+	(void)fill(uffd, addr, src, n_bytes, mode, false, &step);
+	if (step > 0)
+		done_bytes = (uint64_t)step;
+	is_woken = done_bytes == n_bytes;
 	while (done_bytes < n_bytes && !result) {
 		int error;
 
@@ -221,28 +227,33 @@ static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, 
 			result = fold_range_error(what, addr + done_bytes, n_bytes - done_bytes);
 		}
 	}
-	r = uffdio_wake(uffd, addr, n_bytes);
+	if (!is_woken)
+		r = uffdio_wake(uffd, addr, n_bytes);
+	if (done)
+		*done = done_bytes;
 	return result ? result : r;
 }
 
 int uffdio_copy(int uffd, uint64_t addr, const void *src, uint64_t n_bytes, uint64_t mode)
 {
-	return fill_range(fill_copy, "UFFDIO_COPY", uffd, addr, (uintptr_t)src, n_bytes, mode);
+	return fill_range(fill_copy, "UFFDIO_COPY", uffd, addr, (uintptr_t)src, n_bytes, mode,
+			  NULL);
 }
 
 int uffdio_zeropage(int uffd, uint64_t addr, uint64_t n_bytes)
 {
-	return fill_range(fill_zero, "UFFDIO_ZEROPAGE", uffd, addr, 0, n_bytes, 0);
+	return fill_range(fill_zero, "UFFDIO_ZEROPAGE", uffd, addr, 0, n_bytes, 0, NULL);
 }
 
-int uffdio_continue(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode)
+int uffdio_continue(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode, uint64_t *done_bytes)
 {
-	return fill_range(fill_continue, "UFFDIO_CONTINUE", uffd, addr, 0, n_bytes, mode);
+	return fill_range(fill_continue, "UFFDIO_CONTINUE", uffd, addr, 0, n_bytes, mode,
+			  done_bytes);
 }
 
 int uffdio_poison(int uffd, uint64_t addr, uint64_t n_bytes)
 {
-	return fill_range(fill_poison, "UFFDIO_POISON", uffd, addr, 0, n_bytes, 0);
+	return fill_range(fill_poison, "UFFDIO_POISON", uffd, addr, 0, n_bytes, 0, NULL);
 }
 
 int uffdio_set_nonblock(int uffd)

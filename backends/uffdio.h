@@ -80,11 +80,13 @@ int uffdio_zeropage(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
 
 /**
  * uffdio_continue() - map what the file has, and wake; Linux >= 5.14 for shmem
- * @mode: 0, or UFFDIO_CONTINUE_MODE_WP (Linux >= 6.4)
+ * @mode:       0, or UFFDIO_CONTINUE_MODE_WP (Linux >= 6.4)
+ * @done_bytes: gets the length of the part that is mapped now; may be NULL
  *
  * Return: as above, or UFFDIO_E_HOLE.
  */
-int uffdio_continue(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode) MUST_CHECK;
+int uffdio_continue(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode,
+		    uint64_t *done_bytes) MUST_CHECK;
 
 /** uffdio_poison() - make touching what is missing in the range raise SIGBUS, and wake; >= 6.6 */
 int uffdio_poison(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;

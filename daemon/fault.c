@@ -82,7 +82,7 @@ static int map_pages(struct region *region, uint64_t first, uint64_t n, uint64_t
 
 	if (!n)
 		return 0;
-	r = uffdio_continue(region->uffd, addr, n_bytes, mode);
+	r = uffdio_continue(region->uffd, addr, n_bytes, mode, NULL);
 	return r == UFFDIO_E_HOLE ? 0 : fold_uffd(region, r, addr, n_bytes);
 }
 

@@ -98,7 +98,7 @@ static bool can_continue_protected(int device_fd, uint64_t features)
 				UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR |
 					UFFDIO_REGISTER_MODE_MISSING) &&
 	       !uffdio_continue(uffd, (uintptr_t)sample.addr, page_size_bytes(),
-				UFFDIO_CONTINUE_MODE_WP);
+				UFFDIO_CONTINUE_MODE_WP, NULL);
 }
 
 static bool can_move_shared(void)

@@ -15,22 +15,32 @@
 #include "daemon/region.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)
+/* Mapped by one call, which holds the client's mmap lock: its own calls get their turns between. */
+#define STEP_BYTES  ((uint64_t)512 << 10)
 
-/* Map what there is from @off on, up to @end. 0, or anything else to stop. */
+/*
+ * Map what there is from @off on, up to @end. 0, or anything else to stop.
+ *
+ * UFFDIO_CONTINUE itself finds where data ends: SEEK_HOLE does not stop at @end, it walks on to the
+ * next hole, which for a region that was written throughout is that of the whole region each time.
+ */
 static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
 {
 	while (off < end) {
 		off_t data = lseek(region->backing->ro_fd, (off_t)off, SEEK_DATA);
-		off_t hole = data < 0 ? -1 : lseek(region->backing->ro_fd, data, SEEK_HOLE);
+		uint64_t done_bytes = 0;
 		int r;
 
-		if (data < 0 || hole < 0 || (uint64_t)data >= end)
+		if (data < 0 || (uint64_t)data >= end)
 			return 0;
-		off = min_u64((uint64_t)hole, end);
-		r = uffdio_continue(region->uffd, region->addr + (uint64_t)data,
-				    off - (uint64_t)data, UFFDIO_CONTINUE_MODE_WP);
+		off = (uint64_t)data;
+		r = uffdio_continue(region->uffd, region->addr + off,
+				    min_u64(end - off, STEP_BYTES), UFFDIO_CONTINUE_MODE_WP,
+				    &done_bytes);
 		if (r && r != UFFDIO_E_HOLE)
 			return r;
+		/* Data that was taken away since SEEK_DATA is a hole as well. */
+		off += max_u64(done_bytes, page_size_bytes());
 	}
 	return 0;
 }

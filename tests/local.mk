@@ -218,6 +218,7 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-pagemap \
 	tests/unit/test-scoot \
 	tests/unit/test-twin \
+	tests/unit/test-uffdio \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/scoot-adopt \
@@ -242,6 +243,10 @@ tests_unit_test_extents_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_pagemap_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_pagemap_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_pagemap_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_uffdio_SOURCES = tests/unit/test-uffdio.c tests/unit/scoot-fixture.h
+tests_unit_test_uffdio_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_uffdio_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_uffdio_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_scoot_SOURCES = tests/unit/test-scoot.c tests/unit/scoot-fixture.h
 tests_unit_test_scoot_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_LDFLAGS = $(TESTS_LDFLAGS)
