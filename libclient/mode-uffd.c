@@ -22,10 +22,10 @@
 #endif
 
 #include "backends/uffdio.h"
-#include "libclient/internal.h"
+#include "libclient/conn.h"
 
-/* Old page tables dropped at a time; the client's mmap lock is held meanwhile. */
-#define ASIDE_PIECE_BYTES ((uint64_t)8 << 20)
+/* Old page tables dropped at a time; the client's mmap lock is held meanwhile, replies wait. */
+#define ASIDE_PIECE_BYTES ((uint64_t)2 << 20)
 
 /* How long to wait for an earlier cowd, or an earlier session of this one, to let go of a region.
  */
@@ -120,6 +120,17 @@ struct aside {
 	uint64_t n_bytes;
 };
 
+/* Whether somebody waits for cowd, whose answer this thread has to hand over. */
+static bool is_awaited(struct cow_client *client)
+{
+	bool is_awaited;
+
+	pthread_mutex_lock(&client->lock);
+	is_awaited = client->conn->n_under_way;
+	pthread_mutex_unlock(&client->lock);
+	return is_awaited;
+}
+
 static void drop_aside(struct cowi_task *task)
 {
 	struct aside *aside = container_of(task, struct aside, task);
@@ -128,8 +139,9 @@ static void drop_aside(struct cowi_task *task)
 	(void)munmap(aside->addr, n_bytes);
 	aside->addr += n_bytes;
 	aside->n_bytes -= n_bytes;
+	/* The next take, say, should not find both CPUs taken by what the last one left behind. */
 	if (aside->n_bytes)
-		cowi_post(aside->client, &aside->task);
+		cowi_post_later(aside->client, &aside->task, is_awaited(aside->client) ? 1 : 0);
 	else
 		free(aside);
 }
