@@ -5,15 +5,17 @@
  *
  * States, all of them changed by the client's thread with client->lock held:
  *
- *	down        sock is -1
- *	connecting  sock is there, is_up is not: Hello, then the restoring of regions; only the
- *client's own thread may call, reading the socket itself until its reply is there up everyone may
- *call
+ * - down: sock is -1.
+ *
+ * - connecting: sock is there, is_up is not. Hello, then regions are restored; only the client's
+ *   own thread may call, and reads the socket itself until its reply is there.
+ *
+ * - up: everybody may call.
  *
  * Sending never blocks. Whoever calls hands its packet to the socket with client->lock held; what
- *does not fit the socket's buffer goes into a queue that the client's thread sends when there is
- *room, and as long as that queue is not empty everything goes through it, so that packets keep
- *their order.
+ * does not fit the socket's buffer goes into a queue that the client's thread sends when there is
+ * room, and as long as that queue is not empty everything goes through it, so that packets keep
+ * their order.
  */
 #ifndef COWI_CONN_H
 #define COWI_CONN_H

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Anything at all from a client: decoded, dispatched, answered or its connection ended; and
- *whatever it was, nothing stays open and nothing stays charged.
+ * whatever it was, nothing stays open and nothing stays charged.
  *
  * An input is a conversation, packets one after the other:
  *
- *	byte 0     how many descriptors go with the packet (low 2 bits), and of which kind (the
- *rest) byte 1, 2  length of the packet, little-endian; what is longer than the rest is cut … the
- *packet
+ * - Byte 0: how many descriptors go with the packet (low 2 bits), and of which kind (the rest).
+ *
+ * - Bytes 1 and 2: length of the packet, little-endian; what is longer than the rest is cut.
+ *
+ * - The packet.
  *
  * Built with clang and -fsanitize=fuzzer this is the fuzzer's target (make fuzz). Otherwise it is a
- *test that replays conversations that make sense, each cut off at every byte and with bits turned
- *over, and files that are named on its command line.
+ * test that replays conversations that make sense, each cut off at every byte and with bits turned
+ * over, and files that are named on its command line.
  */
 #include "config.h"
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Runs the fuzzer's target without a fuzzer: on conversations that make sense, on those cut off at
- *every byte and with bits turned over, and on files.
+ * every byte and with bits turned over, and on files.
  *
  *	replay [FILE…]      what was said above, then each FILE
  *	replay --seeds DIR  write the conversations into DIR, to begin fuzzing with
  *
  * Seen to fail: with a hold that session_end() does not let go of, and with a descriptor of a
- *request that no handler took left open by call_free().
+ * request that no handler took left open by call_free().
  */
 #include "config.h"
 

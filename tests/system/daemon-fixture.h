@@ -16,7 +16,7 @@
  *
  * The program is $COWD_EXECUTABLE, else ./cowd. Readiness is the daemon's own READY=1 on a notify
  * socket with an abstract name, so that it does not matter which user cowd becomes. What it writes
- *to its standard output and error is kept in a file, shown when it does not start.
+ * to its standard output and error is kept in a file, shown when it does not start.
  */
 #ifndef COW_TESTS_DAEMON_FIXTURE_H
 #define COW_TESTS_DAEMON_FIXTURE_H

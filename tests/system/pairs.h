@@ -5,18 +5,18 @@
  * Pages are used in pairs, one from the lower half of the memory and one from the upper half, each
  * pair owned by one thread. In round r its thread writes r to four words, in this order: first and
  * last word of page X, first and last word of page Y. X is the lower page in half of the pairs and
- *the upper one in the others. So at any one instant, for all four words in the order of writing,
+ * the upper one in the others. So at any one instant, for all four words in the order of writing,
  *
  *	x_first >= x_last >= y_first >= y_last >= x_first - 1
  *
  * A copy that is not one instant breaks it. If, while pages are protected in ascending order, a
  * writer is let through before the last one is, the old bytes of its protected lower page are in
- *the copy and the new ones of its unprotected upper page are too: y > x where X is the lower page,
- *and x > y + 1 where Y is.
+ * the copy and the new ones of its unprotected upper page are too: y > x where X is the lower page,
+ * and x > y + 1 where Y is.
  *
  * Between threads: in each round a thread also writes what it reads from its neighbour's first page
  * to a word of its own (the echo). An echo in a copy must not be greater than the neighbour's word
- *in it: the echo was written after it.
+ * in it: the echo was written after it.
  */
 #ifndef TESTS_PAIRS_H
 #define TESTS_PAIRS_H
