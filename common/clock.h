@@ -19,4 +19,9 @@ static inline uint64_t now_usec(void)
 	return now_nsec() / 1000;
 }
 
+static inline uint64_t now_msec(void)
+{
+	return now_nsec() / 1000000;
+}
+
 #endif

@@ -19,9 +19,9 @@
 
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
@@ -39,14 +39,6 @@
 #define N_IDLE_TURNS_MAX 10000
 /* Protection lifted around a page when no snapshot needs any. */
 #define FREE_RUN_BYTES   ((uint64_t)2 << 20)
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 /* E_GONE ends the service; an unmapped range is the client's own doing, whoever waits there is
  * woken. */
@@ -421,13 +413,13 @@ static int serve_faults(struct region *region, const struct uffd_msg *msgs, size
 			void *buf)
 {
 	struct stats *stats = &region->daemon->stats;
-	uint64_t started_ns = now_ns(), now = started_ns;
+	uint64_t started_ns = now_nsec(), now = started_ns;
 	int r = 0;
 
 	pthread_rwlock_rdlock(&region->chain_lock);
 	for (size_t i = 0; i < n_msgs && !r; i++) {
 		r = serve_msg(region, &msgs[i], buf);
-		now = now_ns();
+		now = now_nsec();
 		hist_add(&stats->fault_latency, now - started_ns);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);

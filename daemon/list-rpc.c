@@ -9,8 +9,8 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/region.h"
@@ -19,14 +19,6 @@
 #include "daemon/snapshot.h"
 #include "daemon/store.h"
 #include "daemon/worker.h"
-
-static uint64_t now_usec(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
 
 /* Second field of /proc/self/statm, proc(5); the file was opened before the sandbox closed. */
 static uint64_t resident_bytes(const struct daemon *daemon)

@@ -14,9 +14,9 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <time.h>
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/inherit.h"
@@ -212,11 +212,9 @@ static void say_what_was_found(const struct cowd *cowd)
 static int start(struct cowd *cowd)
 {
 	struct daemon *daemon = &cowd->daemon;
-	struct timespec now;
 	int r;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	daemon->started_usec = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	daemon->started_usec = now_usec();
 	sandbox_raise_limits();
 	if (daemon->options.client_fd >= 0) {
 		r = service_check_client(daemon->options.client_fd);

@@ -17,8 +17,8 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
@@ -64,14 +64,6 @@ static const struct rpc_method methods[] = {
 	METHOD(LIST_SNAPSHOTS, list_snapshots),
 	METHOD(STATS, stats),
 };
-
-static uint64_t now_nsec(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 void *rpc_alloc(struct rpc_call *call, size_t n_bytes)
 {

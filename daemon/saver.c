@@ -25,8 +25,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/outcome.h"
@@ -86,14 +86,6 @@ struct save {
 	uint64_t written_bytes;
 	struct outcome outcome;
 };
-
-static uint64_t now_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
 
 /* --- what the descriptor is ------------------------------------------------------------------- */
 

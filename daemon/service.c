@@ -11,8 +11,8 @@
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <systemd/sd-daemon.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
@@ -89,11 +89,7 @@ void service_ready(const struct daemon *daemon)
 
 void service_reloading(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	(void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
-			 (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000);
+	(void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec());
 }
 
 void service_stopping(void)

@@ -17,8 +17,8 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "common/wire.h"
 #include "daemon/daemon.h"
@@ -33,14 +33,6 @@
 
 /* Requests of one client that are served before others have their turn. */
 #define REQUESTS_PER_TURN 16
-
-static uint64_t now_usec(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
 
 struct session *session_ref(struct session *session)
 {

@@ -14,9 +14,9 @@
 #include "daemon/snapshot.h"
 
 #include <stdio.h>
-#include <time.h>
 #include <utlist.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
@@ -28,14 +28,6 @@
 #define DRAIN_PAGES     ((uint64_t)256)
 /* Unused slots that a region with snapshots keeps warm. */
 #define WARM_SLOTS      1024
-
-static uint64_t now_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
 
 static void free_extents(struct snapshot *snap)
 {

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "libclient/conn.h"
 
 /* What a reply without an error holds, by what was asked. */
@@ -159,19 +160,19 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 /* The client's own thread reads the socket itself until @pending is answered. No lock held. */
 static void await_in_thread(struct cow_client *client, struct cowi_pending *pending)
 {
-	uint64_t deadline_msec = cowi_now_msec() + COWI_ANSWER_TIMEOUT_MSEC;
+	uint64_t deadline_msec = now_msec() + COWI_ANSWER_TIMEOUT_MSEC;
 
 	while (!pending->is_done) {
 		struct pollfd pollfd = {.fd = client->conn->sock, .events = POLLIN};
-		uint64_t now_msec = cowi_now_msec();
+		uint64_t now = now_msec();
 
 		if (cowi_has_output(client))
 			pollfd.events |= POLLOUT;
-		if (now_msec >= deadline_msec) {
+		if (now >= deadline_msec) {
 			cowi_disconnect(client, "cowd does not answer");
 			return;
 		}
-		(void)poll(&pollfd, 1, (int)(deadline_msec - now_msec));
+		(void)poll(&pollfd, 1, (int)(deadline_msec - now));
 		if (pollfd.revents & POLLOUT)
 			cowi_flush(client);
 		(void)cowi_receive(client);

@@ -20,21 +20,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "libclient/conn.h"
 
 #define STACK_BYTES      ((size_t)512 * 1024)
 /* Packets read before tasks and callers get their turn. */
 #define PACKETS_PER_TURN 64
-
-uint64_t cowi_now_msec(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 void cowi_thread_wake(struct cow_client *client)
 {
@@ -139,7 +131,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	conn->pending = NULL;
 	if (client->regions && !conn->retry_at_msec) {
 		conn->backoff_msec = COWI_BACKOFF_MIN_MSEC;
-		conn->retry_at_msec = cowi_now_msec() + conn->backoff_msec;
+		conn->retry_at_msec = now_msec() + conn->backoff_msec;
 	}
 	client->n_early_losses = 0;
 	memset(client->early_losses, 0, sizeof(client->early_losses));
@@ -314,12 +306,12 @@ bool cowi_receive(struct cow_client *client)
 static struct cowi_task *take_due(struct cowi_conn *conn)
 {
 	struct cowi_task *due = NULL, **due_end = &due, **link = &conn->tasks;
-	const uint64_t now_msec = cowi_now_msec();
+	const uint64_t now = now_msec();
 
 	while (*link) {
 		struct cowi_task *task = *link;
 
-		if (!conn->is_stopping && task->due_msec > now_msec) {
+		if (!conn->is_stopping && task->due_msec > now) {
 			link = &task->next;
 			continue;
 		}
@@ -364,7 +356,7 @@ static void connect_if_wanted(struct cow_client *client)
 	pthread_mutex_lock(&client->lock);
 	n_wanted = conn->n_wanted;
 	is_up = conn->is_up;
-	is_due = conn->retry_at_msec && cowi_now_msec() >= conn->retry_at_msec;
+	is_due = conn->retry_at_msec && now_msec() >= conn->retry_at_msec;
 	is_due = !conn->is_stopping && (is_due || n_wanted > conn->n_answered);
 	wants_restore = is_up && conn->wants_restore;
 	conn->wants_restore = false;
@@ -383,7 +375,7 @@ static void connect_if_wanted(struct cow_client *client)
 		conn->backoff_msec = (unsigned int)min_u64(
 			max_u64(2UL * conn->backoff_msec, COWI_BACKOFF_MIN_MSEC),
 			COWI_BACKOFF_MAX_MSEC);
-		conn->retry_at_msec = cowi_now_msec() + conn->backoff_msec;
+		conn->retry_at_msec = now_msec() + conn->backoff_msec;
 	} else {
 		conn->retry_at_msec = 0;
 	}
@@ -400,7 +392,7 @@ static void connect_if_wanted(struct cow_client *client)
 static int timeout_of(const struct cowi_conn *conn)
 {
 	uint64_t due_msec = conn->retry_at_msec ? conn->retry_at_msec : UINT64_MAX;
-	const uint64_t now_msec = cowi_now_msec();
+	const uint64_t now = now_msec();
 
 	if (conn->is_stopping)
 		return 0;
@@ -408,7 +400,7 @@ static int timeout_of(const struct cowi_conn *conn)
 		due_msec = min_u64(due_msec, task->due_msec);
 	if (due_msec == UINT64_MAX)
 		return -1;
-	return due_msec > now_msec ? (int)min_u64(due_msec - now_msec, INT_MAX) : 0;
+	return due_msec > now ? (int)min_u64(due_msec - now, INT_MAX) : 0;
 }
 
 /* Wait until there is something to do. Return: whether the socket is ready for reading. */

@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "libclient/conn.h"
 
 #define DEFAULT_ADDRESS "/run/cowd/cowd.sock"
@@ -297,7 +298,7 @@ void cowi_post(struct cow_client *client, struct cowi_task *task)
 
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec)
 {
-	const uint64_t due_msec = msec ? cowi_now_msec() + msec : 0;
+	const uint64_t due_msec = msec ? now_msec() + msec : 0;
 	struct cowi_conn *conn = client->conn;
 
 	pthread_mutex_lock(&client->lock);

@@ -134,7 +134,6 @@ bool cowi_has_output(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
  */
 void cowi_disconnect(struct cow_client *client, const char *because);
-uint64_t cowi_now_msec(void);
 
 /* --- connect.c -------------------------------------------------------------------------------- */
 

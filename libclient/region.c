@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/clock.h"
 #include "libclient/conn.h"
 
 #ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
@@ -132,7 +133,7 @@ static void list_add(struct cow_region *region)
 		cowi_scoot_forget(region);
 		conn->wants_restore = true;
 		if (conn->sock < 0 && !conn->retry_at_msec)
-			conn->retry_at_msec = cowi_now_msec();
+			conn->retry_at_msec = now_msec();
 		cowi_thread_wake(client);
 	}
 	pthread_mutex_unlock(&client->lock);
