@@ -11,10 +11,15 @@
  * too. Second: freeze new memory, rewrite every page in order, and see how much more memory is held
  * than before. Both halves give one stall each.
  *
+ * A mode that this cowd cannot serve, for there is no /dev/userfaultfd, is left out, and the result
+ * says why.
+ *
  * A reading of the clock is part of each latency (20 to 40 ns); memcpy's column shows it.
  */
 #include "config.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -30,6 +35,7 @@
 #define TOUCHES_PER_RUN 20000 /* of each kind: 20 values are above the 99.9th percentile */
 #define SEED            0x9e3779b97f4a7c15
 #define N_MODES_MAX     8
+#define WITHOUT_MAX     64 /* bytes of the name of a feature */
 
 /* What was measured of one mode: nanoseconds, and bytes. */
 struct figures {
@@ -40,13 +46,22 @@ struct figures {
 	struct samples extra;
 };
 
+/**
+ * struct compare - what was asked for, and what came of it
+ * @without:  features of the kernel that the private cowd does without
+ * @address:  of the cowd to be used
+ * @left_out: why a mode is not measured; "" if it is
+ */
 struct compare {
 	const char *socket;
+	struct bench_texts without;
+	char address[PATH_MAX + BENCH_TEXTS_MAX * (WITHOUT_MAX + 20)];
 	uint64_t size_bytes;
 	uint64_t n_runs;
 	bool is_json;
 	bool is_warm;
 	struct figures figures[N_MODES_MAX];
+	char left_out[N_MODES_MAX][512];
 };
 
 static void figures_deinit(struct figures *figures)
@@ -108,16 +123,16 @@ static int choose(uint64_t *chosen, size_t n_chosen, uint64_t n_all, uint64_t se
 	return 0;
 }
 
-static int run_half(struct turn *turn, bool touch, struct figures *figures)
+static int run_half(struct turn *turn, enum turn_kind kind, struct figures *figures)
 {
 	int r;
 
-	turn->touch = touch;
+	turn->kind = kind;
 	r = turn_run(turn);
 	if (r)
 		return r;
 	samples_add(&figures->stall, turn->stall_nsec);
-	if (!touch) {
+	if (kind == TURN_REWRITE) {
 		samples_add(&figures->rewrite, turn->rewrite_nsec);
 		samples_add(&figures->extra, turn->extra_bytes);
 		return 0;
@@ -140,22 +155,55 @@ static void show_turn(uint64_t run, uint64_t n_runs, const char *mode)
 		fputs("\r\033[K", stderr);
 }
 
+static int fail_in(const struct bench_mode *mode, int error)
+{
+	char sentence[512];
+
+	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	return err_raise(error, "%s: %s", mode->name, sentence);
+}
+
 /* One run: every mode has its turn. */
 static int run_modes(struct compare *compare, struct turn *turn, uint64_t run)
 {
 	int r = 0;
 
 	for (size_t i = 0; !r && i < n_bench_modes; i++) {
+		if (*compare->left_out[i])
+			continue;
 		show_turn(run, compare->n_runs, bench_modes[i].name);
 		turn->mode = &bench_modes[i];
-		r = run_half(turn, true, &compare->figures[i]);
+		r = run_half(turn, TURN_TOUCH, &compare->figures[i]);
 		if (!r)
-			r = run_half(turn, false, &compare->figures[i]);
+			r = run_half(turn, TURN_REWRITE, &compare->figures[i]);
 		show_turn(run, compare->n_runs, NULL);
 		if (r)
-			cli_say("%s: %s", bench_modes[i].name, err_sentence());
+			return fail_in(turn->mode, r);
 	}
 	return r;
+}
+
+/*
+ * Before anything is measured, so that a daemon that is not there, or not as it should be, is not
+ * found out after a minute of fork(). What is said of the device does not depend on the size.
+ */
+static int try_modes(struct compare *compare, struct turn *turn)
+{
+	int r;
+
+	turn->kind = TURN_TRY;
+	for (size_t i = 0; i < n_bench_modes; i++) {
+		turn->mode = &bench_modes[i];
+		r = turn->mode->needs_cowd ? turn_run(turn) : 0;
+		if (turn->mode->needs_device && (r == -ENODEV || r == -ENOSYS || r == -EPERM)) {
+			(void)snprintf(compare->left_out[i], sizeof(compare->left_out[i]), "%s",
+				       err_sentence());
+			cli_say("mode %s is left out: %s", turn->mode->name, compare->left_out[i]);
+		} else if (r) {
+			return fail_in(turn->mode, r);
+		}
+	}
+	return 0;
 }
 
 static int measure_all(struct compare *compare)
@@ -168,9 +216,10 @@ static int measure_all(struct compare *compare)
 	r = turn_new(&turn, n_touches);
 	if (r)
 		return r;
-	turn->address = bench_address(compare->socket);
+	turn->address = compare->address;
 	turn->size_bytes = compare->size_bytes;
 	turn->is_warm = compare->is_warm;
+	r = try_modes(compare, turn);
 	for (uint64_t run = 0; !r && run < compare->n_runs; run++) {
 		r = choose(turn->list, n_touches, n_half, SEED + run);
 		if (!r)
@@ -185,11 +234,7 @@ static int measure_all(struct compare *compare)
 
 static void put_real(struct json_object *object, const char *key, double value)
 {
-	struct json_object *real = json_object_new_double(value);
-
-	/* Nanoseconds are what the clock gives: three decimals of a microsecond. */
-	json_object_set_serializer(real, json_object_double_to_json_string, (void *)"%.3f", NULL);
-	json_object_object_add(object, key, real);
+	json_object_object_add(object, key, report_real(value));
 }
 
 static struct json_object *quantiles(struct samples *samples, const char *last_key, double last)
@@ -217,6 +262,29 @@ static struct json_object *mode_document(struct figures *figures)
 	return object;
 }
 
+/* What is not as it usually is; otherwise nothing. */
+static void put_special(const struct compare *compare, struct json_object *document)
+{
+	struct json_object *without = json_object_new_array();
+	struct json_object *left_out = json_object_new_object();
+
+	if (compare->is_warm)
+		json_object_object_add(document, "is_warm", json_object_new_boolean(true));
+	for (size_t i = 0; i < compare->without.n_texts; i++)
+		json_object_array_add(without, report_text(compare->without.texts[i]));
+	for (size_t i = 0; i < n_bench_modes; i++) {
+		if (*compare->left_out[i])
+			json_object_object_add(left_out, bench_modes[i].name,
+					       report_text(compare->left_out[i]));
+	}
+	if (json_object_array_length(without))
+		json_object_object_add(document, "without_features", json_object_get(without));
+	if (json_object_object_length(left_out))
+		json_object_object_add(document, "left_out", json_object_get(left_out));
+	json_object_put(without);
+	json_object_put(left_out);
+}
+
 static struct json_object *document_of(struct compare *compare)
 {
 	struct json_object *document = json_object_new_object();
@@ -227,12 +295,13 @@ static struct json_object *document_of(struct compare *compare)
 	json_object_object_add(document, "size_bytes", json_object_new_uint64(compare->size_bytes));
 	json_object_object_add(document, "runs", json_object_new_uint64(compare->n_runs));
 	json_object_object_add(document, "page_bytes", json_object_new_uint64(page_size_bytes()));
-	if (compare->is_warm)
-		json_object_object_add(document, "is_warm", json_object_new_boolean(true));
 	json_object_object_add(document, "kernel", report_text(kernel.release));
-	for (size_t i = 0; i < n_bench_modes; i++)
-		json_object_object_add(modes, bench_modes[i].name,
-				       mode_document(&compare->figures[i]));
+	put_special(compare, document);
+	for (size_t i = 0; i < n_bench_modes; i++) {
+		if (!*compare->left_out[i])
+			json_object_object_add(modes, bench_modes[i].name,
+					       mode_document(&compare->figures[i]));
+	}
 	json_object_object_add(document, "modes", modes);
 	return document;
 }
@@ -281,9 +350,10 @@ static struct json_object *rows_of(struct json_object *document)
 
 	for (size_t i = 0; i < n_bench_modes; i++) {
 		const char *name = bench_modes[i].name;
+		struct json_object *mode = json_object_object_get(modes, name);
 
-		json_object_array_add(rows,
-				      row_of(name, json_object_object_get(modes, name), fork));
+		if (mode)
+			json_object_array_add(rows, row_of(name, mode, fork));
 	}
 	return rows;
 }
@@ -316,11 +386,13 @@ static int print_tables(const struct compare *compare, struct json_object *docum
 	char size[FORMAT_BYTES_MAX];
 	int r;
 
-	printf("%s, %llu run%s, pages of %zu bytes, Linux %s\n\n",
+	printf("%s, %llu run%s, pages of %zu bytes, Linux %s",
 	       format_bytes(size, compare->size_bytes), (unsigned long long)compare->n_runs,
 	       compare->n_runs == 1 ? "" : "s", page_size_bytes(),
 	       json_object_get_string(json_object_object_get(document, "kernel")));
-	printf("Until the program goes on, then rewriting every page, and the memory this "
+	for (size_t i = 0; i < compare->without.n_texts; i++)
+		printf("%s%s", i ? ", " : ", without ", compare->without.texts[i]);
+	printf("\n\nUntil the program goes on, then rewriting every page, and the memory this "
 	       "takes:\n");
 	r = report_table(rows, whole_columns, ARRAY_SIZE(whole_columns));
 	printf("\nFirst touch of a page afterwards, pages in random order:\n");
@@ -343,6 +415,37 @@ static int print_result(struct compare *compare)
 /* --- arguments -----------------------------------------------------------------------------------
  */
 
+/* cowd knows which features there are; here only what could not be one name is refused. */
+static bool is_name(const char *text)
+{
+	size_t n_letters = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-");
+
+	return n_letters && !text[n_letters] && n_letters < WITHOUT_MAX;
+}
+
+static int choose_address(struct compare *compare)
+{
+	int n = snprintf(compare->address, sizeof(compare->address), "%s",
+			 bench_address(compare->socket));
+
+	if (compare->socket && compare->without.n_texts)
+		return cli_usage("compare: --without-feature is for a private cowd: "
+				 "a cowd with --socket was started already");
+	if (n > PATH_MAX)
+		return cli_usage("compare: an address of %d bytes is too long", n);
+	for (size_t i = 0; i < compare->without.n_texts; i++) {
+		const char *name = compare->without.texts[i];
+
+		if (!is_name(name))
+			return cli_usage("--without-feature wants a name that cowd(8) lists, "
+					 "not '%s'",
+					 name);
+		n += snprintf(compare->address + n, sizeof(compare->address) - (size_t)n,
+			      " --without-feature=%s", name);
+	}
+	return CLI_OK;
+}
+
 static int parse_options(struct compare *compare, int argc, char **argv)
 {
 	const struct bench_option options[] = {
@@ -351,35 +454,40 @@ static int parse_options(struct compare *compare, int argc, char **argv)
 		{"warm", BENCH_FLAG, &compare->is_warm},
 		{"json", BENCH_FLAG, &compare->is_json},
 		{"socket", BENCH_TEXT, &compare->socket},
+		{"without-feature", BENCH_TEXTS, &compare->without,
+		 .wants = "to be given 16 times at most"},
 	};
+	int r;
 
-	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	r = bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	return r ? r : choose_address(compare);
+}
+
+static int run(struct compare *compare)
+{
+	size_t n_touches = n_touches_of(compare->size_bytes);
+	int r;
+
+	r = memory_check(compare->size_bytes, 2);
+	for (size_t i = 0; !r && i < n_bench_modes; i++)
+		r = figures_init(&compare->figures[i], compare->n_runs, n_touches);
+	if (!r)
+		r = measure_all(compare);
+	return r ? r : print_result(compare);
 }
 
 int bench_compare(int argc, char **argv)
 {
 	struct compare compare = {.size_bytes = 1ULL << 30, .n_runs = 5};
-	size_t n_touches;
 	int r;
 
 	r = parse_options(&compare, argc, argv);
 	if (r)
 		return r;
-	r = memory_check(compare.size_bytes, 2);
+	r = run(&compare);
 	if (r)
-		return cli_fail(r, err_sentence(), "cannot compare");
-	n_touches = n_touches_of(compare.size_bytes);
-	for (size_t i = 0; !r && i < n_bench_modes; i++)
-		r = figures_init(&compare.figures[i], compare.n_runs, n_touches);
-	if (!r)
-		r = measure_all(&compare);
-	else
-		cli_say("%s", err_sentence());
-	if (!r && print_result(&compare))
-		r = cli_fail(-EIO, err_sentence(), "compare");
+		r = cli_fail(r, err_sentence(), "cannot compare");
 	for (size_t i = 0; i < n_bench_modes; i++)
 		figures_deinit(&compare.figures[i]);
-	if (r < 0)
-		return r == -EPERM || r == -EACCES ? CLI_DENIED : CLI_FAILED;
 	return r;
 }

@@ -14,7 +14,6 @@
  */
 #include "config.h"
 
-#include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,6 +21,7 @@
 
 #include "common/err.h"
 #include "common/format.h"
+#include "tools/bench-options.h"
 #include "tools/bench-writer.h"
 #include "tools/bench.h"
 #include "tools/report.h"
@@ -274,13 +274,9 @@ static int measure(struct faults *faults)
 /* --- output ------------------------------------------------------------------------------------
  */
 
-/* Three decimals: nanoseconds, and no digits that nobody measured. */
 static void put_real(struct json_object *object, const char *key, double value)
 {
-	char text[64];
-
-	snprintf(text, sizeof(text), "%.3f", value);
-	json_object_object_add(object, key, json_object_new_double_s(value, text));
+	json_object_object_add(object, key, report_real(value));
 }
 
 static double quantile_usec(struct served *row, double q)
@@ -430,77 +426,31 @@ static int print_result(struct faults *faults)
 /* --- arguments ---------------------------------------------------------------------------------
  */
 
-static int parse_pattern(struct faults *faults, const char *text)
-{
-	faults->is_random = !strcmp(text, "random");
-	if (faults->is_random || !strcmp(text, "sequential"))
-		return CLI_OK;
-	return cli_usage("--pattern wants random or sequential, not '%s'", text);
-}
-
-static int parse_option(struct faults *faults, int c)
-{
-	switch (c) {
-	case 's':
-		if (!bench_parse_size(&faults->size_bytes, optarg))
-			return cli_usage("-s wants a size in MiB from 1 on, not '%s'", optarg);
-		return CLI_OK;
-	case 'n':
-		if (!cli_parse_u64(&faults->n_runs, optarg, 1, 10000))
-			return cli_usage("-n wants a number of runs from 1 on, not '%s'", optarg);
-		return CLI_OK;
-	case 'c':
-		if (!cli_parse_u64(&faults->n_clients, optarg, 1, CLIENTS_MAX))
-			return cli_usage("--clients wants a number from 1 to %d, not '%s'",
-					 CLIENTS_MAX, optarg);
-		return CLI_OK;
-	case 't':
-		if (!cli_parse_u64(&faults->n_threads, optarg, 1, 256))
-			return cli_usage("--threads wants a number from 1 to 256, not '%s'",
-					 optarg);
-		return CLI_OK;
-	case 'p':
-		return parse_pattern(faults, optarg);
-	case 'j':
-		faults->is_json = true;
-		return CLI_OK;
-	case 'S':
-		faults->socket = optarg;
-		return CLI_OK;
-	default:
-		faults->is_storm = true;
-		return CLI_OK;
-	}
-}
-
 static int parse_options(struct faults *faults, int argc, char **argv)
 {
-	static const struct option long_options[] = {
-		{"clients", required_argument, NULL, 'c'},
-		{"threads", required_argument, NULL, 't'},
-		{"pattern", required_argument, NULL, 'p'},
-		{"storm", no_argument, NULL, 'x'},
-		{"json", no_argument, NULL, 'j'},
-		{"socket", required_argument, NULL, 'S'},
-		{0},
+	const char *pattern = "random";
+	const struct bench_option options[] = {
+		{"s", BENCH_SIZE, &faults->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"n", BENCH_NUMBER, &faults->n_runs, 1, 10000, "a number of runs from 1 on"},
+		{"clients", BENCH_NUMBER, &faults->n_clients, 1, CLIENTS_MAX,
+		 "a number from 1 to 1000"},
+		{"threads", BENCH_NUMBER, &faults->n_threads, 1, 256, "a number from 1 to 256"},
+		{"pattern", BENCH_TEXT, &pattern},
+		{"storm", BENCH_FLAG, &faults->is_storm},
+		{"json", BENCH_FLAG, &faults->is_json},
+		{"socket", BENCH_TEXT, &faults->socket},
 	};
-	int c, r = CLI_OK;
+	int r;
 
-	opterr = 0;
-	while (!r && (c = getopt_long(argc, argv, ":s:n:", long_options, NULL)) != -1) {
-		if (c == ':')
-			return cli_usage("faults: %s needs a value", argv[optind - 1]);
-		if (c == '?' && optopt)
-			return cli_usage("faults has no option -%c", optopt);
-		if (c == '?')
-			return cli_usage("faults has no option %s", argv[optind - 1]);
-		r = parse_option(faults, c);
-	}
-	if (!r && optind < argc)
-		return cli_usage("faults: '%s' is an argument too many", argv[optind]);
+	r = bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	if (r)
+		return r;
+	faults->is_random = !strcmp(pattern, "random");
+	if (!faults->is_random && strcmp(pattern, "sequential") != 0)
+		return cli_usage("--pattern wants random or sequential, not '%s'", pattern);
 	if (!faults->n_clients)
 		faults->n_clients = faults->is_storm ? CALM_CLIENTS : 1;
-	return r;
+	return CLI_OK;
 }
 
 static int run(struct faults *faults)
@@ -525,8 +475,7 @@ static int run(struct faults *faults)
 
 int bench_faults(int argc, char **argv)
 {
-	struct faults faults = {
-		.size_bytes = 64 << 20, .n_runs = 5, .n_threads = 1, .is_random = true};
+	struct faults faults = {.size_bytes = 64 << 20, .n_runs = 5, .n_threads = 1};
 	int r;
 
 	r = parse_options(&faults, argc, argv);

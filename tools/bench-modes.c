@@ -286,16 +286,16 @@ static void thaw_fork(struct subject *subject)
  */
 
 const struct bench_mode bench_modes[] = {
-	{"fork", true, false, open_anonymous, freeze_fork, view_fork, peek_fork, thaw_fork,
+	{"fork", true, false, false, open_anonymous, freeze_fork, view_fork, peek_fork, thaw_fork,
 	 close_anonymous},
-	{"scoot", true, true, open_scoot, freeze_snapshot, view_snapshot, peek_view, thaw_snapshot,
-	 close_region},
-	{"uffd", true, true, open_uffd, freeze_snapshot, view_snapshot, peek_view, thaw_snapshot,
-	 close_region},
-	{"mmapcopy", true, true, open_mmapcopy, freeze_mmapcopy, view_copy, peek_view, thaw_nothing,
-	 close_region},
-	{"memcpy", false, false, open_anonymous, freeze_memcpy, view_copy, peek_view, thaw_nothing,
-	 close_anonymous},
+	{"scoot", true, true, false, open_scoot, freeze_snapshot, view_snapshot, peek_view,
+	 thaw_snapshot, close_region},
+	{"uffd", true, true, true, open_uffd, freeze_snapshot, view_snapshot, peek_view,
+	 thaw_snapshot, close_region},
+	{"mmapcopy", true, true, false, open_mmapcopy, freeze_mmapcopy, view_copy, peek_view,
+	 thaw_nothing, close_region},
+	{"memcpy", false, false, false, open_anonymous, freeze_memcpy, view_copy, peek_view,
+	 thaw_nothing, close_anonymous},
 };
 const size_t n_bench_modes = ARRAY_SIZE(bench_modes);
 

@@ -41,6 +41,14 @@ static void describe(const struct bench_option *options, size_t n_options, char 
 	*names = (struct option){0};
 }
 
+static bool add(struct bench_texts *texts, const char *text)
+{
+	if (texts->n_texts >= BENCH_TEXTS_MAX)
+		return false;
+	texts->texts[texts->n_texts++] = text;
+	return true;
+}
+
 static bool set(const struct bench_option *option, const char *text)
 {
 	switch (option->kind) {
@@ -54,6 +62,8 @@ static bool set(const struct bench_option *option, const char *text)
 	case BENCH_TEXT:
 		*(const char **)option->value = text;
 		return true;
+	case BENCH_TEXTS:
+		return add(option->value, text);
 	}
 	return false;
 }

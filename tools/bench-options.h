@@ -10,6 +10,14 @@ enum bench_option_kind {
 	BENCH_SIZE,   /* uint64_t *: MiB on the command line, bytes here */
 	BENCH_NUMBER, /* uint64_t *: from @min to @max */
 	BENCH_TEXT,   /* const char **: borrowed from argv */
+	BENCH_TEXTS,  /* struct bench_texts *: the same, one each time */
+};
+
+#define BENCH_TEXTS_MAX 16
+
+struct bench_texts {
+	const char *texts[BENCH_TEXTS_MAX];
+	size_t n_texts;
 };
 
 /**

@@ -87,6 +87,19 @@ static int time_rewrite(struct turn *turn, struct subject *subject, uint64_t hel
 	return 0;
 }
 
+static int try(struct turn *turn)
+{
+	struct subject subject;
+	int r;
+
+	r = subject_open(&subject, turn->mode, turn->address, page_size_bytes(), false);
+	if (r)
+		return r;
+	turn->cowd_pid = subject_private_cowd(&subject);
+	subject_close(&subject);
+	return 0;
+}
+
 static int measure(struct turn *turn)
 {
 	uint64_t begin, held_before;
@@ -106,7 +119,7 @@ static int measure(struct turn *turn)
 		r = turn->mode->freeze(&subject);
 		turn->stall_nsec = now_nsec() - begin;
 	}
-	if (!r && turn->touch)
+	if (!r && turn->kind == TURN_TOUCH)
 		time_touches(turn, &subject);
 	else if (!r)
 		r = time_rewrite(turn, &subject, held_before);
@@ -146,7 +159,7 @@ int turn_run(struct turn *turn)
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(0);
-		turn->error = measure(turn);
+		turn->error = turn->kind == TURN_TRY ? try(turn) : measure(turn);
 		if (turn->error)
 			(void)snprintf(turn->sentence, sizeof(turn->sentence), "%s",
 				       err_sentence());

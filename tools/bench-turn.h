@@ -9,20 +9,26 @@
 
 #include "tools/bench.h"
 
+enum turn_kind {
+	TURN_TRY,     /* only open and close: is there such memory at all? */
+	TURN_TOUCH,   /* freeze, then time single reads and writes */
+	TURN_REWRITE, /* freeze, then rewrite everything */
+};
+
 /**
  * struct turn - what to do and what was measured; memory that the process shares with its child
  * @is_warm:     not the first snapshot is measured but the second
- * @touch:       time single reads and writes; otherwise rewrite everything
  * @list:        n_touches different page numbers below half of the pages
- * @reads, @writes: n_touches latencies in nanoseconds, if @touch
- * @rewrite_nsec, @extra_bytes: otherwise
+ * @reads, @writes: n_touches latencies in nanoseconds, of TURN_TOUCH
+ * @rewrite_nsec, @extra_bytes: of TURN_REWRITE
+ * @stall_nsec:  of both
  */
 struct turn {
 	const struct bench_mode *mode;
 	const char *address;
 	uint64_t size_bytes;
 	bool is_warm;
-	bool touch;
+	enum turn_kind kind;
 	size_t n_touches;
 	uint64_t *list;
 	uint64_t *reads;

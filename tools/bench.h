@@ -27,11 +27,13 @@ struct subject;
  * @thaw:   give the copy up
  * @close:  free all; after a failed @open too
  * @in_talk: one of the four that the talk's interface knows
+ * @needs_device: cowd has to have /dev/userfaultfd, and to lend it
  */
 struct bench_mode {
 	const char *name;
 	bool in_talk;
 	bool needs_cowd;
+	bool needs_device;
 	int (*open)(struct subject *subject);
 	int (*freeze)(struct subject *subject);
 	int (*view)(struct subject *subject);
@@ -111,6 +113,7 @@ int bench_compare(int argc, char **argv);
 int bench_repeat(int argc, char **argv);
 int bench_rollback(int argc, char **argv);
 int bench_faults(int argc, char **argv);
+int bench_fork(int argc, char **argv);
 
 /** bench_address() - of the cowd to be used: @socket if given, else a private one */
 const char *bench_address(const char *socket);

@@ -21,10 +21,13 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-	{"compare", bench_compare, "[-s MiB] [-n RUNS] [--warm] [--json]",
+	{"compare", bench_compare,
+	 "[-s MiB] [-n RUNS] [--warm] [--without-feature NAME]... [--json]",
 	 "all modes side by side, against fork and memcpy"},
 	{"repeat", bench_repeat, "[-s MiB] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--json]",
 	 "scoot again and again under a working client, and fork beside it"},
+	{"fork", bench_fork, "[-s MiB] [-n RUNS] [--json]",
+	 "cow_fork() and fork() of a region, against fork() of other memory"},
 	{"rollback", bench_rollback, "[-s MiB] [--dirty PAGES] [-n RUNS] [--json]",
 	 "change pages and go back, against doing it in fork children"},
 	{"faults", bench_faults,

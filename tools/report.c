@@ -56,6 +56,14 @@ static size_t utf8_length(const unsigned char *s)
 	return n;
 }
 
+struct json_object *report_real(double value)
+{
+	char text[64];
+
+	(void)snprintf(text, sizeof(text), "%.3f", value);
+	return json_object_new_double_s(value, text);
+}
+
 struct json_object *report_text(const char *text)
 {
 	CLEANUP(freep) char *clean = strdup(text ? text : "");

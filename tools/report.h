@@ -46,6 +46,9 @@ int report_fields(struct json_object *object, const struct report_column *column
 /** report_json() - print a document, with a final newline. Return: 0 or -errno with a sentence */
 int report_json(struct json_object *document);
 
+/** report_real() - @value with three decimals: nanoseconds, where microseconds are the unit */
+struct json_object *report_real(double value);
+
 /** report_text() - @text as a JSON string; bytes that are no UTF-8 become question marks */
 struct json_object *report_text(const char *text);
 

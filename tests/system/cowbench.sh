@@ -35,6 +35,13 @@ expect 1 'choose a smaller -s' 'more memory for faults than there is' faults -s 
 expect 1 'choose a smaller -s' 'more memory than there is' compare -s 16000000
 expect 0 'compare' 'help' --help
 expect 0 '^cowbench [0-9]' 'version' --version
+expect 2 'for a private cowd' 'a feature less of a cowd that runs' compare --socket "$dir/none" \
+	--without-feature wp-async
+expect 2 'a name that cowd.8. lists' 'two arguments for one' compare --without-feature 'wp-async --user root'
+expect 2 'needs a value' 'no feature' compare --without-feature
+expect 3 'love: known are .*wp-async' 'a feature that there is not' compare --without-feature love
+expect 2 'address of [0-9]+ bytes is too long' 'a long address' compare --socket "$(printf '%05000d' 0)"
+expect 3 "$dir/none" 'no daemon to compare with' compare -s 1 -n 1 --socket "$dir/none"
 expect 3 "$dir/none" 'no daemon' -m scoot --socket "$dir/none"
 expect 3 "$dir/none" 'no daemon for faults' faults -s 1 -n 1 --socket "$dir/none"
 
@@ -67,7 +74,36 @@ for mode in "${modes[@]}"; do
 		bad "$mode: the copy was not shared before the write: ${frames[*]}"
 done
 
+# What remains when cowd has no device, or does not lend it: everything else, and the reason.
+# without_uffd HOW PATTERN: as JSON in $dir/out
+without_uffd()
+{
+	grep -Eq "^cowbench: mode uffd is left out: .*$2" "$dir/err" || bad "$1: no reason: $(cat "$dir/err")"
+	document "$1: the other modes are measured" '(.modes | keys == ["fork", "memcpy", "mmapcopy", "scoot"])
+		and (.left_out | keys == ["uffd"]) and (.left_out.uffd | test($pattern))
+		and ([.modes[] | .stall_us.p50 > 0 and .first_write_us.p999 > 0 and .rewrite_ms > 0] | all)' \
+		--arg pattern "$2"
+}
+COWD_ADDRESS+=' --lend=no' expect 0 '' 'compare where nothing is lent' compare -s 4 -n 1 --json
+without_uffd 'nothing is lent' 'lends no userfaultfd'
+COWD_ADDRESS+=' --lend=no' expect 0 '^scoot ' 'the same as tables' compare -s 4 -n 1
+grep -q '^uffd ' "$dir/out" && bad "uffd is in the tables: $(cat "$dir/out")"
+if [ -e /dev/userfaultfd ] && unshare -m mount --bind /dev/null /dev/userfaultfd 2>/dev/null; then
+	unshare -m sh -c 'mount --bind /dev/null /dev/userfaultfd && exec "$0" compare -s 4 -n 1 --json' \
+		"$tool" >"$dir/out" 2>"$dir/err" || bad "compare without a device: $? $(cat "$dir/err")"
+	without_uffd 'there is no device' '/dev/userfaultfd'
+else
+	echo "skipped: taking the device away takes a mount namespace"
+fi
+
 [ ${#modes[@]} -eq 4 ] || exit "$failed"
+# Eagerly armed, which a cowd says of itself at start.
+COWD_ADDRESS+=' --verbose' expect 0 '^8.0 MiB, .*, without minor-shmem, wp-async$' 'features less, in the tables' \
+	compare -s 8 -n 1 --without-feature minor-shmem --without-feature=wp-async
+grep -q 'arming eager' "$dir/err" || bad "not armed eagerly: $(cat "$dir/err")"
+expect 0 '' 'features less' compare -s 4 -n 1 --json --without-feature minor-shmem --without-feature wp-async
+document 'features less, as JSON' '.without_features == ["minor-shmem", "wp-async"]
+	and (.modes | length == 5) and (has("left_out") | not)'
 expect 0 '^memcpy ' 'compare as tables' compare -s 4 -n 1
 for mode in fork scoot uffd mmapcopy memcpy; do
 	[ "$(grep -c "^$mode " "$dir/out")" -eq 2 ] || bad "compare: $mode is not in both tables"
