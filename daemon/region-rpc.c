@@ -55,6 +55,7 @@ static int reply_region(struct rpc_call *call, const struct region *region)
 	cow__v1__region_reply__init(reply);
 	reply->region_id = region->id;
 	reply->backing_id = region->backing->id;
+	reply->is_read = region->n_earlier;
 	call->reply.result_case = COW__V1__REPLY__RESULT_REGION;
 	call->reply.region = reply;
 	call->reply_fds[call->n_reply_fds++] = region->backing->fd;
@@ -73,6 +74,7 @@ static int make_region(struct rpc_call *call, struct backing *backing, Cow__V1__
 	r = region_new(&region, call->session, backing, mode, clean);
 	if (r)
 		return r;
+	snapshot_inherit(region);
 	r = reply_region(call, region);
 	if (r)
 		region_disown(region);
@@ -92,9 +94,10 @@ int rpc_region_create(struct rpc_call *call)
 }
 
 /*
- * A client settles what it froze once it has handed its memory over on a new connection, whatever
- * the answer is. cowd may not even have seen the end of the old one, and others may have opened
- * snapshots there. Who cannot write to the memory has nothing to hand over.
+ * A client may settle what it froze once it has handed its memory over on a new connection and
+ * those who have snapshots of it were told that they are lost, and have let go of them. cowd may
+ * not even have seen the end of the old connection. Who cannot write to the memory has nothing to
+ * hand over.
  */
 static void lose_earlier(struct daemon *daemon, int memfd)
 {

@@ -23,7 +23,8 @@
  * Everything else in the structure belongs to the loop thread.
  *
  * Operations that change the chain (take, release) are *region operations*: they run in the job
- * pool, one at a time for each region, in order of submission.
+ * pool, one at a time for each region, in order of submission, but those that nobody waits for
+ * (snapshots leaving, memory given back) after the others, for which they make room.
  *
  * Between snapshots a region is not registered with its userfaultfd at all and costs nothing. There
  * are two ways to freeze it:
@@ -74,6 +75,7 @@ struct snapshot;
 struct region_op {
 	void (*run)(struct region_op *op);
 	void (*done)(struct region_op *op);
+	bool is_background;    /* those that are not go before it, and it makes room for them */
 	struct region *region; /* a reference, while submitted */
 	struct job job;
 	struct region_op *next;
@@ -105,6 +107,7 @@ struct region {
 	struct charge fds_charge;
 	unsigned int n_snapshots;
 	unsigned int n_children; /* inherit.h: each holds a reference */
+	unsigned int n_earlier; /* snapshots of its memory from before its owner's new connection */
 
 	/* mode uffd */
 	int uffd; /* -1: not attached, or the process has gone */
@@ -126,10 +129,13 @@ struct region {
 	bool can_move;            /* its userfaultfd reports moves and serves all kinds of faults */
 	enum region_registered registered; /* served.lock */
 	struct snapshot *pending; /* served.lock: in the chain once the client has made its move */
-	_Atomic unsigned int n_ops; /* submitted, not done */
-	struct region_op calm_op;   /* unregistering it when no snapshot is left */
-	_Atomic uint64_t sweep_off; /* below it, pages are mapped and protected */
-	bool is_sweeping;           /* loop thread, as the next two */
+	_Atomic unsigned int n_urgent; /* operations submitted, not done, that are not background */
+	_Atomic unsigned int n_leaving; /* snapshots that nobody has, still in the chain */
+	struct region_op calm_op;       /* unregistering it when no snapshot is left */
+	struct region_op trim_op;       /* giving memory of the pool back; stock.c */
+	bool is_trimmed;                /* all of it; trim_op's */
+	_Atomic uint64_t sweep_off;     /* below it, pages are mapped and protected */
+	bool is_sweeping;               /* loop thread, as the next two */
 	bool is_closing;
 	struct job sweep_job;
 	struct job close_job;
@@ -175,8 +181,15 @@ int region_register(struct region *region);
  * -errno */
 int region_serve(struct region *region);
 
-/** region_submit() - run @op when those before it are done; loop thread */
+/**
+ * region_submit() - run @op when those before it are done; loop thread
+ *
+ * Whoever waits for a snapshot is not to wait for what earlier ones left behind: an operation that
+ * is not a background one goes before those that are. Leaves that pile up are an end of that.
+ */
 void region_submit(struct region *region, struct region_op *op);
+/** region_should_yield() - whether a background operation is to end soon, to be submitted again */
+bool region_should_yield(const struct region *region);
 
 /** region_disown() - the owner needs it no longer; drops the owner's reference */
 void region_disown(struct region *region);

@@ -5,9 +5,9 @@
  *
  * In mode uffd a snapshot leaves its region's chain when nobody has it any more, or when it is
  * lost: its pages go to the next older snapshot, unless that has them already. This is done in
- * pieces, with the chain lock let go in between. A fault worker may put further pages into the
- * store meanwhile, for older snapshots' sake, so the last piece goes over the store once more and
- * takes it out of the chain.
+ * pieces, with the chain lock let go in between, and stops for others who want a turn. A fault
+ * worker may put further pages into the store meanwhile, for older snapshots' sake, so the last
+ * piece goes over the store once more and takes it out of the chain.
  */
 #include "config.h"
 
@@ -23,11 +23,9 @@
 #include "daemon/session.h"
 
 /* Pages handed down with the chain lock held. */
-#define HAND_DOWN_PAGES ((uint64_t)1 << 15)
+#define HAND_DOWN_PAGES ((uint64_t)1 << 12)
 /* Pages saved between two drains of a store. */
 #define DRAIN_PAGES     ((uint64_t)256)
-/* Unused slots that a region with snapshots keeps warm. */
-#define WARM_SLOTS      1024
 
 static void free_extents(struct snapshot *snap)
 {
@@ -129,30 +127,42 @@ static bool cancel_pending(struct region *region, struct snapshot *snap)
 	return is_chained;
 }
 
+/* Whether all is handed down that was there when it came by. */
+static bool hand_down(struct region *region, struct snapshot *snap)
+{
+	struct store *store = &snap->store;
+
+	for (uint64_t first = store_next_touched(store, 0); first < store->n_pages;
+	     first = store_next_touched(store, first + HAND_DOWN_PAGES)) {
+		if (region_should_yield(region))
+			return false;
+		pthread_rwlock_wrlock(&region->chain_lock);
+		store_hand_down(store, snap->older ? &snap->older->store : NULL, first,
+				min_u64(first + HAND_DOWN_PAGES, store->n_pages));
+		pthread_rwlock_unlock(&region->chain_lock);
+	}
+	return true;
+}
+
 static void leave_run(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 	struct region *region = snap->region;
-	uint64_t n_pages = snap->store.n_pages;
-	bool is_last;
 
-	atomic_store(&snap->is_leaving, true);
-	if (!cancel_pending(region, snap))
+	if (!atomic_exchange(&snap->is_leaving, true) && !cancel_pending(region, snap)) {
+		snap->has_left = true;
 		return;
-	for (uint64_t first = 0; first < n_pages; first += HAND_DOWN_PAGES) {
-		pthread_rwlock_wrlock(&region->chain_lock);
-		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, first,
-				min_u64(first + HAND_DOWN_PAGES, n_pages));
-		pthread_rwlock_unlock(&region->chain_lock);
 	}
+	if (!hand_down(region, snap))
+		return;
 	pthread_rwlock_wrlock(&region->chain_lock);
-	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0, n_pages);
+	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0,
+			snap->store.n_pages);
 	unlink_from_chain(region, snap);
 	snap->is_chained = false;
-	is_last = !region->oldest;
 	pthread_rwlock_unlock(&region->chain_lock);
+	snap->has_left = true;
 	store_deinit(&snap->store);
-	store_pool_trim(region->pool, is_last ? 0 : WARM_SLOTS);
 	region_wake_waiters(region);
 }
 
@@ -178,8 +188,13 @@ static void leave_done(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 
-	snap->has_left = true;
+	if (!snap->has_left) {
+		region_submit(snap->region, op);
+		return;
+	}
+	atomic_fetch_sub(&snap->region->n_leaving, 1);
 	arm_calm(snap->region);
+	stock_trim(snap->region);
 	if (!snap->n_refs)
 		snapshot_free(snap);
 }
@@ -190,6 +205,8 @@ static void submit_leave(struct snapshot *snap)
 		return;
 	snap->op.run = leave_run;
 	snap->op.done = leave_done;
+	snap->op.is_background = true;
+	atomic_fetch_add(&snap->region->n_leaving, 1);
 	region_submit(snap->region, &snap->op);
 }
 
@@ -207,11 +224,26 @@ static void tell_gone(const struct snapshot *snap)
 	session_send(snap->region->session, &event, NULL, 0);
 }
 
+static void tell_unread(const struct region *region)
+{
+	Cow__V1__RegionUnread unread = COW__V1__REGION_UNREAD__INIT;
+	Cow__V1__Reply event = COW__V1__REPLY__INIT;
+
+	if (!region->session)
+		return;
+	unread.region_id = region->id;
+	event.result_case = COW__V1__REPLY__RESULT_REGION_UNREAD;
+	event.region_unread = &unread;
+	session_send(region->session, &event, NULL, 0);
+}
+
 struct snapshot *snapshot_unref(struct snapshot *snap)
 {
 	if (!snap || --snap->n_refs)
 		return NULL;
 	HASH_DEL(snap->daemon->snapshots, snap);
+	if (snap->is_earlier && !--snap->region->n_earlier)
+		tell_unread(snap->region);
 	if (snap->mode != COW__V1__MODE__MODE_UFFD)
 		tell_gone(snap);
 	if (snap->op.region)
@@ -445,6 +477,29 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 			   "again");
 		snap->is_lost_told = true;
 		tell_lost(snap);
+	}
+}
+
+void snapshot_inherit(struct region *region)
+{
+	const struct backing *backing = region->backing;
+
+	for (struct snapshot *snap = region->daemon->snapshots; snap; snap = snap->hh.next) {
+		struct region *earlier = snap->region;
+
+		/* One that is made of two regions' memory is with the one that came first. */
+		if (!snap->is_lost || earlier->session == region->session ||
+		    !is_made_of(snap, backing->dev, backing->ino))
+			continue;
+		if (snap->is_earlier)
+			earlier->n_earlier--;
+		snap->is_earlier = true;
+		region->n_earlier++;
+		earlier->n_snapshots--;
+		region->n_snapshots++;
+		snap->region = region_ref(region);
+		snap->region_id = region->id;
+		region_unref(earlier);
 	}
 }
 

@@ -55,6 +55,7 @@ struct snapshot {
 	_Atomic bool is_lost;
 	_Atomic bool is_leaving; /* nobody has it any more; its pages are being handed down */
 	bool is_lost_told;       /* loop thread */
+	bool is_earlier;         /* loop thread: counted in region->n_earlier */
 	char lost_because[160];  /* written before is_lost is set */
 
 	/* mode uffd */
@@ -160,6 +161,14 @@ void snapshot_lose_all(struct region *region, const char *because);
  * Its owner has connected again and may change it from now on. Loop thread.
  */
 void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino);
+
+/**
+ * snapshot_inherit() - those that were lost with @region's memory are @region's from now on
+ *
+ * Who has one of them may be reading that memory, until it was released: @region's owner is told
+ * of the last one's end. Loop thread.
+ */
+void snapshot_inherit(struct region *region);
 
 /** snapshot_post_lost() - have the loop thread run the task below; any thread */
 void snapshot_post_lost(struct region *region);

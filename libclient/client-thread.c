@@ -112,6 +112,7 @@ static void answer(struct cow_client *client, struct cowi_pending *pending, int 
 void cowi_disconnect(struct cow_client *client, const char *why)
 {
 	struct cowi_conn *conn = client->conn;
+	AUTO_FD int sock = -1; /* open until nothing here shows any more what it was frozen for */
 	struct cowi_pending *pending;
 	char because[512];
 
@@ -122,7 +123,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 		pthread_mutex_unlock(&client->lock);
 		return;
 	}
-	conn->sock = fd_close(conn->sock);
+	sock = fd_steal(&conn->sock);
 	conn->is_up = false;
 	conn->is_ending = true;
 	conn->n_under_way = 0;
@@ -139,6 +140,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 
 	cowi_regions_forget(client);
 	cowi_snapshots_lost(client, because);
+	sock = fd_close(sock);
 	pthread_mutex_lock(&client->lock);
 	conn->is_ending = false;
 	pthread_cond_broadcast(&client->changed);
@@ -177,9 +179,13 @@ static void on_event(struct cow_client *client, const Cow__V1__Reply *event)
 	case COW__V1__REPLY__RESULT_SNAPSHOT_LOST:
 		cowi_snapshot_lost_event(client, event->snapshot_lost->snapshot_id,
 					 event->snapshot_lost->sentence);
+		cowi_snapshot_release_lost(client, event->snapshot_lost->snapshot_id);
 		break;
 	case COW__V1__REPLY__RESULT_SNAPSHOT_GONE:
 		cowi_scoot_gone(client, event->snapshot_gone->snapshot_id);
+		break;
+	case COW__V1__REPLY__RESULT_REGION_UNREAD:
+		cowi_region_unread(client, event->region_unread->region_id);
 		break;
 	default:
 		break;

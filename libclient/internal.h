@@ -124,6 +124,8 @@ struct cow_region {
 	char restore_because[160];
 	_Bool is_listed;   /* client->lock: in client->regions */
 	_Bool is_attached; /* @attach succeeded, so there is something to @detach */
+	/* client->lock: others may read yet what was frozen of it on an earlier connection */
+	_Bool is_read;
 };
 
 struct cow_snapshot {
@@ -252,6 +254,12 @@ int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id);
 void cowi_snapshots_lost(struct cow_client *client, const char *because);
 /** cowi_snapshot_lost_event() - cowd says that it cannot keep snapshot @id; client's thread */
 void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char *because);
+/**
+ * cowi_snapshot_release_lost() - have cowd know that nothing here shows lost snapshot @id any more
+ *
+ * Of one that was opened: who took it waits for that with changes to its memory.
+ */
+void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
 /** cowi_snapshot_find() - the one that cowd knows by @id, with a reference, or NULL */
 struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id);
 
@@ -263,6 +271,11 @@ void cowi_region_lock(struct cow_region *region);
 void cowi_regions_restore(struct cow_client *client);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
 void cowi_regions_forget(struct cow_client *client);
+/** cowi_regions_are_read() - whether others may read yet what was frozen on an earlier connection
+ */
+_Bool cowi_regions_are_read(struct cow_client *client);
+/** cowi_region_unread() - event RegionUnread: no longer of region @id; client's thread */
+void cowi_region_unread(struct cow_client *client, uint64_t id);
 
 /* --- registry.c: every region of this process by address -------------------------------------- */
 
@@ -310,6 +323,8 @@ int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *r
 		      struct fdset *fds);
 /** cowi_scoot_gone() - event SnapshotGone: nobody reads snapshot @id any more; client's thread */
 void cowi_scoot_gone(struct cow_client *client, uint64_t id);
+/** cowi_scoot_post_all() - have the background look for work in every region of this process */
+void cowi_scoot_post_all(void);
 /** cowi_fork_init() - register the pthread_atfork() handlers, once; called by cow_client_new() */
 int cowi_fork_init(void);
 

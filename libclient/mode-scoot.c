@@ -349,9 +349,11 @@ static void scoot_release(struct cow_snapshot *snap)
 
 	/*
 	 * Of an opened one nothing here is frozen. What cowd refused nobody else can have, nor what
-	 * an earlier connection knew once the next one is up.
+	 * an earlier connection knew once the next one is up and cowd has no more of it.
 	 */
-	if (snap->region && (!generation || (id && snap->generation == generation)))
+	if (snap->region &&
+	    (!generation || (id && snap->generation == generation) ||
+	     (snap->generation != generation && cowi_regions_are_read(snap->client))))
 		cowi_scoot_await(snap->client, snap->generation, id, &snap->scoot);
 	snap->scoot = scoot_snapshot_free(snap->scoot);
 	if (snap->region)

@@ -5,7 +5,8 @@
  * Who may change frozen bytes again, and when: the region's memory stays frozen for a snapshot
  * until cowd says that nobody holds it any more (event SnapshotGone), because another process may
  * have opened it. So what the caller released is kept in a list until then, or until the connection
- * that knew it has ended and a new one was made: then whoever else had it open has lost it as well.
+ * that knew it has ended, a new one was made, and cowd says there that whoever else had it open has
+ * lost it and let go of it (region->is_read).
  */
 #ifndef COWI_MODE_SCOOT_H
 #define COWI_MODE_SCOOT_H
@@ -31,15 +32,18 @@ struct cowi_scoot {
 
 /** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
 void cowi_scoot_post(struct cow_region *region);
-/** cowi_scoot_post_all() - the same for every region of this process */
-void cowi_scoot_post_all(void);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
 
 /** cowi_scoot_await() - takes @frozen: its memory stays frozen until cowd says @id is gone */
 void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,
 		      struct scoot_snapshot **frozen);
-/** cowi_scoot_await_end() - forget what no SnapshotGone can come for: not of this @generation */
+/**
+ * cowi_scoot_await_end() - forget what no SnapshotGone can come for: of before @generation
+ * @generation: 0: all there is
+ *
+ * Nothing is forgotten as long as others may read it yet.
+ */
 void cowi_scoot_await_end(struct cow_client *client, uint64_t generation);
 
 /* For the fork handlers: the locks of scoot-work.c and scoot.c over the fork. */

@@ -54,7 +54,8 @@ void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t i
 	pthread_mutex_unlock(&awaited_lock);
 }
 
-/* Free those of @client that are @id, or (@id is 0) those of another generation. */
+/* Free those of @client that are @id, or (@id is 0) those of before @generation, 0 being the last.
+ */
 static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
 {
 	struct awaited *gone = NULL, **link = &awaited;
@@ -64,7 +65,7 @@ static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
 		struct awaited *entry = *link;
 
 		if (entry->client == client &&
-		    (id ? entry->id == id : entry->generation != generation)) {
+		    (id ? entry->id == id : entry->generation < generation || !generation)) {
 			*link = entry->next;
 			entry->next = gone;
 			gone = entry;
@@ -94,7 +95,8 @@ void cowi_scoot_await_fork_done(void)
 
 void cowi_scoot_await_end(struct cow_client *client, uint64_t generation)
 {
-	forget(client, generation, 0);
+	if (!cowi_regions_are_read(client))
+		forget(client, generation, 0);
 }
 
 void cowi_scoot_post_all(void)

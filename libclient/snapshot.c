@@ -19,25 +19,22 @@
 #include "backends/uffdio.h"
 #include "libclient/conn.h"
 
-static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
 static int raise_lost(const struct cow_snapshot *snap)
 {
 	return err_raise(-ESTALE, "the snapshot is lost: %s", snap->lost_because);
 }
 
-/* With client->lock held. Who waits in the view is woken, to find SIGBUS there. */
+/*
+ * With client->lock held. Who waits in the view is woken, to find SIGBUS there. One that cannot be
+ * replaced shows memory still that another process is waiting to change: it stays as it is.
+ */
 static void break_view(struct cow_snapshot *snap)
 {
 	if (snap->view_state != COWI_VIEW_READY)
 		return;
+	if (cowi_map_broken((void *)(uintptr_t)snap->view, snap->size_bytes))
+		return;
 	snap->view_state = COWI_VIEW_BROKEN;
-	(void)cowi_map_broken((void *)(uintptr_t)snap->view, snap->size_bytes);
 	if (snap->view_uffd >= 0 &&
 	    uffdio_wake(snap->view_uffd, (uintptr_t)snap->view, snap->size_bytes))
 		snap->view_uffd = fd_close(snap->view_uffd); /* wakes as well */
@@ -108,6 +105,52 @@ void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char
 		(void)snprintf(loss->because, sizeof(loss->because), "%s", because);
 	}
 	pthread_mutex_unlock(&client->lock);
+}
+
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
+{
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+static void call_release(struct cow_client *client, uint64_t generation, uint64_t id)
+{
+	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+
+	release.snapshot_id = id;
+	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
+	request.snapshot_release = &release;
+	(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
+}
+
+/* An opened one with @id that is lost and that cowd was not told to release; what it holds there.
+ */
+static uint64_t take_lost_hold(struct cow_client *client, uint64_t id, uint64_t *generation)
+{
+	uint64_t held_id = 0;
+
+	pthread_mutex_lock(&client->lock);
+	for (struct cow_snapshot *snap = client->snapshots; snap && !held_id; snap = snap->next) {
+		if (snap->region || snap->ops != &cowi_mode_scoot || !snap->is_lost ||
+		    snap->held_id != id || snap->generation != client->generation ||
+		    snap->view_state == COWI_VIEW_READY || snap->view_state == COWI_VIEW_MAKING)
+			continue;
+		held_id = snap->held_id;
+		*generation = snap->generation;
+		snap->held_id = 0;
+	}
+	pthread_mutex_unlock(&client->lock);
+	return held_id;
+}
+
+void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id)
+{
+	uint64_t generation = 0;
+
+	while (take_lost_hold(client, id, &generation))
+		call_release(client, generation, id);
 }
 
 struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id)
@@ -368,6 +411,7 @@ static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 	else
 		note_id(snap);
 	pthread_mutex_unlock(&client->lock);
+	cowi_snapshot_release_lost(client, id);
 	return 0;
 }
 
@@ -430,20 +474,6 @@ struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap)
 	return snap;
 }
 
-static void tell_release(const struct cow_snapshot *snap)
-{
-	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-
-	if (!snap->held_id || snap->client->pid != getpid())
-		return;
-	release.snapshot_id = snap->held_id;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
-	request.snapshot_release = &release;
-	(void)cowi_call_async_in(snap->client, snap->generation, &request, NULL, 0, ignore_reply,
-				 NULL);
-}
-
 struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 {
 	if (!snap || atomic_fetch_sub(&snap->n_refs, 1) != 1)
@@ -456,7 +486,8 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 		snap->ops->unmap(snap);
 	if (snap->is_taken && snap->client->pid == getpid())
 		snap->ops->release(snap);
-	tell_release(snap);
+	if (snap->held_id && snap->client->pid == getpid())
+		call_release(snap->client, snap->generation, snap->held_id);
 	snap->view_uffd = fd_close(snap->view_uffd);
 	cow_region_unref(snap->region);
 	cow_client_unref(snap->client);
@@ -535,6 +566,7 @@ int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 {
 	struct cow_client *client;
 	bool is_mine = false;
+	uint64_t id;
 	int r;
 
 	if (!snap || !view)
@@ -559,6 +591,9 @@ int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 	}
 	if (!r)
 		*view = snap->view;
+	id = snap->held_id;
 	pthread_mutex_unlock(&client->lock);
+	if (r && id)
+		cowi_snapshot_release_lost(client, id);
 	return r;
 }

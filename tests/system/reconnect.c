@@ -458,6 +458,69 @@ START_TEST(what_others_opened_does_not_change_when_the_connection_ends)
 }
 END_TEST
 
+/* Whether the byte at @p can be read; it is then @byte. */
+static bool can_see(const volatile char *p, char *byte)
+{
+	if (sigsetjmp(on_bus, 1))
+		return false;
+	*byte = *p;
+	return true;
+}
+
+/*
+ * The same for a view, in a program that is slow to hear what cowd tells it: the owner has its next
+ * connection, takes snapshots and settles other regions, but what the view shows stays as it was
+ * until it is taken away. Broken by settling as soon as the region was handed over
+ * (cowi_regions_are_read()), by a cowd that says at once that nobody reads it (region->n_earlier),
+ * and, without an end, by not releasing what is lost (cowi_snapshot_release_lost()).
+ */
+START_TEST(a_view_does_not_change_when_the_owners_connection_ends)
+{
+	const uint32_t mode = _i ? COW_MODE_MMAPCOPY : COW_MODE_SCOOT;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = proof_region(mode, REGION_BYTES);
+	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *opened = NULL;
+	CLEANUP(cow_region_unrefp) struct cow_region *second = NULL;
+	const struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = mode};
+	struct sigaction action = {.sa_handler = handle_bus}, saved;
+	struct cow_snapshot *snap = NULL;
+	const void *view = NULL;
+	char byte;
+
+	proof_fill(cow_region_address(region), REGION_BYTES, SEED);
+	proof_ok(cow_region_new(&second, region->client, &params));
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_open(&opened, other, cow_snapshot_id(snap)));
+	proof_ok(cow_snapshot_map(opened, &view));
+	proof_fill(cow_region_address(region), REGION_BYTES, OTHER_SEED);
+
+	/* From here on nothing that cowd says to @other is acted upon. */
+	pthread_mutex_lock(&other->lock);
+	pthread_mutex_lock(&region->client->lock);
+	ck_assert(!shutdown(region->client->conn->sock, SHUT_RDWR));
+	pthread_mutex_unlock(&region->client->lock);
+	await_lost(snap);
+	snap = cow_snapshot_unref(snap);
+	for (int i = 0; i < 10; i++) {
+		proof_fill(cow_region_address(second), REGION_BYTES, SEED);
+		proof_ok(cow_snapshot_new(&snap, second));
+		proof_fill(cow_region_address(second), REGION_BYTES, OTHER_SEED);
+		snap = cow_snapshot_unref(snap);
+		proof_wait_until_settled(second);
+		ck_assert(proof_is_filled(view, REGION_BYTES, SEED, 0));
+	}
+	pthread_mutex_unlock(&other->lock);
+
+	/* Once it is told, it is over, and the owner has its memory back. */
+	proof_wait_until_settled(region);
+	ck_assert(proof_is_filled(cow_region_address(region), REGION_BYTES, OTHER_SEED, 0));
+	ck_assert_int_eq(cow_snapshot_read(opened, &byte, 1, 0), -ESTALE);
+	ck_assert(!sigaction(SIGBUS, &action, &saved));
+	ck_assert(!can_see(view, &byte));
+	ck_assert(!sigaction(SIGBUS, &saved, NULL));
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("reconnect", 60);
@@ -471,5 +534,6 @@ int main(void)
 	tcase_add_loop_test(tcase, a_private_cowd_is_started_again, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, what_others_opened_does_not_change_when_the_connection_ends, 0,
 			    2);
+	tcase_add_loop_test(tcase, a_view_does_not_change_when_the_owners_connection_ends, 0, 2);
 	return proof_run(tcase);
 }
