@@ -126,7 +126,7 @@ static int measure(struct rollback *rollback)
 	if (rollback->anonymous == MAP_FAILED)
 		return err_raise_errno("cannot map memory");
 	(void)madvise(rollback->anonymous, rollback->size_bytes, MADV_NOHUGEPAGE);
-	r = cow_client_new(&client, bench_address(rollback->socket));
+	r = bench_connect(&client, rollback->socket);
 	if (!r)
 		r = cow_region_new(&region, client, &params);
 	if (!r)

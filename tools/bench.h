@@ -118,6 +118,14 @@ int bench_fork(int argc, char **argv);
 /** bench_address() - of the cowd to be used: @socket if given, else a private one */
 const char *bench_address(const char *socket);
 
+/**
+ * bench_connect() - cow_client_new() to bench_address(@socket)
+ *
+ * Whatever it was that failed, there is no daemon; only a lack of rights is another matter.
+ * Return: 0; -ENOTCONN; -EACCES, -EPERM; with a sentence.
+ */
+int bench_connect(struct cow_client **client, const char *socket);
+
 /** bench_parse_size() - "-s MiB" to bytes. Return: whether it is a size */
 bool bench_parse_size(uint64_t *size_bytes, const char *text);
 

@@ -5,6 +5,7 @@
  */
 #include "config.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,6 +86,13 @@ const char *bench_address(const char *socket)
 			return address;
 	}
 	return "exec:";
+}
+
+int bench_connect(struct cow_client **client, const char *socket)
+{
+	int r = cow_client_new(client, bench_address(socket));
+
+	return r && r != -EACCES && r != -EPERM ? -ENOTCONN : r;
 }
 
 bool bench_parse_size(uint64_t *size_bytes, const char *text)

@@ -31,7 +31,7 @@ cowctl_SOURCES = \
 	$(NULL)
 
 completionsdir = $(datadir)/bash-completion/completions
-dist_completions_DATA = tools/completions/cowctl
+dist_completions_DATA = tools/completions/cowbench tools/completions/cowctl
 
 bin_PROGRAMS += cowbench
 cowbench_CFLAGS = $(TOOLS_CFLAGS)
@@ -41,6 +41,7 @@ cowbench_SOURCES = \
 	tools/bench.h \
 	tools/bench-compare.c \
 	tools/bench-faults.c \
+	tools/bench-fork.c \
 	tools/bench-measure.c \
 	tools/bench-memory.c \
 	tools/bench-modes.c \

@@ -31,6 +31,13 @@ expect 2 'faults has no option --no-such' 'an option that faults has not' faults
 expect 2 '--clients wants a number from 1' 'no clients' faults --clients 0
 expect 2 '--threads wants a number from 1' 'no threads' faults --threads 0
 expect 2 'random or sequential' 'a pattern that there is not' faults --pattern backwards
+expect 2 'fork has no option --dirty' 'an option that fork has not' fork --dirty 1
+expect 2 '-n wants' 'no forks' fork -n 0
+expect 3 "$dir/none" 'no daemon for snapshots again and again' repeat -s 1 -n 1 --socket "$dir/none"
+expect 3 "$dir/none" 'no daemon to roll back with' rollback -s 1 -n 1 --socket "$dir/none"
+expect 2 '--dirty wants 0 to 100' 'more than all pages' repeat --dirty 101
+expect 1 'choose a smaller -s' 'more memory for forks than there is' fork -s 16000000
+expect 3 "$dir/none" 'no daemon for forks' fork -s 1 -n 1 --socket "$dir/none"
 expect 1 'choose a smaller -s' 'more memory for faults than there is' faults -s 16000000
 expect 1 'choose a smaller -s' 'more memory than there is' compare -s 16000000
 expect 0 'compare' 'help' --help
@@ -44,6 +51,44 @@ expect 2 'address of [0-9]+ bytes is too long' 'a long address' compare --socket
 expect 3 "$dir/none" 'no daemon to compare with' compare -s 1 -n 1 --socket "$dir/none"
 expect 3 "$dir/none" 'no daemon' -m scoot --socket "$dir/none"
 expect 3 "$dir/none" 'no daemon for faults' faults -s 1 -n 1 --socket "$dir/none"
+
+# What is completed is what there is.
+completions=$(dirname "$0")/../../tools/completions/cowbench
+completed=$(sed -n "s/.*local subcommands='\(.*\)'/\1/p" "$completions" | tr ' ' '\n' | sort)
+"$tool" --help >"$dir/out"
+printf '%s\n' "$completed" >"$dir/completed"
+sed -n '/^Subcommands:/,/^Options/s/^  \([a-z]\+\) .*/\1/p' "$dir/out" | sort >"$dir/subcommands"
+same 'subcommands are completed' "$dir/completed" "$dir/subcommands"
+
+# Children that do not see their parent's memory end with an error, so figures say that they do.
+expect 0 '^fork_of_region ' 'fork as a table' fork -s 4 -n 2
+expect 0 '' 'fork as JSON' fork -s 4 -n 2 --json
+document 'a member for each way, figures in order' '
+	def figures: keys == ["max", "p50", "p99"] and 0 < .p50 and .p50 <= .p99 and .p99 <= .max;
+	keys == ["ratio", "runs", "size_bytes", "ways"] and .size_bytes == 4194304 and .runs == 2 and .ratio > 0
+	and (.ways | keys == ["cow_fork", "fork", "fork_of_region"])
+	and ([.ways[] | keys == ["child_read_us", "parent_write_us", "stall_us"]
+		and (.stall_us | figures) and (.child_read_us | figures) and (.parent_write_us | figures)] | all)'
+
+# One snapshot: it takes two seconds. Without a userfaultfd nothing settles, and that is no reason to wait.
+repeated='def figures: keys == ["dip", "extra_bytes", "settle_cpu_us_per_page", "stall_us", "worst_write_us"]
+	and (.stall_us | keys == ["first", "last", "max", "p50", "p99"] and 0 < .p50 and .p50 <= .p99 and .p99 <= .max)
+	and (.worst_write_us | keys == ["live", "quiet", "settle", "take"])
+	and (.dip | keys == ["100ms", "10ms", "1s"] and ([.[] > 0] | all));
+	keys == ["dirty_percent", "memcpy_us_per_page", "modes", "size_bytes", "snapshots", "threads"]
+	and .size_bytes == 4194304 and .dirty_percent == 50 and .snapshots == 1 and .threads == 2
+	and (.modes | keys == ["fork", "scoot"]) and ([.modes[] | figures] | all)'
+expect 0 '' 'repeat' repeat -s 4 -n 1 --dirty 50 --threads 2 --json
+document 'repeat as JSON' "$repeated and .modes.scoot.extra_bytes >= 1048576 and .modes.fork.extra_bytes >= 1048576"
+[ ! -e /dev/userfaultfd ] || document 'pages are settled' '.modes.scoot.settle_cpu_us_per_page > 0'
+COWD_ADDRESS+=' --lend=no' expect 0 '' 'repeat where nothing settles' repeat -s 4 -n 1 --dirty 50 --threads 2 --json
+document 'the same as JSON' "$repeated and .modes.scoot.settle_cpu_us_per_page == 0"
+expect 0 '' 'rollback' rollback -s 4 -n 11 --dirty 10 --json
+document 'rollback as JSON' '
+	def figures: keys == ["max", "p50", "p99"] and 0 < .p50 and .p50 <= .p99 and .p99 <= .max;
+	keys == ["dirty_pages", "fork_us", "ratio", "rollback_us", "runs", "scoot_us", "size_bytes"]
+	and .dirty_pages == 10 and .runs == 11 and .ratio > 0
+	and (.fork_us | figures) and (.rollback_us | figures) and (.scoot_us | figures)'
 
 # fork needs no daemon at all, and must not fail without one
 expect 0 '^[0-9]+ns \([0-9.]+ms\)$' 'fork without a daemon' -m fork -s 4 -p --socket "$dir/none"
