@@ -112,7 +112,7 @@ static void calm_run(struct region_op *op)
 	int r = 0;
 
 	for (uint64_t off = 0; off < region->size_bytes && !r; off += UNREGISTER_BYTES) {
-		if (atomic_load(&region->n_ops) > 1)
+		if (region_should_yield(region))
 			return;
 		r = calm_piece(region, off);
 	}
@@ -125,9 +125,11 @@ static void calm_done(struct region_op *op)
 
 void arm_calm(struct region *region)
 {
-	if (region->ops || !region->is_attached || region->is_gone || region->is_disowned)
+	if (region->calm_op.region || !region->is_attached || region->is_gone ||
+	    region->is_disowned)
 		return;
 	region->calm_op.run = calm_run;
 	region->calm_op.done = calm_done;
+	region->calm_op.is_background = true;
 	region_submit(region, &region->calm_op);
 }

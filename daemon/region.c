@@ -250,19 +250,45 @@ static void op_done(struct job *job)
 		job_submit(region->daemon->jobs, &region->ops->job);
 	op->region = NULL;
 	op->next = NULL;
-	atomic_fetch_sub(&region->n_ops, 1);
+	if (!op->is_background)
+		atomic_fetch_sub(&region->n_urgent, 1);
 	op->done(op); /* last use of @op */
 	region_unref(region);
 }
 
+/* Snapshots leaving at once, beyond which takes wait for them: a client that takes and releases
+ * without end does not outrun its own leftovers. */
+#define N_LEAVING_MAX 8
+
+bool region_should_yield(const struct region *region)
+{
+	return atomic_load(&region->n_urgent) && atomic_load(&region->n_leaving) <= N_LEAVING_MAX;
+}
+
+/* Where @op goes into the queue, whose first operation is running. */
+static struct region_op **find_place(struct region *region, const struct region_op *op)
+{
+	struct region_op **link = region->ops ? &region->ops->next : &region->ops;
+
+	if (op->is_background || atomic_load(&region->n_leaving) > N_LEAVING_MAX)
+		return region->ops_tail;
+	while (*link && !(*link)->is_background)
+		link = &(*link)->next;
+	return link;
+}
+
 void region_submit(struct region *region, struct region_op *op)
 {
+	struct region_op **link = find_place(region, op);
+
 	op->region = region_ref(region);
-	atomic_fetch_add(&region->n_ops, 1);
-	op->next = NULL;
+	if (!op->is_background)
+		atomic_fetch_add(&region->n_urgent, 1);
 	op->job = (struct job){.run = op_run, .done = op_done, .client_id = region->client_id};
-	*region->ops_tail = op;
-	region->ops_tail = &op->next;
+	op->next = *link;
+	*link = op;
+	if (!op->next)
+		region->ops_tail = &op->next;
 	if (region->ops == op)
 		job_submit(region->daemon->jobs, &op->job);
 }

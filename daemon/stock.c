@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Making memory for old pages ready ahead of need; stock.h says why. */
+/* Making memory for old pages ready ahead of need, and giving it back; stock.h says why. */
 #include "config.h"
 
 #include "daemon/stock.h"
@@ -8,8 +8,10 @@
 #include "daemon/region.h"
 #include "daemon/snapshot.h"
 
-#define SLOTS_MIN 64u
-#define SLOTS_MAX 2048u
+#define SLOTS_MIN  64u
+#define SLOTS_MAX  2048u
+/* Unused slots that a region with snapshots keeps warm. */
+#define WARM_SLOTS 1024
 
 static void stock_run(struct job *job)
 {
@@ -67,4 +69,44 @@ void stock_want(struct region *region)
 	if (n < rest)
 		stock->n_slots = (uint32_t)n;
 	loop_post(region->daemon->loop, &stock->task);
+}
+
+/* --- and giving it back ----------------------------------------------------------------------- */
+
+/* Unused slots that keep their memory. */
+static size_t n_to_keep(struct region *region)
+{
+	bool is_frozen;
+
+	pthread_rwlock_rdlock(&region->chain_lock);
+	is_frozen = region->oldest;
+	pthread_rwlock_unlock(&region->chain_lock);
+	return is_frozen ? WARM_SLOTS : 0;
+}
+
+static void trim_run(struct region_op *op)
+{
+	struct region *region = container_of(op, struct region, trim_op);
+
+	do
+		region->is_trimmed = !store_pool_trim(region->pool, n_to_keep(region));
+	while (!region->is_trimmed && !region_should_yield(region));
+}
+
+static void trim_done(struct region_op *op)
+{
+	struct region *region = container_of(op, struct region, trim_op);
+
+	if (!region->is_trimmed)
+		region_submit(region, op);
+}
+
+void stock_trim(struct region *region)
+{
+	if (region->trim_op.region || !region->pool)
+		return;
+	region->trim_op.run = trim_run;
+	region->trim_op.done = trim_done;
+	region->trim_op.is_background = true;
+	region_submit(region, &region->trim_op);
 }

@@ -24,5 +24,7 @@ struct stock {
 void stock_init(struct stock *stock);
 /** stock_want() - the region's slots run low; by the one that serves; chain_lock held shared */
 void stock_want(struct region *region);
+/** stock_trim() - give back what no snapshot is likely to need, in the background; loop thread */
+void stock_trim(struct region *region);
 
 #endif

@@ -31,6 +31,8 @@
 #define STOCK_SLOTS     64u
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u
+/* Lose their memory at a time, which takes the kernel some tens of microseconds. */
+#define TRIM_SLOTS      256u
 /* Entries of a store for each bit of its touched map. */
 #define TOUCH_SHIFT     10u
 
@@ -372,49 +374,81 @@ void *store_pool_page(struct store_pool *pool, uint32_t slot)
 	return page.iov_base;
 }
 
-/* Punch out runs of warm slots that nobody uses, from the end, until @n_excess are gone. */
-static void trim_arena(struct store_pool *pool, size_t idx, uint64_t *n_excess)
+static bool is_idle(const struct arena *arena, uint32_t i)
 {
-	size_t size = page_size_bytes();
-	struct arena *arena = &pool->arenas[idx];
-	uint32_t i = pool->arena_slots;
-
-	while (i && *n_excess && arena->n_warm > arena->n_used) {
-		uint32_t end = i;
-
-		while (i && *n_excess &&
-		       (arena->warm[(i - 1) / 64] & ~arena->used[(i - 1) / 64]) >> ((i - 1) % 64) &
-			       1) {
-			i--;
-			arena->warm[i / 64] &= ~(1ULL << (i % 64));
-			(*n_excess)--;
-		}
-		if (i == end) {
-			i--;
-			continue;
-		}
-		arena->n_warm -= end - i;
-		pool->n_warm -= end - i;
-		(void)fallocate(pool->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				(off_t)((idx * pool->arena_slots + i) * size),
-				(off_t)((end - i) * size));
-	}
+	return (arena->warm[i / 64] & ~arena->used[i / 64]) >> (i % 64) & 1;
 }
 
-void store_pool_trim(struct store_pool *pool, size_t n_keep)
+/* The last run of warm slots that nobody uses; at most @n. Return: how many, from *@first on. */
+static size_t find_idle(const struct store_pool *pool, size_t *idx, uint32_t *first, size_t n)
+{
+	for (*idx = pool->n_arenas; (*idx)--;) {
+		const struct arena *arena = &pool->arenas[*idx];
+		uint32_t i = pool->arena_slots, end;
+
+		if (arena->n_warm <= arena->n_used)
+			continue;
+		while (i && !is_idle(arena, i - 1))
+			i--;
+		end = i;
+		while (i && end - i < n && is_idle(arena, i - 1))
+			i--;
+		*first = i;
+		if (end > i)
+			return end - i;
+	}
+	return 0;
+}
+
+/* With the lock held: slots are taken, so that nobody has them while they lose their memory, or
+ * are given back. */
+static void hold_slots(struct store_pool *pool, size_t idx, uint32_t first, size_t n, bool is_held)
+{
+	struct arena *arena = &pool->arenas[idx];
+
+	mark(arena->used, first, n, is_held);
+	arena->n_used += is_held ? (uint32_t)n : -(uint32_t)n;
+	pool->n_used += is_held ? n : -n;
+	if (is_held)
+		return;
+	arena->hint_word = (uint32_t)min_u64(arena->hint_word, first / 64);
+	pool->hint_arena = min_u64(pool->hint_arena, idx);
+}
+
+/* With the lock held, which is let go while the kernel takes its time. */
+static void punch_out(struct store_pool *pool, size_t idx, uint32_t first, size_t n)
+{
+	size_t size = page_size_bytes();
+
+	hold_slots(pool, idx, first, n, true);
+	pthread_mutex_unlock(&pool->lock);
+	(void)fallocate(pool->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(off_t)((idx * pool->arena_slots + first) * size), (off_t)(n * size));
+	pthread_mutex_lock(&pool->lock);
+	mark(pool->arenas[idx].warm, first, n, false);
+	pool->arenas[idx].n_warm -= (uint32_t)n;
+	pool->n_warm -= n;
+	hold_slots(pool, idx, first, n, false);
+}
+
+bool store_pool_trim(struct store_pool *pool, size_t n_keep)
 {
 	uint64_t n_excess;
+	uint32_t first = 0;
+	size_t idx = 0, n = 0;
 
 	pthread_mutex_lock(&pool->lock);
 	n_excess = pool->n_warm - pool->n_used;
-	n_excess -= min_u64(n_excess, n_keep);
-	for (size_t i = pool->n_arenas; i-- && n_excess;)
-		trim_arena(pool, i, &n_excess);
+	if (n_excess > n_keep)
+		n = find_idle(pool, &idx, &first, min_u64(n_excess - n_keep, TRIM_SLOTS));
+	if (n)
+		punch_out(pool, idx, first, n);
 	if (pool->n_charged > pool->n_warm) {
 		quota_refund(&pool->charge, (pool->n_charged - pool->n_warm) * page_size_bytes());
 		pool->n_charged = pool->n_warm;
 	}
 	pthread_mutex_unlock(&pool->lock);
+	return n;
 }
 
 uint64_t store_pool_used(struct store_pool *pool)
@@ -505,6 +539,23 @@ int store_put(struct store *store, uint64_t idx, uint32_t slot)
 	return 0;
 }
 
+uint64_t store_next_touched(const struct store *store, uint64_t idx)
+{
+	uint64_t n_bits = (store->n_pages + STORE_TOUCH_PAGES - 1) >> TOUCH_SHIFT;
+
+	for (uint64_t bit = idx >> TOUCH_SHIFT; bit < n_bits; bit = (bit / 64 + 1) * 64) {
+		uint64_t word =
+			atomic_load_explicit(&store->touched[bit / 64], memory_order_relaxed) >>
+			(bit % 64);
+
+		if (!word)
+			continue;
+		bit += (uint64_t)__builtin_ctzll(word);
+		return max_u64(idx, bit << TOUCH_SHIFT);
+	}
+	return store->n_pages;
+}
+
 /* One stretch of entries that share a bit of the touched map. */
 static void hand_down_stretch(struct store *from, struct store *to, uint64_t first, uint64_t end)
 {
@@ -535,13 +586,11 @@ void store_hand_down(struct store *from, struct store *to, uint64_t first, uint6
 {
 	static_assert(STORE_TOUCH_PAGES == 1u << TOUCH_SHIFT, "a bit is for that many entries");
 
-	for (uint64_t i = first; i < end;) {
+	for (uint64_t i = store_next_touched(from, first); i < end;) {
 		uint64_t next = min_u64(end, ((i >> TOUCH_SHIFT) + 1) << TOUCH_SHIFT);
 
-		if (store_is_touched(from, i)) {
-			hand_down_stretch(from, to, i, next);
-			untouch(from, i, next);
-		}
-		i = next;
+		hand_down_stretch(from, to, i, next);
+		untouch(from, i, next);
+		i = store_next_touched(from, next);
 	}
 }

@@ -62,8 +62,13 @@ bool store_pool_is_low(const struct store_pool *pool);
  * Context: a job thread; takes time in proportion. Return: how many; 0: the uid may keep no more.
  */
 size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm);
-/** store_pool_trim() - give memory of unused slots back to the kernel, all but @n_keep of them */
-void store_pool_trim(struct store_pool *pool, size_t n_keep);
+/**
+ * store_pool_trim() - give memory of some unused slots back to the kernel
+ * @n_keep: so many unused ones keep theirs
+ *
+ * Takes a short time; nobody else waits for it. Return: whether there may be more to give back.
+ */
+bool store_pool_trim(struct store_pool *pool, size_t n_keep);
 /** store_pool_used() - slots given out now */
 uint64_t store_pool_used(struct store_pool *pool);
 
@@ -91,6 +96,9 @@ static inline uint32_t store_get(const struct store *store, uint64_t idx)
 
 /** store_is_touched() - whether any of the STORE_TOUCH_PAGES entries around @idx may be in use */
 bool store_is_touched(const struct store *store, uint64_t idx);
+
+/** store_next_touched() - the first entry from @idx on that may be in use; n_pages: none */
+uint64_t store_next_touched(const struct store *store, uint64_t idx);
 
 /**
  * store_put() - keep page @idx
