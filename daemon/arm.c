@@ -10,7 +10,7 @@
 /* The client's mmap lock, taken to read, is let go after protecting so much. */
 #define PROTECT_BYTES    ((uint64_t)64 << 20)
 /* Unregistering takes it to write, which stops every fault of the client. */
-#define UNREGISTER_BYTES ((uint64_t)16 << 20)
+#define UNREGISTER_BYTES ((uint64_t)4 << 20)
 
 static int raise_outcome(int r)
 {

@@ -55,28 +55,70 @@ static int seek_run(int fd, uint64_t off, uint64_t limit, bool *hole, uint64_t *
 /* --- mode uffd, with region->chain_lock held shared --------------------------------------------
  */
 
+/* Pages that are looked up together. */
+#define LOOKUP_PAGES ((size_t)256)
+
+/* Those of @slots that are empty still, from one store. Return: how many it had. */
+static size_t find_in_store(const struct store *store, uint64_t first, uint32_t *slots, size_t n)
+{
+	size_t n_found = 0;
+
+	for (uint64_t i = 0, end; i < n; i = end) {
+		end = min_u64(align_down(first + i, STORE_TOUCH_PAGES) + STORE_TOUCH_PAGES - first,
+			      n);
+		if (!store_is_touched(store, first + i))
+			continue;
+		for (; i < end; i++) {
+			if (slots[i] != STORE_EMPTY)
+				continue;
+			slots[i] = store_get(store, first + i);
+			n_found += slots[i] != STORE_EMPTY;
+		}
+	}
+	return n_found;
+}
+
+/*
+ * What the first store from @snap's own onward says about each of @n pages. Each newer snapshot is
+ * looked at once, not once for each page, and costs one bit if it kept nothing around there.
+ */
+static void find_slots(const struct snapshot *snap, uint64_t first, uint32_t *slots, size_t n)
+{
+	size_t n_found = 0;
+
+	memset(slots, 0, n * sizeof(*slots));
+	for (; snap && n_found < n; snap = snap->newer)
+		n_found += find_in_store(&snap->store, first, slots, n);
+}
+
 uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx)
 {
-	for (; snap; snap = snap->newer) {
-		uint32_t slot = store_get(&snap->store, idx);
+	uint32_t slot = STORE_EMPTY;
 
-		if (slot != STORE_EMPTY)
-			return slot;
-	}
-	return STORE_EMPTY;
+	find_slots(snap, idx, &slot, 1);
+	return slot;
 }
 
 /* Put pages that stores have over what was read from memory. */
 static void overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 {
 	size_t size = page_size_bytes();
+	uint64_t end_idx = align_up(off + len, size) / size;
+	uint64_t first = off / size, n_slots = 0;
+	uint32_t slots[LOOKUP_PAGES];
 
 	for (size_t done = 0; done < len;) {
 		uint64_t pos = off + done;
 		size_t in_page = (size_t)(pos % size);
 		size_t n = (size_t)min_u64(size - in_page, len - done);
-		uint32_t slot = snapshot_find_slot(snap, pos / size);
+		uint32_t slot;
 
+		if (pos / size >= first + n_slots) {
+			first = pos / size;
+			n_slots = min_u64(end_idx - first, LOOKUP_PAGES);
+			find_slots(snap, first, slots, n_slots);
+		}
+		slot = slots[pos / size - first];
 		if (slot == STORE_ZERO)
 			memset(buf + done, 0, n);
 		else if (slot != STORE_EMPTY)
@@ -112,8 +154,9 @@ static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bo
 {
 	struct region *region = snap->region;
 	size_t size = page_size_bytes();
+	uint64_t run_end = limit, first = off / size, n_slots = 0;
 	bool is_hole_in_memory = false;
-	uint64_t run_end = limit;
+	uint32_t slots[LOOKUP_PAGES];
 	int r;
 
 	r = seek_run(region->backing->fd, off, limit, &is_hole_in_memory, &run_end);
@@ -121,8 +164,16 @@ static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bo
 		return r;
 	pthread_rwlock_rdlock(&region->chain_lock);
 	for (uint64_t pos = off; pos < run_end; pos += size) {
-		uint32_t slot = snapshot_find_slot(snap, pos / size);
-		bool is_hole = slot == STORE_EMPTY ? is_hole_in_memory : slot == STORE_ZERO;
+		uint32_t slot;
+		bool is_hole;
+
+		if (pos / size >= first + n_slots) {
+			first = pos / size;
+			n_slots = min_u64(align_up(run_end, size) / size - first, LOOKUP_PAGES);
+			find_slots(snap, first, slots, n_slots);
+		}
+		slot = slots[pos / size - first];
+		is_hole = slot == STORE_EMPTY ? is_hole_in_memory : slot == STORE_ZERO;
 
 		if (pos == off)
 			*hole = is_hole;

@@ -529,10 +529,11 @@ int store_put(struct store *store, uint64_t idx, uint32_t slot)
 {
 	uint32_t empty = STORE_EMPTY;
 
+	/* First: whoever finds the bit unset takes the page to be empty. */
+	touch(store, idx);
 	if (!atomic_compare_exchange_strong_explicit(&store->slots[idx], &empty, slot,
 						     memory_order_release, memory_order_relaxed))
 		return STORE_E_KEPT;
-	touch(store, idx);
 	atomic_fetch_add_explicit(&store->n_kept, 1, memory_order_relaxed);
 	if (slot >= SLOT_FIRST)
 		atomic_fetch_add_explicit(&store->n_slots, 1, memory_order_relaxed);

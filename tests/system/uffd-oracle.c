@@ -16,6 +16,7 @@
  */
 #include "config.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -402,6 +403,59 @@ START_TEST(taking_while_the_last_snapshot_goes_is_right)
 }
 END_TEST
 
+static uint64_t minor_faults_of_cowd(void)
+{
+	char path[64], text[1024];
+	AUTO_FD int fd = -1;
+	const char *at;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)proof_cowd());
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = read(fd, text, sizeof(text) - 1);
+	ck_assert_int_gt(n, 0);
+	text[n] = 0;
+	at = strrchr(text, ')');
+	ck_assert_ptr_nonnull(at);
+	for (int i = 0; i < 8; i++) /* the tenth of the line; the name was the second */
+		at = strchr(at + 1, ' ');
+	return strtoull(at, NULL, 10);
+}
+
+/*
+ * Those that kept nothing near a page are passed over by one bit each, and no memory of theirs is
+ * touched. Seen to fail, by twelve thousand faults, when their entries are looked at.
+ */
+START_TEST(reading_an_old_snapshot_does_not_go_through_the_newer_ones)
+{
+	enum {
+		N_NEWER = 800,
+		N_READS = 32
+	};
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_snapshot *snaps[N_NEWER + 1];
+	const size_t n_bytes = (size_t)64 << 20;
+	uint64_t word = 0, n_before;
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, n_bytes);
+	memory = cow_region_address(region);
+	for (uint64_t i = 0; i < N_READS; i++)
+		memcpy(memory + i * (n_bytes / N_READS), &i, sizeof(i));
+	for (size_t i = 0; i <= N_NEWER; i++)
+		proof_ok(cow_snapshot_new(&snaps[i], region));
+	memset(memory, 0xff, page_size_bytes()); /* the newest one keeps a page */
+	n_before = minor_faults_of_cowd();
+	for (uint64_t i = 0; i < N_READS; i++) {
+		proof_ok(cow_snapshot_read(snaps[0], &word, sizeof(word), i * (n_bytes / N_READS)));
+		ck_assert_uint_eq(word, i);
+	}
+	ck_assert_uint_lt(minor_faults_of_cowd() - n_before, N_NEWER);
+	for (size_t i = 0; i <= N_NEWER; i++)
+		cow_snapshot_unref(snaps[i]);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase =
@@ -414,5 +468,6 @@ int main(void)
 			    ARRAY_SIZE(sizes_pages));
 	tcase_add_test(tcase, the_next_region_at_an_address_is_not_the_last_ones);
 	tcase_add_test(tcase, taking_while_the_last_snapshot_goes_is_right);
+	tcase_add_test(tcase, reading_an_old_snapshot_does_not_go_through_the_newer_ones);
 	return proof_run(tcase);
 }
