@@ -109,15 +109,70 @@ static void lose_earlier(struct daemon *daemon, int memfd)
 	inherit_forget(daemon, st.st_dev, st.st_ino);
 }
 
+/* Whether the region is that of the memory that @session hands over, and goes on to be served. */
+static bool is_resumable(const struct region *region, const struct session *session,
+			 const struct stat *st)
+{
+	return region->mode == COW__V1__MODE__MODE_UFFD && region->pid == session->pid &&
+	       region->uid == session->uid && region->backing->dev == st->st_dev &&
+	       region->backing->ino == st->st_ino && region->is_attached && !region->is_freed &&
+	       !region->is_gone && !region->is_closing;
+}
+
+/*
+ * Mode uffd: others have snapshots of the region, so that it was not ended with its owner's earlier
+ * connection. Only one userfaultfd at a time can be registered for its addresses, and those
+ * snapshots need the one that is: so the region goes on, as its owner's again.
+ *
+ * Return: lent; NULL when there is none.
+ */
+static struct region *resume(struct session *session, int memfd)
+{
+	struct region *region;
+	struct stat st;
+
+	if ((fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) != O_RDWR || fstat(memfd, &st))
+		return NULL;
+	for (region = session->daemon->regions; region; region = region->hh.next) {
+		if (is_resumable(region, session, &st))
+			break;
+	}
+	if (!region)
+		return NULL;
+	region_ref(region);
+	if (region->session)
+		region_disown(region);
+	region->session = session;
+	region->client_id = session->id;
+	region->backing->owner_id = session->id;
+	region->is_resumed = true;
+	DL_PREPEND(session->regions, region);
+	/* What was left undone without an owner: pages to be mapped, or all to be calmed. */
+	atomic_store(&region->is_disowned, false);
+	if (!atomic_exchange(&region->is_moved_posted, true))
+		loop_post(region->daemon->loop, &region->moved_task);
+	arm_calm(region);
+	return region;
+}
+
 int rpc_region_restore(struct rpc_call *call)
 {
 	const Cow__V1__RegionRestore *restore = call->request->region_restore;
 	CLEANUP(backing_unrefp) struct backing *backing = NULL;
 	AUTO_FD int memfd = fdset_take(&call->fds, 0);
+	struct region *region = NULL;
 	int r;
 
 	lose_earlier(call->session->daemon, memfd);
 	r = check_mode(call->session->daemon, restore->mode);
+	if (!r && restore->mode == COW__V1__MODE__MODE_UFFD)
+		region = resume(call->session, memfd);
+	if (region) {
+		r = reply_region(call, region);
+		if (r)
+			region_disown(region);
+		return r;
+	}
 	if (!r)
 		r = backing_new_from(&backing, call->session, restore->size_bytes, &memfd);
 	return r ? r : make_region(call, backing, restore->mode, restore->name);
@@ -162,7 +217,8 @@ static int check_attach(const struct rpc_call *call, const struct region *region
 {
 	const struct daemon *daemon = region->daemon;
 
-	if (region->is_attached || region->is_attaching || region->uffd >= 0)
+	if (region->is_resumed ? addr != region->addr
+			       : region->is_attached || region->is_attaching || region->uffd >= 0)
 		return err_raise(-EBUSY, "region %llu is attached already",
 				 (unsigned long long)region->id);
 	if (!addr || addr % page_size_bytes() || addr + region->size_bytes < addr)
@@ -194,6 +250,10 @@ int rpc_region_attach(struct rpc_call *call)
 	r = check_attach(call, region, request->addr);
 	if (r)
 		return r;
+	if (region->is_resumed) {
+		region->is_resumed = false;
+		return 0;
+	}
 	region->addr = request->addr;
 	if (region->mode != COW__V1__MODE__MODE_UFFD) {
 		region->is_attached = true;
@@ -248,6 +308,7 @@ int rpc_region_free(struct rpc_call *call)
 	freeing->op.run = freeing_run;
 	freeing->op.done = freeing_done;
 	region_submit(region, &freeing->op);
+	region->is_freed = true;
 	region_disown(region);
 	return RPC_E_DEFERRED;
 }

@@ -112,6 +112,8 @@ struct region {
 	/* mode uffd */
 	int uffd; /* -1: not attached, or the process has gone */
 	bool is_attached;
+	bool is_freed;   /* by its owner, who has nothing there any more */
+	bool is_resumed; /* on its owner's next connection, which has not attached it yet */
 	_Atomic bool is_disowned; /* its addresses may be another region's by now: no new faults */
 	_Atomic bool is_gone;
 	struct served served;

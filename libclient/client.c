@@ -159,6 +159,8 @@ static int client_alloc(struct cow_client **out, const char *address)
 		cowi_client_free(client);
 		return r;
 	}
+	client->conn->client = client;
+	client->conn->refused_task.run = cowi_regions_retry;
 	client->conn->is_private = !strncmp(address, "exec:", 5);
 	/* Whole from here on: a fork in another thread goes over all that are in the list. */
 	list_add(client);

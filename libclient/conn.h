@@ -76,13 +76,15 @@ struct cowi_packet {
 };
 
 struct cowi_conn {
-	int sock;    /* -1 when down */
-	int wake_fd; /* eventfd: the client's thread has something to do */
+	struct cow_client *client; /* whose it is */
+	int sock;                  /* -1 when down */
+	int wake_fd;               /* eventfd: the client's thread has something to do */
 	bool is_up;
 	bool is_ending; /* its end is not known to all snapshots yet */
 	bool was_up;    /* once */
 	bool is_stopping;
-	bool wants_restore; /* a region was made while the connection changed */
+	bool wants_restore;            /* a region was made while the connection changed */
+	struct cowi_task refused_task; /* restores what cowd may take another time */
 	bool has_thread;
 	bool is_orphan;  /* the thread frees the client when it ends */
 	bool is_private; /* exec: */
@@ -134,6 +136,11 @@ bool cowi_has_output(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
  */
 void cowi_disconnect(struct cow_client *client, const char *because);
+
+/* --- region.c --------------------------------------------------------------------------------- */
+
+/** cowi_regions_retry() - conn->refused_task: hand over again what may be taken by now */
+void cowi_regions_retry(struct cowi_task *task);
 
 /* --- connect.c -------------------------------------------------------------------------------- */
 

@@ -120,6 +120,7 @@ struct cow_region {
 			  */
 	_Bool is_forked; /* in a fork child: it has the memory, as it was at the fork */
 	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
+	_Bool is_restored; /* client->lock: cowd has it again, but can do nothing with it yet */
 	int restore_error; /* client->lock: why id is 0 although there is a connection */
 	char restore_because[160];
 	_Bool is_listed;   /* client->lock: in client->regions */

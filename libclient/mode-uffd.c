@@ -77,14 +77,15 @@ static int uffd_attach(struct cow_region *region, const struct cow_region_params
 }
 
 /*
- * The memory is registered with the userfaultfd of the earlier connection until cowd has closed
- * that, which nothing tells us of.
+ * The memory is registered with the userfaultfd of the earlier connection until the earlier cowd
+ * has closed that, which nothing tells us of. If it takes long, this is tried again now and then.
  */
 static int uffd_restore(struct cow_region *region)
 {
+	const int n_tries = region->restore_error ? 0 : LET_GO_TRIES;
 	int r = call_attach(region);
 
-	for (int i = 0; r == -EBUSY && i < LET_GO_TRIES; i++) {
+	for (int i = 0; r == -EBUSY && i < n_tries; i++) {
 		(void)poll(NULL, 0, LET_GO_PERIOD_MSEC);
 		r = call_attach(region);
 	}

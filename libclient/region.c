@@ -16,6 +16,9 @@
 #include "common/clock.h"
 #include "libclient/conn.h"
 
+/* Between two attempts to hand over a region that cowd could not take. */
+#define REFUSED_PERIOD_MSEC 200
+
 #ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -375,12 +378,38 @@ static int restore(struct cow_region *region, uint64_t generation)
 		return r;
 	pthread_mutex_lock(&client->lock);
 	region->id = reply->region->region_id;
+	region->is_restored = true;
 	region->backing_id = reply->region->backing_id;
 	region->generation = generation;
 	region->is_read = reply->region->is_read;
 	pthread_mutex_unlock(&client->lock);
 	cow__v1__reply__free_unpacked(reply, NULL);
 	return region->ops->restore(region);
+}
+
+/*
+ * What cowd refused it would mostly refuse again. But what the earlier connection had may not have
+ * been given back yet, nor what other programs have that will end.
+ */
+static bool may_pass(int error)
+{
+	return error == -EBUSY || error == -EDQUOT || error == -ENOMEM || error == -EMFILE ||
+	       error == -ENFILE || error == -EAGAIN;
+}
+
+void cowi_regions_retry(struct cowi_task *task)
+{
+	struct cowi_conn *conn = container_of(task, struct cowi_conn, refused_task);
+	struct cow_client *client = conn->client;
+
+	pthread_mutex_lock(&client->lock);
+	for (struct cow_region *region = client->regions; region; region = region->next) {
+		if (!region->id && may_pass(region->restore_error))
+			region->generation = 0;
+	}
+	conn->wants_restore = true;
+	pthread_mutex_unlock(&client->lock);
+	cowi_thread_wake(client);
 }
 
 void cowi_regions_restore(struct cow_client *client)
@@ -394,6 +423,7 @@ void cowi_regions_restore(struct cow_client *client)
 
 		pthread_mutex_lock(&client->lock);
 		region->restore_error = r;
+		region->is_restored = false;
 		if (r) {
 			(void)snprintf(region->restore_because, sizeof(region->restore_because),
 				       "%s", err_sentence());
@@ -401,10 +431,11 @@ void cowi_regions_restore(struct cow_client *client)
 			region->id = 0;
 			/* Nothing will say when it is not any more, and uffd freezes nothing. */
 			region->is_read = region->mode != COW_MODE_UFFD;
-			/* Once for each cowd: what it refused it would refuse again. */
 			region->generation = generation;
 		}
 		pthread_mutex_unlock(&client->lock);
+		if (may_pass(r))
+			cowi_post_later(client, &client->conn->refused_task, REFUSED_PERIOD_MSEC);
 		tell_free(client, generation, failed_id);
 		cow_region_unref(region);
 	}

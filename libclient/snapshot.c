@@ -253,11 +253,11 @@ static int enlist(struct cow_snapshot *snap)
 	pthread_mutex_lock(&client->lock);
 	if (!client->conn->is_up)
 		r = err_raise(-ENOTCONN, "there is no connection to cowd at %s", client->address);
-	else if (!region->id && region->restore_error)
+	else if ((!region->id || region->is_restored) && region->restore_error)
 		r = err_raise(-ENOTCONN,
-			      "cowd at %s was started again and did not take region \"%s\": %s",
+			      "cowd at %s did not take region \"%s\" on a new connection: %s",
 			      client->address, region->name, region->restore_because);
-	else if (!region->id)
+	else if (!region->id || region->is_restored)
 		r = err_raise(-EAGAIN, "region \"%s\" is being handed to a new cowd at %s",
 			      region->name, client->address);
 	if (!r) {
