@@ -4,6 +4,7 @@
 
 #include "backends/hold.h"
 
+#include <string.h>
 #include <sys/mman.h>
 
 #include "backends/space.h"
@@ -24,9 +25,13 @@ static uint64_t as_u64(const char *addr)
 
 int hold_begin(int uffd, char *addr, uint64_t len, bool is_anonymous)
 {
-	int r = uffdio_register(uffd, as_u64(addr), len,
-				UFFDIO_REGISTER_MODE_MISSING |
-					(is_anonymous ? 0 : UFFDIO_REGISTER_MODE_MINOR));
+	int r;
+
+	if (uffd < 0)
+		return 0;
+	r = uffdio_register(uffd, as_u64(addr), len,
+			    UFFDIO_REGISTER_MODE_MISSING |
+				    (is_anonymous ? 0 : UFFDIO_REGISTER_MODE_MINOR));
 
 	if (r > 0)
 		return err_raise(
@@ -46,8 +51,10 @@ static void copy_back(int uffd, const struct pagemap *pagemap, char *addr, uint6
 		for (size_t i = 0; i < n_runs; i++) {
 			uint64_t off = runs[i].addr - as_u64(side);
 
-			while (uffdio_copy(uffd, as_u64(addr) + off, side + off, runs[i].len, 0) ==
-			       UFFDIO_E_AGAIN)
+			if (uffd < 0)
+				memcpy(addr + off, side + off, runs[i].len);
+			while (uffd >= 0 && uffdio_copy(uffd, as_u64(addr) + off, side + off,
+							runs[i].len, 0) == UFFDIO_E_AGAIN)
 				;
 		}
 	}
@@ -95,8 +102,11 @@ void hold_end(int uffd, char *addr, uint64_t len)
 {
 	/* Unregistering wakes those who wait on what is still registered, but not those who began
 	 * to wait on a mapping that was replaced since. */
-	int r = uffdio_unregister(uffd, as_u64(addr), len);
+	int r;
 
+	if (uffd < 0)
+		return;
+	r = uffdio_unregister(uffd, as_u64(addr), len);
 	do {
 		r = uffdio_wake(uffd, as_u64(addr), len);
 	} while (r == UFFDIO_E_AGAIN);

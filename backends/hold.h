@@ -18,6 +18,9 @@
  * A userfaultfd that serves user-mode faults only will not do: a system call that touches the range
  * would fail with EFAULT instead of waiting.
  *
+ * Who knows that nobody else runs needs no userfaultfd for it: @uffd may be -1 in all calls but
+ * hold_init(), and then nobody is made to wait.
+ *
  * Linux >= 5.14 (minor faults of shmem).
  */
 #ifndef COW_BACKENDS_HOLD_H

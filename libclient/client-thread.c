@@ -23,6 +23,7 @@
 
 #include "common/clock.h"
 #include "libclient/conn.h"
+#include "libclient/mode-scoot.h"
 
 #define STACK_BYTES      ((size_t)512 * 1024)
 /* Packets read before tasks and callers get their turn. */
@@ -449,6 +450,7 @@ static void *thread_main(void *arg)
 {
 	struct cow_client *client = arg;
 
+	cowi_alone_thread_begins();
 	while (!is_finished(client)) {
 		connect_if_wanted(client);
 		run_tasks(client);
@@ -462,6 +464,7 @@ static void *thread_main(void *arg)
 	cowi_disconnect(client, "the client ends");
 	if (client->conn->is_orphan)
 		cowi_client_free(client);
+	cowi_alone_thread_ends();
 	return NULL;
 }
 

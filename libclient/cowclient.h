@@ -241,6 +241,29 @@ COW_PUBLIC uint64_t cow_snapshot_id(struct cow_snapshot *snap);
 COW_PUBLIC uint64_t cow_snapshot_size(const struct cow_snapshot *snap);
 
 /**
+ * struct cow_snapshot_cost - what taking a snapshot cost the thread that took it
+ * @stall_nsec:    how long the call took
+ * @settled_bytes: pages that were written since the one before and went back to the region's memfd
+ * within the call, since the background had not done that
+ * @kept_bytes:    pages that were copied, since a snapshot or a fork child needs what the memfd has
+ */
+struct cow_snapshot_cost {
+	uint64_t stall_nsec;
+	uint64_t settled_bytes;
+	uint64_t kept_bytes;
+	uint64_t reserved[5];
+};
+
+/**
+ * cow_snapshot_cost() - what taking it cost
+ * @snap: borrowed
+ * @cost: set on success
+ *
+ * Return: 0; -EINVAL: of mode uffd, or taken by another process.
+ */
+COW_PUBLIC int cow_snapshot_cost(const struct cow_snapshot *snap, struct cow_snapshot_cost *cost);
+
+/**
  * cow_snapshot_read() - copy bytes out of a snapshot
  * @snap: borrowed
  * @buf:  where to

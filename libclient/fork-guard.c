@@ -431,6 +431,7 @@ static void *watch(void *arg)
 	uint64_t n_wakes, gone[GONE_MAX];
 
 	(void)arg;
+	cowi_alone_thread_begins();
 	for (;;) {
 		CLEANUP(freep) struct pollfd *fds = NULL;
 		struct cowi_guard *ended;

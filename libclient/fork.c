@@ -73,12 +73,16 @@ static void lock_regions(void)
 static int freeze(struct cow_region *region)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
+	sigset_t saved;
 	int r = 0;
 
 	if (!guard)
 		r = cowi_guard_new(&guard);
-	if (!r)
-		r = scoot_guard(region->scoot, &frozen);
+	if (r)
+		return r;
+	cowi_alone_begin(region->scoot, &saved);
+	r = scoot_guard(region->scoot, &frozen);
+	cowi_alone_end(region->scoot, &saved);
 	if (!r)
 		r = cowi_guard_add(guard, &frozen);
 	if (!r && madvise(region->addr, region->size_bytes, MADV_DOFORK))
@@ -188,6 +192,7 @@ static void in_child(void)
 	bool is_known;
 
 	release_lists();
+	cowi_alone_fork_child();
 	cowi_clients_fork_child();
 	cowi_guards_fork_child();
 	is_known = !cowi_guards_inherited();

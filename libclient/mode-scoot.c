@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "backends/hold.h"
+#include "common/clock.h"
 
 /* So that SnapshotTake fits a packet. */
 #define EXTENTS_MAX 2000
@@ -259,6 +260,17 @@ static int tell_take(struct cow_snapshot *snap)
 	return r;
 }
 
+static int take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
+{
+	sigset_t saved;
+	int r;
+
+	cowi_alone_begin(region, &saved);
+	r = scoot_take(region, overlay, out);
+	cowi_alone_end(region, &saved);
+	return r;
+}
+
 /* Freeze; with an overlay if it takes one. */
 static int freeze(struct cow_snapshot *snap)
 {
@@ -268,14 +280,14 @@ static int freeze(struct cow_snapshot *snap)
 
 	if (glue->spare && glue->spare_generation != snap->generation)
 		glue->spare = memfile_unref(glue->spare);
-	r = scoot_take(region->scoot, glue->spare, &snap->scoot);
+	r = take(region->scoot, glue->spare, &snap->scoot);
 	if (r == SCOOT_E_OVERLAY) {
 		glue->wants_spare = true;
 		r = cowi_overlay_new(&glue->spare, region, snap->generation);
 		if (r)
 			return r;
 		glue->spare_generation = snap->generation;
-		r = scoot_take(region->scoot, glue->spare, &snap->scoot);
+		r = take(region->scoot, glue->spare, &snap->scoot);
 	}
 	if (r || !snap->scoot->overlay)
 		return r;
@@ -289,6 +301,7 @@ static int freeze(struct cow_snapshot *snap)
 static int scoot_op_take(struct cow_snapshot *snap)
 {
 	struct cow_region *region = snap->region;
+	const uint64_t start_nsec = now_nsec();
 	int r;
 
 	if (region->scoot->map.n_runs > EXTENTS_MAX)
@@ -306,7 +319,26 @@ static int scoot_op_take(struct cow_snapshot *snap)
 			snap->scoot = scoot_snapshot_free(snap->scoot);
 	}
 	cowi_scoot_post(region);
+	if (!r)
+		snap->scoot->stall_nsec = now_nsec() - start_nsec;
 	return r;
+}
+
+int cow_snapshot_cost(const struct cow_snapshot *snap, struct cow_snapshot_cost *cost)
+{
+	if (!snap || !cost)
+		return err_raise(-EINVAL, "cow_snapshot_cost() was given no %s",
+				 snap ? "place for the cost" : "snapshot");
+	if (!snap->scoot || !snap->region)
+		return err_raise(-EINVAL, "what a snapshot cost is known to who took it, in modes "
+					  "scoot and mmapcopy");
+	*cost = (struct cow_snapshot_cost){
+		.stall_nsec = snap->scoot->stall_nsec,
+		.settled_bytes = snap->scoot->settled_bytes,
+	};
+	for (size_t i = 0; i < snap->scoot->n_kept; i++)
+		cost->kept_bytes += snap->scoot->kept[i].len;
+	return 0;
 }
 
 static int scoot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off)

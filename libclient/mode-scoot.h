@@ -11,6 +11,8 @@
 #ifndef COWI_MODE_SCOOT_H
 #define COWI_MODE_SCOOT_H
 
+#include <signal.h>
+
 #include "backends/scoot/scoot.h"
 #include "libclient/internal.h"
 
@@ -56,6 +58,18 @@ void cowi_scoot_blocks_fork_done(void);
 int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation);
 /** cowi_overlay_release() - this client needs no further snapshots of it; cowd's id is forgotten */
 void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay);
+
+/* --- scoot-alone.c ---------------------------------------------------------------------------- */
+
+/** cowi_alone_begin() - no userfaultfd: find out if this is the only thread, and keep signals away
+ */
+void cowi_alone_begin(struct scoot_region *region, sigset_t *saved);
+void cowi_alone_end(struct scoot_region *region, const sigset_t *saved);
+/* First and last words of each thread of the library, but for one that lives for ever. */
+void cowi_alone_thread_begins(void);
+void cowi_alone_thread_ends(void);
+/* The parent's threads are not the child's. */
+void cowi_alone_fork_child(void);
 
 /* --- mmapcopy.c ------------------------------------------------------------------------------- */
 

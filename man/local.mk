@@ -39,6 +39,7 @@ WITH_REGION_NEW = \
 	man/cow_region_unref.3 \
 	$(NULL)
 WITH_SNAPSHOT_NEW = \
+	man/cow_snapshot_cost.3 \
 	man/cow_snapshot_id.3 \
 	man/cow_snapshot_new_outside.3 \
 	man/cow_snapshot_new_with.3 \

@@ -29,9 +29,13 @@
  * That costs in proportion to the pages written. In the background scoot_settle_step() makes
  * unshared runs owned again, chunk by chunk, so that the next take finds one owned run.
  *
- * Without a userfaultfd (cowd lends none) nobody can be made to wait. Then nothing is ever settled,
- * and all private pages are copied to the overlay by a child made with a bare clone(2): like that
- * of fork() it sees them as they were at one instant (scoot/clone.c).
+ * Without a userfaultfd (cowd lends none) nobody can be made to wait, so nothing is settled in the
+ * background. If the caller is the program's only thread nobody has to be: the take does all of the
+ * above by itself, and so settles what was written since the one before. Otherwise all private
+ * pages are copied to the overlay by a child made with a bare clone(2): like that of fork() it sees
+ * them as they were at one instant (scoot/clone.c). They stay private, and come again with the next
+ * take: between any look at a page and its replacement a thread could write to it, and no call
+ * replaces a mapping on condition that nobody did.
  *
  * Pages of a run whose backing cowd does not know (extent.backing->id is 0, after a region that was
  * mmapcopied from has gone) go to the overlay whole.
@@ -70,7 +74,8 @@ struct roll {
  * struct scoot_region
  * @home:        the memfd that the region was made with; offset in it is offset in the region
  * @map:         what is mapped now; changed under the region's lock only
- * @uffd:        to make threads wait; -1: none, nothing settles
+ * @uffd:        to make threads wait; -1: none, nothing settles in the background
+ * @is_alone:    during a take: nobody but the caller can touch the region, so nobody has to wait
  * @settle:      valid if @uffd is
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
  * @settle_at:   where the background goes on settling
@@ -92,6 +97,7 @@ struct scoot_region {
 	struct memfile *home;
 	struct extents map;
 	int uffd;
+	bool is_alone;
 	struct pagemap pagemap;
 	struct settle settle;
 	pthread_mutex_t asides_lock;
@@ -140,6 +146,8 @@ DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
  * struct scoot_snapshot - a frozen extent map, and pages over it
  * @overlay: sparse, as large as the map; NULL if no page was private
  * @kept:    runs of the overlay that hold data, in order
+ * @settled_bytes: pages that the take wrote back to the region's own backing
+ * @stall_nsec:    how long the take took its caller, who sets it
  */
 struct scoot_snapshot {
 	struct extents map;
@@ -147,6 +155,8 @@ struct scoot_snapshot {
 	struct page_run *kept;
 	size_t n_kept;
 	size_t n_alloc;
+	uint64_t settled_bytes;
+	uint64_t stall_nsec;
 };
 
 /* A backing as large as the region is needed and was not given; nothing was done. */

@@ -28,7 +28,7 @@ static enum run_kind kind_of(const struct scoot_region *region, const struct ext
 		return RUN_SHARED; /* cowd could not read it */
 	if (run->owned)
 		return RUN_OWNED;
-	if (region->uffd < 0 || run->backing->fd < 0 ||
+	if ((region->uffd < 0 && !region->is_alone) || run->backing->fd < 0 ||
 	    extents_is_shared(run->backing, run->backing_off, run->len, &region->map))
 		return RUN_SHARED;
 	return RUN_UNSHARED;
@@ -52,7 +52,8 @@ static int classify(const struct scoot_region *region, struct taken_run **out, b
 }
 
 /* Write the private pages of @run, which lie at @pages, to its own backing. */
-static int write_back(const struct scoot_region *region, const struct extent *run, char *pages)
+static int write_back(const struct scoot_region *region, struct scoot_snapshot *snap,
+		      const struct extent *run, char *pages)
 {
 	const uint64_t start = (uint64_t)(uintptr_t)pages;
 	struct page_run found[256];
@@ -68,6 +69,7 @@ static int write_back(const struct scoot_region *region, const struct extent *ru
 
 			r = memfile_write(run->backing, pages + off, found[i].len,
 					  run->backing_off + off);
+			snap->settled_bytes += found[i].len;
 		}
 		if (r)
 			return r;
@@ -116,7 +118,7 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 	if (run->kind == RUN_SHARED)
 		r = scoot_keep_run(&region->pagemap, snap, extent, pages);
 	else if (run->kind == RUN_UNSHARED)
-		r = write_back(region, extent, pages);
+		r = write_back(region, snap, extent, pages);
 	if (r)
 		return r;
 	if (run->kind == RUN_SHARED && !extent->owned) {
@@ -200,7 +202,7 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 		snap->overlay = memfile_ref(overlay);
 	if (is_plain)
 		r = scoot_freeze_checked(region, 0, region->size_bytes);
-	else if (region->uffd < 0)
+	else if (region->uffd < 0 && !region->is_alone)
 		r = scoot_take_by_clone(region, snap);
 	else
 		r = take_held(region, snap, runs, n_runs);

@@ -2,17 +2,21 @@
 /*
  * No /dev/userfaultfd: the file is not there, may not be opened, or is something else, as in
  * containers. cowd starts and says so; mode uffd is refused with a sentence that names the device
- * and what to do; modes scoot and mmapcopy do all that they promise, with takes that overlap made
- * by a child that copies and nothing settled behind the program's back.
+ * and what to do; modes scoot and mmapcopy do all that they promise, with nothing settled behind
+ * the program's back: a program of one thread settles in the next take, which says what that cost,
+ * and of one with several a child copies what was written.
  *
  * Each test makes a mount namespace for itself and the cowd that it starts.
  *
  * Seen to fail: with the device lent without having been tried, without the check of the device in
- * check_mode(), and with a take that only freezes in place of scoot_take_by_clone().
+ * check_mode(), with a take that only freezes in place of scoot_take_by_clone(), with pages that
+ * the take of a single thread does not write back, and with every program taken for one of a single
+ * thread.
  */
 #include "config.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +25,7 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 
+#include "backends/scoot/scoot.h"
 #include "libclient/internal.h"
 #include "system/proof.h"
 
@@ -191,6 +196,131 @@ START_TEST(snapshots_are_one_instant)
 }
 END_TEST
 
+/* Until cowd has said that nobody holds what was released. */
+static void wait_until_unshared(struct cow_region *region)
+{
+	const struct scoot_region *scoot = region->scoot;
+	bool is_shared = true;
+
+	while (is_shared) {
+		pthread_mutex_lock(&region->take_lock);
+		is_shared = extents_is_shared(scoot->home, 0, REGION_BYTES, &scoot->map);
+		pthread_mutex_unlock(&region->take_lock);
+		(void)sched_yield();
+	}
+}
+
+static struct cow_snapshot_cost cost_of_take(struct cow_region *region, const char *memory)
+{
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(freep) char *copy = proof_alloc(REGION_BYTES);
+	struct cow_snapshot_cost cost;
+
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_cost(snap, &cost));
+	ck_assert_uint_gt(cost.stall_nsec, 0);
+	proof_ok(cow_snapshot_read(snap, copy, REGION_BYTES, 0));
+	ck_assert(!memcmp(copy, memory, REGION_BYTES));
+	return cost;
+}
+
+/* Every @step-th page. Return: bytes of these pages */
+static uint64_t write_pages(char *memory, size_t step, char value)
+{
+	const size_t page = page_size_bytes();
+	uint64_t n_bytes = 0;
+
+	for (size_t off = 0; off < REGION_BYTES; off += step * page) {
+		memory[off] = value;
+		n_bytes += page;
+	}
+	return n_bytes;
+}
+
+START_TEST(a_single_thread_settles_in_its_next_take)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_snapshot_cost cost;
+	uint64_t n_bytes;
+	char *memory;
+
+	start_without(_i);
+	region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	memory = cow_region_address(region);
+	proof_fill(memory, REGION_BYTES, 1);
+	cost = cost_of_take(region, memory);
+	ck_assert_uint_eq(cost.settled_bytes + cost.kept_bytes, 0);
+	/* Each pays for what was written since the one before, and for nothing else. */
+	for (size_t step = 2; step < 9; step++) {
+		n_bytes = write_pages(memory, step, (char)step);
+		wait_until_unshared(region);
+		cost = cost_of_take(region, memory);
+		ck_assert_uint_eq(cost.settled_bytes, n_bytes);
+		ck_assert_uint_eq(cost.kept_bytes, 0);
+	}
+	wait_until_unshared(region);
+	cost = cost_of_take(region, memory);
+	ck_assert_uint_eq(cost.settled_bytes + cost.kept_bytes, 0);
+}
+END_TEST
+
+static void *read_until_closed(void *arg)
+{
+	const int *fd = arg;
+	char byte;
+
+	ck_assert_int_eq(read(*fd, &byte, 1), 0);
+	return NULL;
+}
+
+START_TEST(beside_other_threads_a_take_copies)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_snapshot_cost cost;
+	pthread_t thread;
+	int fds[2];
+	char *memory;
+
+	start_without(_i);
+	region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	memory = cow_region_address(region);
+	must(pipe(fds), "pipe");
+	ck_assert_int_eq(pthread_create(&thread, NULL, read_until_closed, &fds[0]), 0);
+	cost_of_take(region, memory);
+	for (size_t step = 8; step > 1; step /= 2) {
+		uint64_t n_bytes = write_pages(memory, step, (char)step);
+
+		wait_until_unshared(region);
+		cost = cost_of_take(region, memory);
+		ck_assert_uint_eq(cost.settled_bytes, 0);
+		ck_assert_uint_eq(cost.kept_bytes, n_bytes);
+	}
+	close(fds[1]);
+	pthread_join(thread, NULL);
+	close(fds[0]);
+}
+END_TEST
+
+START_TEST(who_did_not_take_it_does_not_know_what_it_cost)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *other = NULL;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *opened = NULL;
+	struct cow_snapshot_cost cost;
+
+	start_without(_i);
+	other = proof_client();
+	region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_open(&opened, other, cow_snapshot_id(snap)));
+	ck_assert_int_eq(cow_snapshot_cost(opened, &cost), -EINVAL);
+	check_words(cow_last_error(), "who took it");
+	ck_assert_int_eq(cow_snapshot_cost(snap, NULL), -EINVAL);
+	ck_assert_int_eq(cow_snapshot_cost(NULL, &cost), -EINVAL);
+}
+END_TEST
+
 /* Whether this process may do to its mounts what the tests do. Tried in a child. */
 static bool can_hide(void)
 {
@@ -220,5 +350,10 @@ int main(void)
 	/* what follows is the same however it was taken away */
 	tcase_add_loop_test(tcase, snapshots_are_right_one_after_the_other_and_at_once, 0, 1);
 	tcase_add_loop_test(tcase, snapshots_are_one_instant, 0, 1);
+#ifndef __SANITIZE_THREAD__ /* it has a thread of its own */
+	tcase_add_loop_test(tcase, a_single_thread_settles_in_its_next_take, 0, 1);
+#endif
+	tcase_add_loop_test(tcase, beside_other_threads_a_take_copies, 0, 1);
+	tcase_add_loop_test(tcase, who_did_not_take_it_does_not_know_what_it_cost, 0, 1);
 	return proof_run(tcase);
 }

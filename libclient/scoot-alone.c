@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Whether the calling thread is the only one of the program: beside it there are the library's own,
+ * which touch no region but under its lock.
+ *
+ * Where no userfaultfd makes threads wait, that is when pages can be moved away from under the
+ * program: nobody is there who would miss them. Only the caller could start a thread, and it is
+ * here; signals, whose handlers could touch the region, are kept from it meanwhile.
+ *
+ * A thread of the library that has not made itself known yet, or not any more, counts as one of the
+ * program, and so does one of io_uring. That errs on the safe side.
+ */
+#include "config.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+
+#include "libclient/mode-scoot.h"
+
+#define OWN_MAX 64
+
+static _Atomic pid_t own[OWN_MAX]; /* thread ids; 0: free */
+
+static pid_t thread_id(void)
+{
+	return (pid_t)syscall(SYS_gettid);
+}
+
+void cowi_alone_thread_begins(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
+		pid_t nobody = 0;
+
+		if (atomic_compare_exchange_strong(&own[i], &nobody, thread_id()))
+			return;
+	}
+}
+
+void cowi_alone_thread_ends(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
+		pid_t self = thread_id();
+
+		if (atomic_compare_exchange_strong(&own[i], &self, 0))
+			return;
+	}
+}
+
+void cowi_alone_fork_child(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		atomic_store(&own[i], 0);
+}
+
+static bool is_own(pid_t id)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
+		if (atomic_load(&own[i]) == id)
+			return true;
+	}
+	return false;
+}
+
+static bool is_alone(void)
+{
+	const pid_t self = thread_id();
+	DIR *dir = opendir("/proc/self/task");
+	struct dirent *entry;
+	bool is_other = false, has_self = false;
+
+	while (dir && !is_other && (entry = readdir(dir))) {
+		pid_t id = (pid_t)strtol(entry->d_name, NULL, 10);
+
+		if (id <= 0)
+			continue; /* "." and ".." */
+		has_self |= id == self;
+		is_other = id != self && !is_own(id);
+	}
+	if (dir)
+		(void)closedir(dir);
+	return has_self && !is_other;
+}
+
+void cowi_alone_begin(struct scoot_region *region, sigset_t *saved)
+{
+	sigset_t all;
+
+	if (region->uffd >= 0)
+		return;
+	sigfillset(&all);
+	(void)pthread_sigmask(SIG_BLOCK, &all, saved);
+	region->is_alone = is_alone();
+}
+
+void cowi_alone_end(struct scoot_region *region, const sigset_t *saved)
+{
+	if (region->uffd >= 0)
+		return;
+	region->is_alone = false;
+	(void)pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
