@@ -63,6 +63,7 @@ PROOF_TESTS = \
 	tests/system/save \
 	tests/system/thousand-clients \
 	tests/system/uffd-oracle \
+	tests/system/uffd-service \
 	tests/system/without-device \
 	$(NULL)
 check_PROGRAMS += $(PROOF_TESTS)
@@ -109,6 +110,9 @@ tests_system_thousand_clients_LDADD = $(PROOF_LDADD)
 tests_system_uffd_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
+tests_system_uffd_service_CFLAGS = $(TESTS_CFLAGS)
+tests_system_uffd_service_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_uffd_service_LDADD = $(PROOF_LDADD)
 tests_system_without_device_CFLAGS = $(TESTS_CFLAGS)
 tests_system_without_device_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_without_device_LDADD = $(PROOF_LDADD)
@@ -281,15 +285,19 @@ ABI_TESTS = \
 	tests/abi/check-docs.sh \
 	tests/abi/check-exports.sh \
 	tests/abi/check-headers.sh \
+	tests/abi/check-options.sh \
 	$(NULL)
 dist_check_SCRIPTS += $(ABI_TESTS)
 TESTS += $(ABI_TESTS)
 
 # The tools as people and scripts use them.
-TESTS += tests/system/cowctl.sh tests/system/cowbench.sh
-dist_noinst_SCRIPTS += tests/system/cowctl.sh tests/system/cowbench.sh
+TESTS += tests/system/cowctl.sh tests/system/cowbench.sh tests/system/readme.sh
+dist_noinst_SCRIPTS += tests/system/cowctl.sh tests/system/cowbench.sh tests/system/readme.sh
 EXTRA_DIST += tests/system/tool.sh.inc
 dist_noinst_SCRIPTS += quickstart
+# check is the name of a target as well, so it is in no list of files.
+dist-hook:
+	cp -p $(top_srcdir)/check '$(distdir)/check'
 
 # What everything else stands on.
 COMMON_TESTS = \
