@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Mode uffd, how faults are served: what is known from the pattern of touches is made use of, and
+ * what is not is left alone. Counted are faults and pages, of cowd by its own statistics and of the
+ * reader by the kernel's; nothing here is timed.
+ */
+#include "config.h"
+
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "libclient/internal.h"
+#include "system/proof.h"
+
+/* Frozen by moving page tables where the kernel can. */
+static const size_t region_bytes = (size_t)16 << 20;
+
+static size_t n_pages_of_region(void)
+{
+	return region_bytes / page_size_bytes();
+}
+
+static uint64_t counter(struct cow_client *client, const char *name)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Stats stats = COW__V1__STATS__INIT;
+	Cow__V1__Reply *reply = NULL;
+	uint64_t value = UINT64_MAX;
+
+	request.call_case = COW__V1__REQUEST__CALL_STATS;
+	request.stats = &stats;
+	proof_ok(cowi_call(client, &request, NULL, 0, &reply, NULL));
+	for (size_t i = 0; i < reply->stats->n_counters; i++)
+		if (!strcmp(reply->stats->counters[i]->name, name))
+			value = reply->stats->counters[i]->value;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	ck_assert_msg(value != UINT64_MAX, "cowd has no counter %s", name);
+	return value;
+}
+
+/* Broken on purpose by having run_length() in daemon/fault.c return 1: fails. */
+START_TEST(writes_in_order_have_their_neighbours_kept_too)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	uint64_t n_faults;
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	memory = cow_region_address(region);
+	proof_fill(memory, region_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	n_faults = counter(client, "faults");
+	proof_fill(memory, region_bytes, 2);
+	n_faults = counter(client, "faults") - n_faults;
+	ck_assert_uint_gt(n_faults, 0);
+	ck_assert_uint_lt(n_faults, n_pages_of_region() / 16);
+	proof_check_snapshot(snap, 1);
+}
+END_TEST
+
+/* Broken on purpose by having run_length() return RUN_PAGES_MAX: fails. */
+START_TEST(writes_in_no_order_have_only_their_own_pages_kept)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	const size_t n_writes = n_pages_of_region() / 8;
+	uint64_t n_kept;
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	memory = cow_region_address(region);
+	proof_fill(memory, region_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	n_kept = counter(client, "pages_kept");
+	for (size_t i = 0; i < n_writes; i++)
+		memory[i * 1031 % n_pages_of_region() * page_size_bytes()] ^= 1;
+	ck_assert_uint_eq(counter(client, "pages_kept") - n_kept, n_writes);
+	proof_check_snapshot(snap, 1);
+}
+END_TEST
+
+static uint64_t faults_of_this_thread(void)
+{
+	struct rusage usage;
+
+	ck_assert_int_eq(getrusage(RUSAGE_THREAD, &usage), 0);
+	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+}
+
+/* Broken on purpose by having ahead_bytes() in daemon/view.c return one page: fails. */
+START_TEST(views_read_in_order_are_filled_ahead)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	const void *view = NULL;
+	uint64_t n_faults;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	proof_fill(cow_region_address(region), region_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_map(snap, &view));
+	n_faults = faults_of_this_thread();
+	ck_assert(proof_is_filled(view, region_bytes, 1, 0));
+	n_faults = faults_of_this_thread() - n_faults;
+	ck_assert_uint_gt(n_faults, 0);
+	ck_assert_uint_lt(n_faults, n_pages_of_region() / 8);
+}
+END_TEST
+
+/* Broken on purpose by leaving out lost_because in daemon/snapshot-rpc.c: fails. */
+START_TEST(a_lost_snapshot_is_listed_as_lost_with_the_reason)
+{
+	struct cow_snapshot_params params = {.budget_bytes = 8 * page_size_bytes()};
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	Cow__V1__ListSnapshots list = COW__V1__LIST_SNAPSHOTS__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__Reply *reply = NULL;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	proof_fill(cow_region_address(region), region_bytes, 1);
+	proof_ok(cow_snapshot_new_with(&snap, region, &params));
+	proof_fill(cow_region_address(region), region_bytes, 2);
+	request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
+	request.list_snapshots = &list;
+	proof_ok(cowi_call(client, &request, NULL, 0, &reply, NULL));
+	ck_assert_uint_eq(reply->snapshots->n_snapshots, 1);
+	ck_assert_ptr_nonnull(strstr(reply->snapshots->snapshots[0]->lost_because, "budget"));
+	cow__v1__reply__free_unpacked(reply, NULL);
+}
+END_TEST
+
+/* Broken on purpose by listing a CPU that there is not, and by not counting faults: fails. */
+START_TEST(where_a_region_is_served_is_listed)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	Cow__V1__ListRegions list = COW__V1__LIST_REGIONS__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	const Cow__V1__RegionInfo *info;
+	Cow__V1__Reply *reply = NULL;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	proof_fill(cow_region_address(region), region_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_fill(cow_region_address(region), region_bytes, 2);
+	request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
+	request.list_regions = &list;
+	proof_ok(cowi_call(client, &request, NULL, 0, &reply, NULL));
+	ck_assert_uint_eq(reply->regions->n_regions, 1);
+	info = reply->regions->regions[0];
+	ck_assert_uint_gt(info->n_faults, 0);
+	ck_assert_uint_lt(info->cpu, (uint64_t)sysconf(_SC_NPROCESSORS_CONF));
+	cow__v1__reply__free_unpacked(reply, NULL);
+}
+END_TEST
+
+int main(void)
+{
+	TCase *tcase = proof_tcase("uffd-service", 120);
+
+	proof_need_uffd();
+	tcase_add_test(tcase, writes_in_order_have_their_neighbours_kept_too);
+	tcase_add_test(tcase, writes_in_no_order_have_only_their_own_pages_kept);
+	tcase_add_test(tcase, views_read_in_order_are_filled_ahead);
+	tcase_add_test(tcase, a_lost_snapshot_is_listed_as_lost_with_the_reason);
+	tcase_add_test(tcase, where_a_region_is_served_is_listed);
+	return proof_run(tcase);
+}
