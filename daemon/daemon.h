@@ -41,6 +41,7 @@ struct daemon {
 	bool has_admin_gid;
 	struct session *sessions;       /* by rising id */
 	struct session **sessions_last; /* the pointer that ends the list */
+	struct session *sessions_by_id; /* the same, in a hash table */
 	unsigned int n_sessions;
 	/* Hash tables by id (uthash), owned by region.c, snapshot.c, backing.c */
 	struct region *regions;

@@ -114,6 +114,7 @@ int rpc_list_clients(struct rpc_call *call)
 {
 	struct session *asker = call->session;
 	uint64_t after_id = call->request->list_clients->after_id;
+	struct session *s = NULL;
 	Cow__V1__ClientList *list;
 	int r;
 
@@ -124,7 +125,9 @@ int rpc_list_clients(struct rpc_call *call)
 	list->clients = rpc_alloc(call, RPC_LIST_MAX * sizeof(void *));
 	if (!list->clients)
 		return -ENOMEM;
-	for (const struct session *s = asker->daemon->sessions; s; s = s->next) {
+	/* From the one that was last, as long as it is there. */
+	HASH_FIND(hh, asker->daemon->sessions_by_id, &after_id, sizeof(after_id), s);
+	for (s = s ? s : asker->daemon->sessions; s; s = s->next) {
 		if (s->id <= after_id || !session_may_see(asker, s->uid))
 			continue;
 		if (list->n_clients == RPC_LIST_MAX) {

@@ -64,6 +64,7 @@ static void unlink_session(struct session *session)
 	else
 		session->daemon->sessions_last = session->link;
 	session->link = NULL;
+	HASH_DEL(session->daemon->sessions_by_id, session);
 	session->daemon->n_sessions--;
 	session_unref(session);
 }
@@ -75,6 +76,7 @@ static void link_session(struct session *session)
 	session->link = daemon->sessions ? daemon->sessions_last : &daemon->sessions;
 	*session->link = session_ref(session);
 	daemon->sessions_last = &session->next;
+	HASH_ADD(hh, daemon->sessions_by_id, id, sizeof(session->id), session);
 	daemon->n_sessions++;
 }
 

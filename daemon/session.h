@@ -70,6 +70,7 @@ struct session {
 	struct session_queue *queue; /* replies that did not fit the socket buffer yet */
 	struct rpc_call *calls;      /* without a reply yet, newest first; rpc.c */
 	unsigned int n_calls;
+	UT_hash_handle hh;     /* in daemon->sessions_by_id */
 	struct session *next;  /* in daemon->sessions */
 	struct session **link; /* what points to it there; NULL when it is not in the list */
 };
