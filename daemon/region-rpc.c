@@ -382,6 +382,9 @@ static int add_region(struct rpc_call *call, Cow__V1__RegionList *list, const st
 	row->n_children = region->n_children;
 	row->n_faults = atomic_load_explicit(&region->n_faults, memory_order_relaxed);
 	row->cpu = cpu < 0 ? 0 : (uint32_t)cpu;
+	row->is_served = cpu >= 0;
+	row->is_waiting = atomic_load(&region->has_waiters);
+	row->is_ownerless = !region->session;
 	row->n_moves = atomic_load_explicit(&region->served.n_moves, memory_order_relaxed);
 	list->regions[list->n_regions++] = row;
 	return 0;
@@ -391,6 +394,7 @@ int rpc_list_regions(struct rpc_call *call)
 {
 	uint64_t after_id = call->request->list_regions->after_id;
 	struct session *asker = call->session;
+	struct region *region = NULL;
 	Cow__V1__RegionList *list;
 	int r;
 
@@ -401,8 +405,9 @@ int rpc_list_regions(struct rpc_call *call)
 	list->regions = rpc_alloc(call, RPC_LIST_MAX * sizeof(void *));
 	if (!list->regions)
 		return -ENOMEM;
-	/* uthash keeps the order of insertion, which is that of ids. */
-	for (struct region *region = asker->daemon->regions; region; region = region->hh.next) {
+	/* From the one that was last, as long as it is there; uthash keeps the order of ids. */
+	HASH_FIND(hh, asker->daemon->regions, &after_id, sizeof(after_id), region);
+	for (region = region ? region : asker->daemon->regions; region; region = region->hh.next) {
 		if (region->id <= after_id || !session_may_see(asker, region->uid))
 			continue;
 		if (list->n_regions == RPC_LIST_MAX) {

@@ -383,6 +383,7 @@ static void save_finish(struct save *save, int r)
 		stats_add(stats, saves, 1);
 	/* Before the reply: who has it may expect the pipe's reader to see its end. */
 	save->fd = fd_close(save->fd);
+	save->snap->n_saves--;
 	rpc_finish(save->call, r);
 	charge_deinit(&save->charge);
 	snapshot_unref(save->snap);
@@ -421,6 +422,7 @@ static void save_slice_done(struct job *job)
 	uint64_t now = now_usec();
 	int r;
 
+	save->snap->saved_bytes = save->off;
 	r = outcome_raise(&save->outcome);
 	if (!r && save->is_cancelled)
 		r = cancelled(save);
@@ -501,6 +503,8 @@ int rpc_snapshot_save(struct rpc_call *call)
 	save->fd = fdset_take(&call->fds, 0);
 	save->snap = snapshot_ref(snap);
 	snap->is_saving = snap->is_once;
+	snap->n_saves++;
+	snap->saved_bytes = 0;
 	save->job = (struct job){
 		.run = save_run_job, .done = save_slice_done, .client_id = session->id};
 	save->next = session->saves;

@@ -325,6 +325,8 @@ static int add_snapshot(struct rpc_call *call, Cow__V1__SnapshotList *list,
 	row->budget_bytes = snap->budget_pages * page_size_bytes();
 	row->wait = snap->can_wait;
 	row->once = snap->is_once;
+	row->n_saves = snap->n_saves;
+	row->saved_bytes = snap->saved_bytes;
 	list->snapshots[list->n_snapshots++] = row;
 	return 0;
 }
@@ -333,6 +335,7 @@ int rpc_list_snapshots(struct rpc_call *call)
 {
 	uint64_t after_id = call->request->list_snapshots->after_id;
 	struct session *asker = call->session;
+	struct snapshot *snap = NULL;
 	Cow__V1__SnapshotList *list;
 	int r;
 
@@ -343,7 +346,9 @@ int rpc_list_snapshots(struct rpc_call *call)
 	list->snapshots = rpc_alloc(call, RPC_LIST_MAX * sizeof(void *));
 	if (!list->snapshots)
 		return -ENOMEM;
-	for (struct snapshot *snap = asker->daemon->snapshots; snap; snap = snap->hh.next) {
+	/* From the one that was last, as long as it is there; uthash keeps the order of ids. */
+	HASH_FIND(hh, asker->daemon->snapshots, &after_id, sizeof(after_id), snap);
+	for (snap = snap ? snap : asker->daemon->snapshots; snap; snap = snap->hh.next) {
 		if (snap->id <= after_id || snap->call || !session_may_see(asker, snap->uid))
 			continue;
 		if (list->n_snapshots == RPC_LIST_MAX) {

@@ -55,6 +55,8 @@ struct snapshot {
 	_Atomic bool is_lost;
 	_Atomic bool is_leaving; /* nobody has it any more; its pages are being handed down */
 	bool is_lost_told;       /* loop thread */
+	unsigned int n_saves;    /* loop thread, as the next one: under way */
+	uint64_t saved_bytes;    /* by the one that has moved last */
 	bool is_earlier;         /* loop thread: counted in region->n_earlier */
 	char lost_because[160];  /* written before is_lost is set */
 

@@ -245,8 +245,29 @@ static const struct report_column region_columns[] = {
 	{"name", "NAME", REPORT_TEXT},        {"mode", "MODE", REPORT_TEXT},
 	{"address", "ADDRESS", REPORT_HEX},   {"size_bytes", "SIZE", REPORT_BYTES},
 	{"used_bytes", "USED", REPORT_BYTES}, {"snapshots", "SNAPSHOTS", REPORT_NUMBER},
-	{"faults", "FAULTS", REPORT_NUMBER},
+	{"faults", "FAULTS", REPORT_NUMBER},  {"cpu", "CPU", REPORT_NUMBER},
+	{"moves", "MOVES", REPORT_NUMBER},    {"state", "STATE", REPORT_TEXT},
 };
+
+/* What an operator has to know of it first. */
+static const char *region_state(const Cow__V1__RegionInfo *g)
+{
+	if (g->is_waiting)
+		return "waiting";
+	if (g->is_ownerless)
+		return "ownerless";
+	return g->n_snapshots ? "frozen" : "idle";
+}
+
+/* Only regions of mode uffd are served; those without a worker have no CPU. */
+static void put_service(struct json_object *row, const Cow__V1__RegionInfo *g)
+{
+	bool has_faults = g->mode == COW__V1__MODE__MODE_UFFD;
+
+	json_object_object_add(row, "cpu", g->is_served ? json_object_new_uint64(g->cpu) : NULL);
+	json_object_object_add(row, "moves",
+			       has_faults ? json_object_new_uint64(g->n_moves) : NULL);
+}
 
 static void ask_regions(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
 {
@@ -274,8 +295,8 @@ static bool add_regions(struct json_object *rows, const Cow__V1__Reply *reply, u
 		put_number(row, "snapshots", g->n_snapshots);
 		put_number(row, "children", g->n_children);
 		put_number(row, "faults", g->n_faults);
-		put_number(row, "cpu", g->cpu);
-		put_number(row, "moves", g->n_moves);
+		put_service(row, g);
+		put_text(row, "state", region_state(g));
 		json_object_array_add(rows, row);
 		*last_id = g->region_id;
 	}
@@ -293,12 +314,20 @@ int ctl_regions(struct ctl *ctl, char **args)
 }
 
 static const struct report_column snapshot_columns[] = {
-	{"snapshot", "SNAPSHOT", REPORT_NUMBER}, {"region", "REGION", REPORT_NUMBER},
-	{"pid", "PID", REPORT_NUMBER},           {"uid", "UID", REPORT_NUMBER},
-	{"region_name", "NAME", REPORT_TEXT},    {"mode", "MODE", REPORT_TEXT},
-	{"state", "STATE", REPORT_TEXT},         {"size_bytes", "SIZE", REPORT_BYTES},
-	{"kept_bytes", "KEPT", REPORT_BYTES},    {"age_usec", "AGE", REPORT_USEC},
-	{"holders", "HOLDERS", REPORT_NUMBER},   {"lost_because", "LOST BECAUSE", REPORT_TEXT},
+	{"snapshot", "SNAPSHOT", REPORT_NUMBER},
+	{"region", "REGION", REPORT_NUMBER},
+	{"pid", "PID", REPORT_NUMBER},
+	{"uid", "UID", REPORT_NUMBER},
+	{"region_name", "NAME", REPORT_TEXT},
+	{"mode", "MODE", REPORT_TEXT},
+	{"state", "STATE", REPORT_TEXT},
+	{"size_bytes", "SIZE", REPORT_BYTES},
+	{"kept_bytes", "KEPT", REPORT_BYTES},
+	{"age_usec", "AGE", REPORT_USEC},
+	{"budget_bytes", "BUDGET", REPORT_BYTES},
+	{"saved_bytes", "SAVED", REPORT_BYTES},
+	{"holders", "HOLDERS", REPORT_NUMBER},
+	{"lost_because", "LOST BECAUSE", REPORT_TEXT},
 };
 
 static void ask_snapshots(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
@@ -326,6 +355,14 @@ static bool add_snapshots(struct json_object *rows, const Cow__V1__Reply *reply,
 		put_number(row, "size_bytes", s->size_bytes);
 		put_number(row, "kept_bytes", s->kept_bytes);
 		put_number(row, "age_usec", s->age_usec);
+		json_object_object_add(row, "budget_bytes",
+				       s->budget_bytes ? json_object_new_uint64(s->budget_bytes)
+						       : NULL);
+		put_text(row, "over_budget", s->wait ? "wait" : "lose");
+		json_object_object_add(row, "once", json_object_new_boolean(s->once));
+		put_number(row, "saves", s->n_saves);
+		json_object_object_add(row, "saved_bytes",
+				       s->n_saves ? json_object_new_uint64(s->saved_bytes) : NULL);
 		put_number(row, "holders", s->n_holders);
 		put_text(row, "lost_because", s->lost_because);
 		json_object_array_add(rows, row);
@@ -396,32 +433,77 @@ static struct json_object *stats_document(const Cow__V1__StatsReply *stats)
 	return document;
 }
 
+static const struct report_column service_columns[] = {
+	{"region", "REGION", REPORT_NUMBER}, {"pid", "PID", REPORT_NUMBER},
+	{"uid", "UID", REPORT_NUMBER},       {"name", "NAME", REPORT_TEXT},
+	{"mode", "MODE", REPORT_TEXT},       {"cpu", "CPU", REPORT_NUMBER},
+	{"moves", "MOVES", REPORT_NUMBER},   {"faults", "FAULTS", REPORT_NUMBER},
+};
+
+static bool add_service(struct json_object *rows, const Cow__V1__Reply *reply, uint64_t *last_id)
+{
+	for (size_t i = 0; i < reply->regions->n_regions; i++) {
+		const Cow__V1__RegionInfo *g = reply->regions->regions[i];
+		struct json_object *row = json_object_new_object();
+
+		put_number(row, "region", g->region_id);
+		put_number(row, "pid", g->pid);
+		put_number(row, "uid", g->uid);
+		put_text(row, "name", g->name);
+		put_text(row, "mode", mode_name(g->mode));
+		put_service(row, g);
+		put_number(row, "faults", g->n_faults);
+		json_object_array_add(rows, row);
+		*last_id = g->region_id;
+	}
+	return reply->regions->has_more;
+}
+
+static int print_stats(struct json_object *document)
+{
+	int r;
+
+	r = report_table(json_object_object_get(document, "counters"), counter_columns,
+			 ARRAY_SIZE(counter_columns));
+	putchar('\n');
+	if (!r)
+		r = report_table(json_object_object_get(document, "histograms"), histogram_columns,
+				 ARRAY_SIZE(histogram_columns));
+	putchar('\n');
+	if (!r)
+		r = report_table(json_object_object_get(document, "regions"), service_columns,
+				 ARRAY_SIZE(service_columns));
+	return r;
+}
+
 int ctl_stats(struct ctl *ctl, char **args)
 {
+	static const struct list served = {"regions",       COW__V1__REPLY__RESULT_REGIONS,
+					   service_columns, ARRAY_SIZE(service_columns),
+					   ask_regions,     add_service};
+	struct json_object *regions = json_object_new_array();
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	Cow__V1__Stats call = COW__V1__STATS__INIT;
 	Cow__V1__Reply *reply = NULL;
 	struct json_object *document;
-	int r;
+	int r, status;
 
 	(void)args;
 	request.call_case = COW__V1__REQUEST__CALL_STATS;
 	request.stats = &call;
 	r = query(ctl, &request, COW__V1__REPLY__RESULT_STATS, &reply);
-	if (r)
+	if (r) {
+		json_object_put(regions);
 		return r;
-	document = stats_document(reply->stats);
-	if (ctl->is_json) {
-		r = report_json(document);
-	} else {
-		r = report_table(json_object_object_get(document, "counters"), counter_columns,
-				 ARRAY_SIZE(counter_columns));
-		putchar('\n');
-		if (!r)
-			r = report_table(json_object_object_get(document, "histograms"),
-					 histogram_columns, ARRAY_SIZE(histogram_columns));
 	}
-	json_object_put(document);
+	document = stats_document(reply->stats);
 	cow__v1__reply__free_unpacked(reply, NULL);
+	json_object_object_add(document, "regions", regions);
+	status = collect(ctl, &served, regions);
+	if (!status)
+		r = ctl->is_json ? report_json(document) : print_stats(document);
+	json_object_put(document);
+	if (status)
+		return status;
 	return r ? cli_fail(r, err_sentence(), "stats") : CLI_OK;
 }

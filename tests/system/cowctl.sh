@@ -4,7 +4,7 @@
 # its second snapshot while this script works, and then saves that snapshot itself: what cowctl saved has
 # to be the same bytes.
 #
-# Seen to fail with: sizes printed as strings; a save that writes straight to FILE; an exit status of 1
+# Seen to fail with: a CPU 0 for what is not served; sizes printed as strings; a save that writes straight to FILE; an exit status of 1
 # for everything; a progress bar that does not ask whether stderr is a terminal.
 set -u
 build=${abs_top_builddir:?is set by make check}
@@ -105,9 +105,15 @@ pid=$("$cowctl" -s "$socket" --json regions | jq '.regions[0].pid')
 json 'clients' clients '[.clients[] | select(.pid == $pid)] | length == 1 and .[0].regions == 1
 	and (.[0].program | test("keep-a-file")) and .[0].region_bytes >= 1000000' --argjson pid "$pid"
 json 'regions' regions '.regions | length == 1 and .[0].mode == "scoot" and .[0].name == "keep-a-file"
-	and (.[0].size_bytes | type) == "number" and .[0].size_bytes >= 1000000 and .[0].address > 0'
+	and (.[0].size_bytes | type) == "number" and .[0].size_bytes >= 1000000 and .[0].address > 0
+	and .[0].cpu == null and .[0].moves == null and .[0].state == "frozen"'
 json 'snapshots' snapshots '.snapshots | length == 1 and .[0].state == "live" and .[0].mode == "scoot"
-	and .[0].holders >= 1 and .[0].lost_because == "" and (.[0].age_usec | type) == "number"'
+	and .[0].holders >= 1 and .[0].lost_because == "" and (.[0].age_usec | type) == "number"
+	and .[0].budget_bytes == null and .[0].saves == 0 and .[0].saved_bytes == null'
+json 'stats of regions' stats '.regions | length == 1 and .[0].mode == "scoot" and .[0].cpu == null
+	and .[0].moves == null and .[0].faults == 0'
+"$cowctl" -s "$socket" stats >"$dir/out"
+grep -Eq "keep-a-file +scoot +- +- +0$" "$dir/out" && ok 'no CPU where nothing is served' || bad "stats: $(cat "$dir/out")"
 json 'stats' stats '[.counters[] | select(.name == "snapshots_taken")] | length == 1 and .[0].value >= 2'
 id=$("$cowctl" -s "$socket" --json snapshots | jq '.snapshots[0].snapshot')
 "$cowctl" -s "$socket" regions >"$dir/out"
@@ -155,6 +161,7 @@ exec 9<>"$dir/stuck"
 stuck=$!
 # the first bytes say that the save has begun
 head -c 1 <&9 >/dev/null
+json 'a save under way' snapshots '.snapshots[0].saves == 1 and .snapshots[0].saved_bytes < .snapshots[0].size_bytes'
 kill -TERM "$stuck"
 wait "$stuck"
 [ $? -eq 143 ] && ok 'ended while the pipe stands still' || bad 'a save that stands still cannot be ended'
@@ -206,6 +213,26 @@ wait "$keeper_pid" && ok 'the keeper found its snapshots right' || bad "keeper: 
 keeper_pid=
 same 'cowctl saved the snapshot of that moment' "$dir/kept/kept-1" "$dir/saved"
 expect 5 "$id" 'a snapshot that was released' -s "$socket" save "$id" "$dir/late"
+
+# --- a region that is served ------------------------------------------------------------------------
+
+if "$cowctl" -s "$socket" --json status | jq -e '(.mechanisms | test("uffd")) and .lend == "yes"' >/dev/null; then
+	mkdir "$dir/kept-uffd"
+	COWD_ADDRESS=$socket "$build/keep-a-file" uffd "$dir/original" "$dir/kept-uffd" "$dir/hold" \
+		>"$dir/keeper.log" 2>&1 &
+	keeper_pid=$!
+	read -r -t 60 _ <&8 || bad "the keeper of mode uffd: $(cat "$dir/keeper.log")"
+	json 'a region that is served' regions '.regions[0].mode == "uffd" and .regions[0].cpu >= 0
+		and .regions[0].moves >= 0 and .regions[0].faults > 0'
+	json 'stats: where a region is served' stats '.regions | length == 1 and .[0].mode == "uffd"
+		and (.[0].cpu | type) == "number" and (.[0].moves | type) == "number" and .[0].faults > 0'
+	"$cowctl" -s "$socket" stats >"$dir/out"
+	grep -Eq "keep-a-file +uffd +[0-9]+ +[0-9]+ +[0-9]+$" "$dir/out" && ok 'and its CPU in the table' ||
+		bad "stats: $(cat "$dir/out")"
+	echo go >"$dir/go"
+	wait "$keeper_pid" || bad "keeper: $(cat "$dir/keeper.log")"
+	keeper_pid=
+fi
 
 kill -KILL "$cowd_pid"
 wait "$cowd_pid" 2>/dev/null
