@@ -35,7 +35,7 @@ static const struct hint {
 	{ENOMEM, RLIMIT_AS, true, "of address space (ulimit -v)"},
 	{ENOMEM, RLIMIT_DATA, true, "of data (ulimit -d)"},
 	{EFBIG, RLIMIT_FSIZE, true, "in one file or memfd (ulimit -f)"},
-	{EMFILE, RLIMIT_NOFILE, false, "descriptors (ulimit -n)"},
+	{EMFILE, RLIMIT_NOFILE, false, "descriptors (ulimit -n, LimitNOFILE= of a service)"},
 };
 
 static void append(const char *fmt, ...) PRINTF(1, 2);
@@ -71,6 +71,8 @@ static void append_limits(int error)
 		append("%s %s %s", before ? before : "", size, hints[i].of_what);
 		before = " and";
 	}
+	if (error == ENFILE)
+		append("; all programs together have what fs.file-max in proc(5) allows");
 	if (error == ENOMEM && !before)
 		append("; see vm.overcommit_memory and vm.max_map_count in proc(5)");
 }

@@ -5,6 +5,7 @@
 #include "common/wire.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -100,6 +101,19 @@ static bool collect_fds(struct msghdr *msg, struct fdset *fds)
 	return clean;
 }
 
+/*
+ * The kernel leaves descriptors out, and says so as it does of a buffer that is too small, when the
+ * receiver's table is full: that is not what the sender did.
+ */
+static int raise_truncated(int sock)
+{
+	AUTO_FD int fd = fcntl(sock, F_DUPFD_CLOEXEC, 0);
+
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE))
+		return err_raise_errno("no room for the descriptors that came with a packet");
+	return err_raise(-EPROTO, "a packet arrived truncated or with foreign control data");
+}
+
 int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, int flags)
 {
 	union control control;
@@ -124,9 +138,10 @@ int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, 
 		return err_raise_errno("cannot receive a packet");
 	}
 	if (!collect_fds(&msg, fds) || (msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC))) {
+		int r = raise_truncated(sock);
+
 		fdset_deinit(fds);
-		return err_raise(-EPROTO,
-				 "a packet arrived truncated or with foreign control data");
+		return r;
 	}
 	if (n == 0) {
 		/* An empty packet and the end of file look alike; neither has a meaning here. */

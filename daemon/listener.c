@@ -92,8 +92,10 @@ static void turn_away(struct listener *listener)
 	listener->has_complained = true;
 	listener->reserve_fd = fd_close(listener->reserve_fd);
 	sock = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	errno = EMFILE;
 	if (sock >= 0)
-		refuse(listener, sock, -EMFILE, "cowd has no descriptor left for a new connection");
+		refuse(listener, sock, err_raise_errno("cowd has no room for a connection more"),
+		       err_sentence());
 	fd_closep(&sock);
 	listener->reserve_fd = fcntl(listener->timer_fd, F_DUPFD_CLOEXEC, 3);
 	if (listener->reserve_fd < 0)

@@ -108,10 +108,11 @@ void session_end(struct session *session, const char *why)
 }
 
 /*
- * The client did what no correct client does. It is told why, if its socket has room, in an event
- * with an error; a library can pass that on, and whoever writes one learns what is wrong with it.
+ * The client did what no correct client does, or what it sent is lost for want of descriptors. It
+ * is told why, if its socket has room, in an event with an error; a library can pass that on, and
+ * whoever writes one learns what is wrong with it.
  */
-static void break_off(struct session *session, const char *because)
+static void break_off(struct session *session, int error, const char *because)
 {
 	Cow__V1__Reply reply;
 	char sentence[512];
@@ -120,12 +121,13 @@ static void break_off(struct session *session, const char *because)
 		return;
 	(void)snprintf(sentence, sizeof(sentence), "%s", because);
 	log_session(LOG_WARNING, session, "connection ended: %s", sentence);
-	stats_add(&session->daemon->stats, protocol_errors, 1);
+	if (error == EPROTO)
+		stats_add(&session->daemon->stats, protocol_errors, 1);
 	cow__v1__reply__init(&reply);
-	reply.error = EPROTO;
+	reply.error = (uint32_t)error;
 	reply.sentence = sentence;
 	session_send(session, &reply, NULL, 0);
-	session_end(session, "broke the protocol");
+	session_end(session, error == EPROTO ? "broke the protocol" : "no descriptor left");
 }
 
 static void flush_queue(struct session *session)
@@ -150,8 +152,8 @@ static bool serve_packet(struct session *session)
 	r = wire_recv(session->sock, packet, sizeof(packet), &n_bytes, &fds, MSG_DONTWAIT);
 	if (r == -EAGAIN)
 		return false;
-	if (r == -EPROTO) {
-		break_off(session, err_sentence());
+	if (r == -EPROTO || r == -EMFILE || r == -ENFILE) {
+		break_off(session, -r, err_sentence());
 		return false;
 	}
 	if (r) {
@@ -159,7 +161,7 @@ static bool serve_packet(struct session *session)
 		return false;
 	}
 	if (rpc_dispatch(session, packet, n_bytes, &fds)) {
-		break_off(session, err_sentence());
+		break_off(session, EPROTO, err_sentence());
 		return false;
 	}
 	return true;

@@ -55,8 +55,8 @@ START_TEST(a_limit_that_was_met_is_named)
 		ck_assert(!setrlimit(RLIMIT_DATA, &small));
 	errno = EMFILE;
 	ck_assert_int_eq(err_raise_errno("no descriptor"), -EMFILE);
-	ck_assert_ptr_nonnull(
-		strstr(err_sentence(), "test-err may have 64 descriptors (ulimit -n)"));
+	ck_assert_ptr_nonnull(strstr(err_sentence(), "test-err may have 64 descriptors (ulimit -n, "
+						     "LimitNOFILE= of a service)"));
 	errno = EFBIG;
 	ck_assert_int_eq(err_raise_errno("no memfd"), -EFBIG);
 	ck_assert_ptr_nonnull(strstr(err_sentence(), "3.0 MiB in one file or memfd (ulimit -f)"));

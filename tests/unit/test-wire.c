@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "common/err.h"
@@ -39,6 +40,16 @@ static int count_fds(void)
 		n++;
 	closedir(dir);
 	return n;
+}
+
+/* The lowest number that is free; all others are below it, or few. */
+static int next_fd(void)
+{
+	int fd = fcntl(ours_fd, F_DUPFD_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	fd_close(fd);
+	return fd;
 }
 
 START_TEST(descriptors_arrive_in_order_and_closed_on_exec)
@@ -150,6 +161,30 @@ START_TEST(too_many_descriptors_leave_nothing_open)
 END_TEST
 
 /* Credentials that the other end attaches are not what was asked for. */
+/* Broken by calling a full table of descriptors a breach of the protocol. */
+START_TEST(a_full_table_is_not_the_senders_fault)
+{
+	CLEANUP(fdset_deinit) struct fdset set = {.n_fds = 0};
+	const int fds[] = {ours_fd, theirs_fd, ours_fd};
+	struct rlimit limit, saved;
+	char byte = 1;
+	size_t len;
+	int n_fds;
+
+	n_fds = count_fds();
+	ck_assert(!wire_send(theirs_fd, &byte, 1, fds, ARRAY_SIZE(fds), 0));
+	ck_assert(!getrlimit(RLIMIT_NOFILE, &saved));
+	/* Room for one more. */
+	limit = (struct rlimit){.rlim_cur = (rlim_t)next_fd() + 1, .rlim_max = saved.rlim_max};
+	ck_assert(!setrlimit(RLIMIT_NOFILE, &limit));
+	ck_assert_int_eq(wire_recv(ours_fd, &byte, 1, &len, &set, 0), -EMFILE);
+	ck_assert_uint_eq(set.n_fds, 0);
+	ck_assert_ptr_nonnull(strstr(err_sentence(), "descriptors (ulimit -n"));
+	ck_assert(!setrlimit(RLIMIT_NOFILE, &saved));
+	ck_assert_int_eq(count_fds(), n_fds);
+}
+END_TEST
+
 START_TEST(foreign_control_data_is_refused)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
@@ -201,6 +236,7 @@ int main(void)
 	tcase_add_test(tcase, the_end_is_told_from_silence);
 	tcase_add_test(tcase, a_longer_packet_than_the_buffer_leaves_nothing_open);
 	tcase_add_test(tcase, too_many_descriptors_leave_nothing_open);
+	tcase_add_test(tcase, a_full_table_is_not_the_senders_fault);
 	tcase_add_test(tcase, foreign_control_data_is_refused);
 	tcase_add_test(tcase, limits_are_kept_by_the_sender);
 	suite_add_tcase(suite, tcase);
