@@ -266,7 +266,8 @@ int options_read_file(struct options *options, const char *path, bool must_exist
 	}
 	bad_line = ini_parse_stream(read_line, &reader, on_pair, &reader);
 	if (ferror(reader.file) && !reader.error)
-		reader.error = err_raise(-EIO, "cannot read the configuration file %s", path);
+		reader.error = err_raise(
+			-EIO, "cannot read the configuration file %s: is it a file?", path);
 	(void)fclose(reader.file);
 	if (reader.is_cut)
 		return err_raise(-EINVAL, "%s, line %d: longer than %d characters", path,

@@ -129,7 +129,7 @@ static int add_without(struct options *options, const char *name)
 		(void)snprintf(known + strlen(known), sizeof(known) - strlen(known), "%s%s",
 			       i ? ", " : "", features[i].name);
 	}
-	return err_raise(-EINVAL, "--without-feature %s: known are %s", name, known);
+	return err_raise(-EINVAL, "\"%s\" is none of %s", name, known);
 }
 
 /* A value's sentence, with the option that it was given to before it. */

@@ -177,6 +177,11 @@ int report_table(struct json_object *rows, const struct report_column *columns, 
 	table = scols_new_table();
 	if (!table)
 		return err_oom(0, "a table");
+	/*
+	 * A row is a line, in a terminal as in a pipe: libsmartcols would break single cells to
+	 * fit its width, into rows that nobody can read.
+	 */
+	(void)scols_table_set_termforce(table, SCOLS_TERMFORCE_NEVER);
 	for (size_t i = 0; !r && i < n_columns; i++) {
 		int flags = columns[i].kind == REPORT_TEXT || columns[i].kind == REPORT_HEX
 				    ? 0

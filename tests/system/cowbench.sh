@@ -46,7 +46,7 @@ expect 2 'for a private cowd' 'a feature less of a cowd that runs' compare --soc
 	--without-feature wp-async
 expect 2 'a name that cowd.8. lists' 'two arguments for one' compare --without-feature 'wp-async --user root'
 expect 2 'needs a value' 'no feature' compare --without-feature
-expect 3 'love: known are .*wp-async' 'a feature that there is not' compare --without-feature love
+expect 3 '"love" is none of .*wp-async' 'a feature that there is not' compare --without-feature love
 expect 2 'address of [0-9]+ bytes is too long' 'a long address' compare --socket "$(printf '%05000d' 0)"
 expect 3 "$dir/none" 'no daemon to compare with' compare -s 1 -n 1 --socket "$dir/none"
 expect 3 "$dir/none" 'no daemon' -m scoot --socket "$dir/none"

@@ -201,6 +201,11 @@ if command -v script >/dev/null; then
 		bad "save on a terminal: $(cat "$dir/tty")"
 	grep -q '/s' "$dir/tty" && grep -q '%' "$dir/tty" && ok 'a progress bar on a terminal' ||
 		bad "on a terminal: $(cat -v "$dir/tty")"
+	# a row is a line there too, which libsmartcols thinks otherwise of
+	"$cowctl" -s "$socket" regions >"$dir/out"
+	script -qec "stty cols 40; '$cowctl' -s '$socket' regions" /dev/null >"$dir/tty" 2>&1
+	[ "$(wc -l <"$dir/out")" -ge 2 ] && [ "$(wc -l <"$dir/tty")" -eq "$(wc -l <"$dir/out")" ] && ok 'a table in a narrow terminal' ||
+		bad "in a narrow terminal: $(cat -v "$dir/tty" "$dir/out")"
 	script -qec "'$cowctl' -s '$socket' save $id -" /dev/null >"$dir/tty" 2>&1
 	[ $? -eq 2 ] && ok 'no bytes onto a terminal' || bad "bytes onto a terminal: $(head -c 300 "$dir/tty")"
 fi

@@ -5,6 +5,7 @@
 #include <check.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "backends/kernel.h"
 #include "common/err.h"
@@ -155,6 +156,11 @@ START_TEST(a_file_that_was_named_must_exist)
 	(void)unlink(path);
 	ck_assert_int_eq(parse(NULL, NULL, NULL), -ENOENT);
 	check_sentence(path);
+	/* a folder can be opened, but not read */
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+	ck_assert_int_eq(parse(NULL, NULL, NULL), -EIO);
+	check_sentence("is it a file?");
+	ck_assert_int_eq(rmdir(path), 0);
 }
 END_TEST
 
@@ -169,7 +175,7 @@ START_TEST(errors_of_the_command_line_name_the_option)
 	ck_assert_int_eq(parse(arg("word"), NULL, NULL), -EINVAL);
 	check_sentence("word");
 	ck_assert_int_eq(parse(arg("--without-feature"), arg("love"), NULL), -EINVAL);
-	check_sentence("pagemap-scan");
+	check_sentence("--without-feature: \"love\" is none of minor-shmem, ");
 }
 END_TEST
 
