@@ -149,8 +149,12 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 
 void cowi_scoot_forget(struct cow_region *region)
 {
-	if (region->scoot)
-		atomic_store(&region->scoot->home->id, 0);
+	if (!region->scoot)
+		return;
+	atomic_store(&region->scoot->home->id, 0);
+	/* A cowd that refuses the region must not hear of it in another one's snapshot either. */
+	if (region->scoot->second)
+		atomic_store(&region->scoot->second->id, 0);
 }
 
 static int scoot_restore(struct cow_region *region)
