@@ -14,6 +14,7 @@ libbackends_la_SOURCES = \
 	backends/scoot/change.c \
 	backends/scoot/clone.c \
 	backends/scoot/internal.h \
+	backends/scoot/lighten.c \
 	backends/scoot/region.c \
 	backends/scoot/scoot.h \
 	backends/scoot/snapshot.c \

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include "common/clock.h"
 #include "libclient/mode-scoot.h"
 
 /* Region as the fork finds it. */
@@ -33,6 +34,7 @@ static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct forked *forked;
 static size_t n_forked;
 static struct cowi_guard *guard;
+static uint64_t start_nsec;
 
 /* cow_fork() in this thread: whose regions the child has to have, and why one could not. */
 static __thread struct cow_client *strict_client;
@@ -121,6 +123,7 @@ static void prepare(void)
 	cowi_clients_fork_prepare();
 	cowi_scoot_await_fork_prepare();
 	extents_fork_prepare();
+	start_nsec = now_nsec();
 }
 
 static void release_lists(void)
@@ -149,6 +152,8 @@ static void done(void)
 
 static void in_parent(void)
 {
+	const uint64_t fork_nsec = now_nsec() - start_nsec;
+
 	release_lists();
 	cowi_clients_fork_parent();
 	cowi_guards_fork_parent();
@@ -157,6 +162,7 @@ static void in_parent(void)
 
 		if (forked[i].is_locked && forked[i].is_inherited) {
 			(void)madvise(region->addr, region->size_bytes, MADV_DONTFORK);
+			region->scoot->fork_nsec = fork_nsec;
 			cowi_scoot_post(region);
 		}
 	}

@@ -42,6 +42,12 @@ int scoot_twin_swap_all(struct scoot_region *region);
  * Return: whether that was done; if not, the run is for the caller to map.
  */
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
+/** scoot_take_over() - a private mapping to where threads wait for it. Return: whether that was
+ * done
+ */
+bool scoot_take_over(char *from, uint64_t len, char *to);
+/** scoot_lighten() - before a fork: few private pages do not make it copy full page tables */
+void scoot_lighten(struct scoot_region *region);
 /** scoot_room_clear() - what a swap left mapped in the room goes; not in the take's own time */
 void scoot_room_clear(struct scoot_region *region);
 /** scoot_twin_to_settle() - where the twin of a chunk is that is going to be settled, or NULL */

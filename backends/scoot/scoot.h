@@ -87,6 +87,7 @@ struct roll {
  * @room_is_mapped: something without pages is mapped there still
  * @populate_at: where the background goes on filling the twin's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
+ * @fork_nsec:   how long the last fork() took that gave it to a child
  * @rolls_back:  it is rolled back often, so page tables are left as they come
  * @roll:        valid if @rolls_back
  * @trim_at:     where the background goes on looking for it
@@ -111,6 +112,7 @@ struct scoot_region {
 	bool room_is_mapped;
 	uint64_t populate_at;
 	bool is_populated;
+	uint64_t fork_nsec;
 	bool rolls_back;
 	struct roll roll;
 };

@@ -225,5 +225,8 @@ int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out)
 	if (r != SCOOT_E_OVERLAY)
 		return r;
 	r = scoot_freeze(region, 0, region->size_bytes);
-	return r ? r : scoot_snapshot_new(out, region);
+	if (r)
+		return r;
+	scoot_lighten(region);
+	return scoot_snapshot_new(out, region);
 }

@@ -91,7 +91,7 @@ void scoot_twin_drop(struct scoot_region *region)
 }
 
 /* What the program did to part of the region (mprotect(), madvise()) came to the twin with it. */
-static bool take_over(char *from, uint64_t len, char *to)
+bool scoot_take_over(char *from, uint64_t len, char *to)
 {
 	return !is_limited() && !mprotect(from, len, PROT_READ | PROT_WRITE) &&
 	       !space_move(from, len, to);
@@ -122,7 +122,7 @@ int scoot_twin_swap_all(struct scoot_region *region)
 			      region->room->addr);
 	if (r)
 		return r;
-	if (!is_clean(region) || !take_over(twin->addr, region->size_bytes, region->addr)) {
+	if (!is_clean(region) || !scoot_take_over(twin->addr, region->size_bytes, region->addr)) {
 		hold_give_back(region->uffd, &region->pagemap, region->addr, region->size_bytes,
 			       region->room->addr);
 		return SCOOT_E_TWIN;
@@ -137,7 +137,7 @@ int scoot_twin_swap_all(struct scoot_region *region)
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages)
 {
 	if (!region->twin || off || !is_clean(region) ||
-	    !take_over(region->twin->addr, len, region->addr))
+	    !scoot_take_over(region->twin->addr, len, region->addr))
 		return false;
 	region->is_populated = true;
 	if (space_move(pages, len, region->twin->addr)) {

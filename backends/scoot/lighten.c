@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * What fork() copies of a frozen region.
+ *
+ * Of a private mapping of a memfd the kernel copies no page table, unless the mapping has ever had
+ * a private page: then it copies every entry, those too that a fault could bring back. Where a
+ * snapshot lives such pages have to stay, and with page tables that were filled ahead
+ * (scoot/twin.c) one of them makes fork() as dear as that of anonymous memory. So before a fork a
+ * fresh mapping takes the place of such a one, with the private pages in it, copied, and nothing
+ * else; unless they are so many that copying entries is cheaper. Threads that touch the region wait
+ * meanwhile.
+ *
+ * To search full page tables for private pages takes as long as a fork() that copies them, so it is
+ * done once such a fork was seen: whoever forks once pays once, and whoever forks often pays twice.
+ */
+#include "config.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backends/hold.h"
+#include "backends/scoot/internal.h"
+
+/* To copy a page costs about as much as to copy so many entries. */
+#define ENTRIES_PER_PAGE 16
+
+/* A fork that took longer for each page of the region copied page tables. */
+#define FORK_NSEC_PER_PAGE 20
+
+/* Copy the private pages of @run, which lie at @from, to where they belong in @to. */
+static bool copy_private(const struct scoot_region *region, const struct extent *run,
+			 const char *from, char *to)
+{
+	const uint64_t start = (uint64_t)(uintptr_t)from, end = start + run->len;
+	uint64_t at = start, n_left = run->len / ENTRIES_PER_PAGE;
+	struct page_run found[256];
+	size_t n_found;
+
+	while (at < end) {
+		if (pagemap_private(&region->pagemap, &at, end, found, ARRAY_SIZE(found), &n_found))
+			return false;
+		for (size_t i = 0; i < n_found; i++) {
+			if (found[i].len > n_left)
+				return false;
+			n_left -= found[i].len;
+			memcpy(to + (found[i].addr - start), from + (found[i].addr - start),
+			       found[i].len);
+		}
+	}
+	return true;
+}
+
+/* Return: whether that was done; if not, the run is as it was. */
+static bool lighten_run(struct scoot_region *region, const struct extent *run)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *old = NULL;
+	CLEANUP(scoot_aside_freep) struct scoot_aside *fresh = NULL;
+	char *addr = region->addr + run->off;
+	bool is_done;
+
+	if (run->owned || scoot_aside_new(&old, addr, run->len) ||
+	    scoot_aside_new(&fresh, addr, run->len) ||
+	    mmap(fresh->addr, run->len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, run->backing->fd,
+		 (off_t)run->backing_off) == MAP_FAILED ||
+	    madvise(fresh->addr, run->len, MADV_DONTFORK) ||
+	    hold_begin(region->uffd, addr, run->len, false))
+		return false;
+	is_done = !hold_take(region->uffd, &region->pagemap, addr, run->len, old->addr);
+	if (is_done) {
+		is_done = copy_private(region, run, old->addr, fresh->addr) &&
+			  scoot_take_over(fresh->addr, run->len, addr);
+		if (!is_done)
+			hold_give_back(region->uffd, &region->pagemap, addr, run->len, old->addr);
+	}
+	hold_end(region->uffd, addr, run->len);
+	scoot_aside_push(region, steal_ptr(&old));
+	scoot_aside_push(region, steal_ptr(&fresh));
+	return is_done;
+}
+
+void scoot_lighten(struct scoot_region *region)
+{
+	size_t n_done = 0;
+
+	if (!region->is_populated || region->uffd < 0 ||
+	    region->fork_nsec / FORK_NSEC_PER_PAGE < region->size_bytes / page_size_bytes())
+		return;
+	for (size_t i = 0; i < region->map.n_runs; i++)
+		n_done += lighten_run(region, &region->map.runs[i]);
+	if (!n_done)
+		return;
+	region->is_populated = n_done < region->map.n_runs;
+	region->populate_at = 0; /* what becomes the twin by settling is empty */
+}
