@@ -35,6 +35,13 @@ static int raise_eacces(const char *path, int error)
 				 "cannot connect to %s: permission denied: this user may not enter "
 				 "a directory on the way to it",
 				 path);
+	if (!(st.st_mode & S_IWGRP))
+		return err_raise(
+			-error,
+			"cannot connect to %s: permission denied: the socket is its owner's "
+			"alone (uid %lu, mode %04o): see SocketMode= of cowd.socket, or "
+			"socket-mode in cowd.conf(5)",
+			path, (unsigned long)st.st_uid, (unsigned int)st.st_mode & 07777);
 	return err_raise(-error,
 			 "cannot connect to %s: permission denied: this user has to be in group %s "
 			 "(usermod -a -G %s USER, then log in again)",
