@@ -47,6 +47,7 @@ static int expected_result(const Cow__V1__Request *request)
 	}
 }
 
+/* With client->lock held, as the latest request has been given its id. */
 static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_bytes, const int *fds,
 			size_t n_fds)
 {
@@ -55,6 +56,7 @@ static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_byte
 	if (!packet)
 		return err_oom(sizeof(*packet) + n_bytes, "a request");
 	packet->next = NULL;
+	packet->request_id = conn->next_request_id;
 	packet->n_bytes = n_bytes;
 	packet->fds.n_fds = 0;
 	memcpy(packet->bytes, bytes, n_bytes);

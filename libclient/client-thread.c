@@ -60,28 +60,6 @@ static void drop_output(struct cowi_conn *conn)
 	conn->out_end = &conn->out;
 }
 
-void cowi_flush(struct cow_client *client)
-{
-	struct cowi_conn *conn = client->conn;
-
-	pthread_mutex_lock(&client->lock);
-	while (conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX) {
-		struct cowi_packet *packet = conn->out;
-
-		/* Other errors than a full buffer show when reading, which ends the connection. */
-		if (wire_send(conn->sock, packet->bytes, packet->n_bytes, packet->fds.fds,
-			      packet->fds.n_fds, MSG_DONTWAIT) == -EAGAIN)
-			break;
-		conn->n_under_way++;
-		conn->out = packet->next;
-		if (!conn->out)
-			conn->out_end = &conn->out;
-		fdset_deinit(&packet->fds);
-		free(packet);
-	}
-	pthread_mutex_unlock(&client->lock);
-}
-
 /*
  * Hand an answer over. @reply (may be NULL) and what is in @fds go with it. No lock held; @pending
  * is not in the list any more, and not to be touched afterwards.
@@ -128,6 +106,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	conn->is_up = false;
 	conn->is_ending = true;
 	conn->n_under_way = 0;
+	conn->n_drains_done = conn->n_drains_asked;
 	drop_output(conn);
 	pending = conn->pending;
 	conn->pending = NULL;
@@ -210,6 +189,62 @@ static struct cowi_pending *pending_take(struct cow_client *client, uint64_t id)
 	return found;
 }
 
+/* With client->lock held: the first packet of the queue goes out of it. */
+static struct cowi_packet *pop_packet(struct cowi_conn *conn)
+{
+	struct cowi_packet *packet = conn->out;
+
+	conn->out = packet->next;
+	if (!conn->out)
+		conn->out_end = &conn->out;
+	fdset_deinit(&packet->fds);
+	return packet;
+}
+
+/*
+ * Send one packet of the queue. A connection that has ended shows when reading. Anything else, as
+ * too many descriptors of this user on their way, is the answer: *@id is the request's then.
+ * Return: whether there may be more.
+ */
+static bool flush_one(struct cow_client *client, uint64_t *id, int *error)
+{
+	struct cowi_conn *conn = client->conn;
+	bool has_more = false;
+	int r = -EAGAIN;
+
+	*id = 0;
+	pthread_mutex_lock(&client->lock);
+	if (conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX)
+		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
+			      conn->out->fds.n_fds, MSG_DONTWAIT);
+	if (r != -EAGAIN) {
+		struct cowi_packet *packet = pop_packet(conn);
+
+		conn->n_under_way++;
+		if (r && r != -ECONNRESET)
+			*id = packet->request_id;
+		free(packet);
+		has_more = true;
+	}
+	pthread_mutex_unlock(&client->lock);
+	*error = r;
+	return has_more;
+}
+
+void cowi_flush(struct cow_client *client)
+{
+	struct fdset none = {.n_fds = 0};
+	uint64_t id;
+	int error;
+
+	while (flush_one(client, &id, &error)) {
+		struct cowi_pending *pending = id ? pending_take(client, id) : NULL;
+
+		if (pending)
+			answer(client, pending, error, err_sentence(), NULL, &none);
+	}
+}
+
 /* Return: NULL, or what is wrong with the packet. @reply and @fds are taken in any case. */
 static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, struct fdset *fds)
 {
@@ -235,12 +270,29 @@ static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, st
 	return wrong;
 }
 
-static void note_drained(struct cow_client *client)
+/* Return: the number of the last drain asked for, which nothing left to receive now answers. */
+static uint64_t begin_receiving(struct cow_client *client)
 {
+	uint64_t n_asked;
+
 	pthread_mutex_lock(&client->lock);
-	client->conn->n_drained++;
-	if (client->conn->n_draining)
+	n_asked = client->conn->n_drains_asked;
+	client->conn->n_acting++;
+	pthread_mutex_unlock(&client->lock);
+	return n_asked;
+}
+
+/* @n_drained: as begin_receiving() said, if nothing was left; otherwise 0. */
+static void end_receiving(struct cow_client *client, uint64_t n_drained)
+{
+	struct cowi_conn *conn = client->conn;
+
+	pthread_mutex_lock(&client->lock);
+	conn->n_acting--;
+	if (!conn->n_acting && n_drained > conn->n_drains_done) {
+		conn->n_drains_done = n_drained;
 		pthread_cond_broadcast(&client->changed);
+	}
 	pthread_mutex_unlock(&client->lock);
 }
 
@@ -248,25 +300,27 @@ void cowi_drain(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
 	struct pollfd pollfd = {.events = POLLIN};
-	uint64_t n_drained;
+	uint64_t number;
 
 	if (cowi_in_client_thread(client))
 		return;
 	pthread_mutex_lock(&client->lock);
 	pollfd.fd = conn->sock;
-	n_drained = conn->n_drained;
-	if (conn->sock >= 0 && poll(&pollfd, 1, 0) != 0) {
-		conn->n_draining++;
-		while (conn->sock >= 0 && conn->n_drained == n_drained)
+	if (conn->sock >= 0 && (conn->n_acting || poll(&pollfd, 1, 0) != 0)) {
+		number = ++conn->n_drains_asked;
+		/* It may have read the socket for an answer of its own, and not see it readable
+		 * again. */
+		cowi_thread_wake(client);
+		while (conn->sock >= 0 && conn->n_drains_done < number)
 			pthread_cond_wait(&client->changed, &client->lock);
-		conn->n_draining--;
 	}
 	while (conn->is_ending)
 		pthread_cond_wait(&client->changed, &client->lock);
 	pthread_mutex_unlock(&client->lock);
 }
 
-bool cowi_receive(struct cow_client *client)
+/* Return: 0; 1: nothing was left; -1: there is no connection any more. */
+static int receive_packet(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
@@ -277,15 +331,13 @@ bool cowi_receive(struct cow_client *client)
 	int r;
 
 	if (conn->sock < 0)
-		return false;
+		return -1;
 	r = wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT);
-	if (r == -EAGAIN) {
-		note_drained(client);
-		return false;
-	}
+	if (r == -EAGAIN)
+		return 1;
 	if (r) {
 		cowi_disconnect(client, err_sentence());
-		return false;
+		return -1;
 	}
 	reply = cow__v1__reply__unpack(NULL, n_bytes, conn->packet);
 	if (!reply) {
@@ -306,7 +358,16 @@ bool cowi_receive(struct cow_client *client)
 	}
 	if (wrong)
 		cowi_disconnect(client, wrong);
-	return conn->sock >= 0;
+	return conn->sock >= 0 ? 0 : -1;
+}
+
+bool cowi_receive(struct cow_client *client)
+{
+	uint64_t n_asked = begin_receiving(client);
+	int r = receive_packet(client);
+
+	end_receiving(client, r > 0 ? n_asked : 0);
+	return !r;
 }
 
 /* With client->lock held: take those tasks out that are due, or all when the client ends. */
@@ -401,7 +462,7 @@ static int timeout_of(const struct cowi_conn *conn)
 	uint64_t due_msec = conn->retry_at_msec ? conn->retry_at_msec : UINT64_MAX;
 	const uint64_t now = now_msec();
 
-	if (conn->is_stopping)
+	if (conn->is_stopping || conn->n_drains_done < conn->n_drains_asked)
 		return 0;
 	for (const struct cowi_task *task = conn->tasks; task; task = task->next)
 		due_msec = min_u64(due_msec, task->due_msec);
@@ -410,7 +471,7 @@ static int timeout_of(const struct cowi_conn *conn)
 	return due_msec > now ? (int)min_u64(due_msec - now, INT_MAX) : 0;
 }
 
-/* Wait until there is something to do. Return: whether the socket is ready for reading. */
+/* Wait until there is something to do. Return: whether the socket is to be read. */
 static bool wait_for_work(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
@@ -418,10 +479,12 @@ static bool wait_for_work(struct cow_client *client)
 		{.fd = conn->wake_fd, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
 	};
+	bool is_asked_to;
 	int timeout_msec;
 	uint64_t count;
 
 	pthread_mutex_lock(&client->lock);
+	is_asked_to = conn->sock >= 0 && conn->n_drains_done < conn->n_drains_asked;
 	pollfds[1].fd = conn->sock;
 	if (conn->out)
 		pollfds[1].events |= POLLOUT;
@@ -433,7 +496,7 @@ static bool wait_for_work(struct cow_client *client)
 		(void)!read(conn->wake_fd, &count, sizeof(count));
 	if (pollfds[1].revents & POLLOUT)
 		cowi_flush(client);
-	return pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
+	return is_asked_to || pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
 }
 
 static bool is_finished(struct cow_client *client)

@@ -36,9 +36,12 @@
  */
 #define COWI_UNDER_WAY_MAX 48u
 
-/* Requests of callers that may be under way at once; cowd takes 64, some are left for our thread.
+/*
+ * Requests of callers that may be under way at once. The client's own thread, whose calls do not
+ * take turns, always finds room for its own: it waits for an answer for a limited time only.
  */
-#define COWI_TURNS_MAX 48u
+#define COWI_TURNS_MAX 32u
+static_assert(COWI_TURNS_MAX < COWI_UNDER_WAY_MAX, "the client's own thread needs room");
 
 /* How often the user of a save that does not move is asked whether it is to go on. */
 #define COWI_PROGRESS_NSEC 200000000L
@@ -70,6 +73,7 @@ struct cowi_pending {
 /* A packet that did not fit the socket's buffer. */
 struct cowi_packet {
 	struct cowi_packet *next;
+	uint64_t request_id;
 	struct fdset fds; /* duplicates */
 	size_t n_bytes;
 	uint8_t bytes[];
@@ -94,8 +98,11 @@ struct cowi_conn {
 	uint64_t next_request_id;
 	unsigned int n_turns;
 	unsigned int n_under_way; /* sent and not answered */
-	uint64_t n_drained;       /* times that nothing was left to receive; lock */
-	unsigned int n_draining;  /* threads that wait for the next one */
+	/* Those who want all to be received take a number; seeing nothing left answers them. lock
+	 */
+	uint64_t n_drains_asked;
+	uint64_t n_drains_done;
+	unsigned int n_acting; /* packets being received and acted upon, one within the other */
 	struct cowi_pending *pending;
 	struct cowi_packet *out, **out_end;
 	struct cowi_task *tasks, **tasks_end;

@@ -4,11 +4,15 @@
  * and what another process is given to read by cannot be made to write.
  *
  * Seen to fail: with cowi_snapshot_lost_event() that stops at the first handle, and without
- * fchmod() in make_memfd() (daemon/backing.c).
+ * fchmod() in make_memfd() (daemon/backing.c); with a client thread that notes only by reading the
+ * socket again that nothing is left in it.
  */
 #include "config.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,6 +25,7 @@
 
 enum {
 	REGION_BYTES = 4 << 20,
+	N_TAKES = 1000,
 	NOBODY = 65534,
 };
 
@@ -58,6 +63,61 @@ START_TEST(every_handle_hears_of_the_loss)
 		wait_until_lost(handles[i]);
 		cow_snapshot_unref(handles[i]);
 	}
+}
+END_TEST
+
+struct reading {
+	struct cow_snapshot *snap;
+	atomic_bool is_over;
+	_Atomic uint64_t n_reads;
+	_Atomic int error;
+};
+
+static void *read_until_over(void *arg)
+{
+	struct reading *reading = arg;
+	char byte;
+
+	while (!atomic_load(&reading->is_over) && !reading->error) {
+		reading->error = cow_snapshot_read(reading->snap, &byte, 1, 0);
+		reading->n_reads++;
+	}
+	return NULL;
+}
+
+/*
+ * A reader of an opened snapshot waits until all that cowd has said is known. Meanwhile the
+ * client's thread makes calls of its own, whose answers it reads out of turn.
+ */
+START_TEST(readers_do_not_wait_for_what_was_received)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	struct cow_snapshot *first, *snap = NULL, *older = NULL;
+	struct reading reading = {.error = 0};
+	pthread_t thread;
+
+	proof_fill(cow_region_address(region), REGION_BYTES, 1);
+	proof_ok(cow_snapshot_new(&first, region));
+	proof_ok(cow_snapshot_open(&reading.snap, region->client, cow_snapshot_id(first)));
+	ck_assert(!pthread_create(&thread, NULL, read_until_over, &reading));
+	for (int i = 0; i < N_TAKES; i++) {
+		proof_fill(cow_region_address(region), 1 << 16, (uint8_t)i);
+		cow_snapshot_unref(older);
+		older = snap;
+		proof_ok(cow_snapshot_new(&snap, region));
+		/* Nothing but its own calls makes cowd send anything now. */
+		for (uint64_t n = reading.n_reads; reading.n_reads < n + 3 && !reading.error;)
+			sched_yield();
+	}
+	atomic_store(&reading.is_over, true);
+	pthread_join(thread, NULL);
+	proof_ok(reading.error);
+	ck_assert_uint_gt(reading.n_reads, 0);
+	cow_snapshot_unref(reading.snap);
+	cow_snapshot_unref(first);
+	cow_snapshot_unref(snap);
+	cow_snapshot_unref(older);
 }
 END_TEST
 
@@ -112,6 +172,7 @@ int main(void)
 
 	if (proof_has_uffd())
 		tcase_add_test(tcase, every_handle_hears_of_the_loss);
+	tcase_add_test(tcase, readers_do_not_wait_for_what_was_received);
 	tcase_add_test(tcase, what_is_for_reading_cannot_be_opened_for_writing);
 	return proof_run(tcase);
 }
