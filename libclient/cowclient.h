@@ -332,7 +332,7 @@ COW_PUBLIC int cow_fork(struct cow_client *client);
 /**
  * cow_mmapcopy() - memcpy() that shares whole pages until either side is written
  * @dst: where to
- * @src: from where; must not overlap @dst
+ * @src: from where; where it overlaps @dst the result is that of memmove()
  * @len: bytes
  *
  * Where both ranges lie in regions of this process in mode mmapcopy or scoot, whole pages at the
