@@ -34,6 +34,15 @@ if [ -n "$unversioned" ]; then
 	echo "without a version: $unversioned"
 	status=1
 fi
+# A library says nothing by itself, ends nobody and leaves signals alone. _exit() is for a child of its own,
+# and assert() for what only a defect of the library itself can bring about.
+# Seen to fail with: a perror() in the library.
+rude=$(nm -D --undefined-only "$lib" | awk '{ sub(/@.*/, "", $2); print $2 }' |
+	grep -xE '_*(v?f?printf|v?dprintf|puts|fputs|putchar|perror|warnx?|errx?|syslog)(_chk)?|abort|exit|quick_exit|sigaction|signal|bsd_signal|sigset' || true)
+if [ -n "$rude" ]; then
+	echo "the library calls: $rude"
+	status=1
+fi
 n=$(echo "$exported" | wc -l)
 [ "$n" -ge 20 ] || { echo "only $n symbols were found"; status=1; }
 exit $status

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * Several handles of one snapshot, in one client and in others: each of them hears that it is lost;
- * and what another process is given to read by cannot be made to write.
+ * and what another process is given to read by cannot be made to write; nor can anybody change the
+ * size of a region's memory.
  *
  * Seen to fail: with cowi_snapshot_lost_event() that stops at the first handle, and without
  * fchmod() in make_memfd() (daemon/backing.c); with a client thread that notes only by reading the
- * socket again that nothing is left in it.
+ * socket again that nothing is left in it; without F_SEAL_SHRINK in BACKING_SEALS.
  */
 #include "config.h"
 
@@ -166,6 +167,21 @@ START_TEST(what_is_for_reading_cannot_be_opened_for_writing)
 }
 END_TEST
 
+/* cowd reads a region through a mapping of its own, where a memfd cut short would raise SIGBUS. */
+START_TEST(the_size_of_a_regions_memory_is_sealed)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	int fd = region->scoot->map.runs[0].backing->fd;
+
+	ck_assert_int_eq(fcntl(fd, F_GET_SEALS), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+	ck_assert_int_eq(ftruncate(fd, REGION_BYTES / 2), -1);
+	ck_assert_int_eq(errno, EPERM);
+	ck_assert_int_eq(ftruncate(fd, 2 * REGION_BYTES), -1);
+	ck_assert_int_eq(errno, EPERM);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("handles", 60);
@@ -174,5 +190,6 @@ int main(void)
 		tcase_add_test(tcase, every_handle_hears_of_the_loss);
 	tcase_add_test(tcase, readers_do_not_wait_for_what_was_received);
 	tcase_add_test(tcase, what_is_for_reading_cannot_be_opened_for_writing);
+	tcase_add_test(tcase, the_size_of_a_regions_memory_is_sealed);
 	return proof_run(tcase);
 }
