@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "backends/scoot/scoot.h"
-#include "libclient/internal.h"
+#include "libclient/conn.h"
 #include "tools/bench.h"
 
 /* --- memory of cowd ------------------------------------------------------------------------------
@@ -172,7 +172,8 @@ static void close_anonymous(struct subject *subject)
 
 static int freeze_memcpy(struct subject *subject)
 {
-	subject->copy = map_anonymous(subject->size_bytes, false);
+	if (!subject->copy)
+		subject->copy = map_anonymous(subject->size_bytes, false);
 	if (!subject->copy)
 		return err_raise_errno("%llu bytes of memory cannot be mapped",
 				       (unsigned long long)subject->size_bytes);
@@ -299,16 +300,32 @@ const struct bench_mode bench_modes[] = {
 };
 const size_t n_bench_modes = ARRAY_SIZE(bench_modes);
 
-static bool is_ready(struct cow_region *region)
+static bool is_settled(struct cow_region *region)
 {
 	const struct scoot_region *scoot = region->scoot;
-	bool is_ready;
+	bool is_settled;
 
 	pthread_mutex_lock(&region->take_lock);
-	is_ready = !scoot || (extents_is_owned(&scoot->map) &&
-			      (!scoot->twin || scoot->populate_at >= scoot->size_bytes));
+	is_settled = !scoot || (extents_is_owned(&scoot->map) &&
+				(!scoot->twin || scoot->populate_at >= scoot->size_bytes));
 	pthread_mutex_unlock(&region->take_lock);
-	return is_ready;
+	return is_settled;
+}
+
+/* Whether the library's thread has nothing left to do, as dropping old page tables in mode uffd. */
+static bool is_idle(struct cow_client *client)
+{
+	bool is_idle;
+
+	pthread_mutex_lock(&client->lock);
+	is_idle = !client->conn->tasks;
+	pthread_mutex_unlock(&client->lock);
+	return is_idle;
+}
+
+static bool is_ready(struct cow_region *region)
+{
+	return is_settled(region) && (region->scoot || is_idle(region->client));
 }
 
 int subject_warm(struct subject *subject, const struct bench_mode *mode)

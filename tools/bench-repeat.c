@@ -252,15 +252,18 @@ static uint64_t extra_bytes(const struct repeat *repeat)
 /* --- one snapshot ------------------------------------------------------------------------------
  */
 
+/* As many pages as are to be written, each once, in another order each time. */
 static void dirty_pages(const struct repeat *repeat, uint64_t *seed)
 {
 	const uint64_t page = page_size_bytes(), n_pages = repeat->size_bytes / page;
+	const uint64_t stride = samples_stride(n_pages);
+	uint64_t idx = next_random(seed) % n_pages;
 
-	for (uint64_t i = n_pages * repeat->percent / 100; i > 0; i--)
-		atomic_store_explicit(
-			(_Atomic uint64_t *)(void *)(repeat->base +
-						     next_random(seed) % n_pages * page),
-			i, memory_order_relaxed);
+	for (uint64_t i = n_pages * repeat->percent / 100; i > 0; i--) {
+		atomic_store_explicit((_Atomic uint64_t *)(void *)(repeat->base + idx * page), i,
+				      memory_order_relaxed);
+		idx = (idx + stride) % n_pages;
+	}
 }
 
 static int run_one(struct repeat *repeat, struct figures *figures, struct worker *workers,

@@ -34,12 +34,17 @@ struct rollback {
 	struct samples fork;
 };
 
+/* Each another one, from a page on that differs from time to time. */
 static void draw_pages(struct rollback *rollback)
 {
 	uint64_t n_pages = rollback->size_bytes / page_size_bytes();
+	uint64_t stride = samples_stride(n_pages);
+	uint64_t idx = (uint64_t)random() % n_pages;
 
-	for (uint64_t i = 0; i < rollback->n_dirty; i++)
-		rollback->pages[i] = ((uint64_t)random() << 20 ^ (uint64_t)random()) % n_pages;
+	for (uint64_t i = 0; i < rollback->n_dirty; i++) {
+		rollback->pages[i] = idx;
+		idx = (idx + stride) % n_pages;
+	}
 }
 
 static void dirty(const struct rollback *rollback, char *base)

@@ -63,3 +63,21 @@ uint64_t samples_quantile(struct samples *samples, double q)
 		rank = samples->n_values;
 	return samples->values[rank - 1];
 }
+
+uint64_t samples_stride(uint64_t n)
+{
+	uint64_t stride = n * 618 / 1000 | 1; /* the golden section: even spacing */
+
+	for (;; stride += 2) {
+		uint64_t a = n, b = stride;
+
+		while (b) { /* Euclid's: nothing divides both */
+			uint64_t rest = a % b;
+
+			a = b;
+			b = rest;
+		}
+		if (a == 1)
+			return stride;
+	}
+}

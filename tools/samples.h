@@ -38,4 +38,11 @@ static inline void samples_add(struct samples *samples, uint64_t value)
  */
 uint64_t samples_quantile(struct samples *samples, double q);
 
+/**
+ * samples_stride() - a step that, from any number below @n on and modulo @n, visits each once
+ *
+ * Far enough that neither the CPU nor the kernel finds a sequence in pages so numbered.
+ */
+uint64_t samples_stride(uint64_t n);
+
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What cowctl and cowbench rest on: quantiles, numbers, nearest names, durations, files that are
-// there whole or not at all.
+// What cowctl and cowbench rest on: quantiles, strides, numbers, nearest names, durations, files
+// that are there whole or not at all.
 #include "config.h"
 
 #include <check.h>
@@ -78,6 +78,26 @@ START_TEST(quantile_sees_values_added_after_it_was_asked)
 	ck_assert_uint_eq(samples_quantile(&samples, 0.1), 1);
 	ck_assert_uint_eq(samples_quantile(&samples, 1), 9);
 	samples_deinit(&samples);
+}
+END_TEST
+
+START_TEST(strides_visit_all_once)
+{
+	static const uint64_t sizes[] = {1, 2, 3, 16, 36, 210, 256, 1000, 1024, 6 * 256, 65536};
+	static bool is_seen[65536];
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		uint64_t stride = samples_stride(sizes[i]);
+
+		memset(is_seen, 0, sizeof(is_seen));
+		for (uint64_t n = 0, at = 5 % sizes[i]; n < sizes[i]; n++) {
+			ck_assert(!is_seen[at]);
+			is_seen[at] = true;
+			at = (at + stride) % sizes[i];
+		}
+		if (sizes[i] > 256)
+			ck_assert_uint_gt(stride, sizes[i] / 2);
+	}
 }
 END_TEST
 
@@ -258,6 +278,7 @@ int main(void)
 	suite_add_tcase(suite, tcase);
 	tcase_add_test(tcase, quantile_is_the_smallest_value_that_enough_do_not_pass);
 	tcase_add_test(tcase, quantile_sees_values_added_after_it_was_asked);
+	tcase_add_test(tcase, strides_visit_all_once);
 	tcase_add_test(tcase, numbers_are_digits_and_in_range);
 	tcase_add_test(tcase, nearest_name_is_near_or_none);
 	tcase_add_test(tcase, durations_and_figures_are_short);
