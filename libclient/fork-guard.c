@@ -39,6 +39,8 @@
 #define UPWARD_MAX 16
 /* Heirs that a turn of the thread takes back; of more, cowd waits until they end. */
 #define GONE_MAX   64
+/* Nothing tells when there is memory or a descriptor again. */
+#define RETRY_MSEC 200
 
 /* A process that has the memory, as it made itself known; cowd knows it by @key. */
 struct heir {
@@ -50,6 +52,8 @@ struct heir {
 struct cowi_guard {
 	int sock;       /* the parent's end; -1 once all of the other ends are closed */
 	int child_sock; /* until the fork is over */
+	/* Whoever wrote to @sock waits there until there is room for its pidfd. */
+	bool is_starved;
 	struct heir *heirs;
 	size_t n_heirs;
 	struct scoot_snapshot **frozen;
@@ -144,20 +148,38 @@ int cowi_guard_child(struct cowi_guard *guard)
 	return r;
 }
 
+/* Return: -ECONNRESET when the process that could write to the memory has gone. */
+static int tell_upward(const struct upward *upward)
+{
+	struct stat st;
+
+	if (fstat(upward->sock, &st) || st.st_dev != upward->dev || st.st_ino != upward->ino)
+		return err_raise(-EBADF, "this process closed the library's descriptor");
+	return send_self(upward->sock);
+}
+
+/*
+ * The other end is closed when its process ends, or executes something else; before that only when
+ * all of these ends are. Then nobody is left who could change the memory, and nobody to be told.
+ */
 int cowi_guards_inherited(void)
 {
-	for (size_t i = 0; i < n_upwards; i++) {
-		struct stat st;
-		int r;
+	size_t n_left = 0;
+	int r = 0;
 
-		if (fstat(upwards[i].sock, &st) || st.st_dev != upwards[i].dev ||
-		    st.st_ino != upwards[i].ino)
-			return err_raise(-EBADF, "this process closed the library's descriptor");
-		r = send_self(upwards[i].sock);
-		if (r)
-			return r;
+	for (size_t i = 0; i < n_upwards; i++) {
+		int told = tell_upward(&upwards[i]);
+
+		if (told == -ECONNRESET) {
+			fd_close(upwards[i].sock);
+			continue;
+		}
+		if (told && !r)
+			r = told;
+		upwards[n_left++] = upwards[i];
 	}
-	return 0;
+	n_upwards = n_left;
+	return r;
 }
 
 /* --- the parent ------------------------------------------------------------------------------- */
@@ -338,36 +360,52 @@ static void tell_news(const uint64_t *gone, size_t n_gone)
 	free((void *)regions);
 }
 
-/* Who else has the memory makes itself known, or all ends are closed. */
-static void receive(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
+/* All ends are closed: those who are known may have executed something else. */
+static void end_sock(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
+{
+	guard->sock = fd_close(guard->sock);
+	for (size_t i = guard->n_heirs; i-- > 0;) {
+		if (has_memory(guard, guard->heirs[i].pidfd))
+			continue;
+		if (guard->heirs[i].is_told && *n_gone < GONE_MAX)
+			gone[(*n_gone)++] = guard->heirs[i].key;
+		drop_heir(guard, i);
+	}
+}
+
+/* Return: -EAGAIN: nobody was there; -ECONNRESET: nor will be; other: it is there still. */
+static int receive_heir(struct cowi_guard *guard)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
-	struct heir *grown;
+	struct heir *grown = reallocarray(guard->heirs, guard->n_heirs + 1, sizeof(*guard->heirs));
 	char byte;
 	size_t len;
 	int r;
 
-	r = wire_recv(guard->sock, &byte, sizeof(byte), &len, &fds, MSG_DONTWAIT);
-	if (r == -EAGAIN)
-		return;
-	if (r) {
-		guard->sock = fd_close(guard->sock);
-		for (size_t i = guard->n_heirs; i-- > 0;) {
-			if (has_memory(guard, guard->heirs[i].pidfd))
-				continue;
-			if (guard->heirs[i].is_told && *n_gone < GONE_MAX)
-				gone[(*n_gone)++] = guard->heirs[i].key;
-			drop_heir(guard, i);
-		}
-		return;
-	}
-	grown = reallocarray(guard->heirs, guard->n_heirs + 1, sizeof(*grown));
-	if (!grown || !fds.n_fds)
-		return; /* its end of the socket still speaks for it */
+	if (!grown)
+		return err_oom(sizeof(*grown), "a fork child");
 	guard->heirs = grown;
+	/* What finds no room for its descriptor would be received without, and never again. */
+	r = wire_recv(guard->sock, &byte, sizeof(byte), &len, &fds, MSG_DONTWAIT | MSG_PEEK);
+	if (r)
+		return r;
+	(void)recv(guard->sock, &byte, sizeof(byte), MSG_DONTWAIT);
+	if (!fds.n_fds)
+		return 0; /* not from this library; its end of the socket speaks for it */
 	guard->heirs[guard->n_heirs++] =
 		(struct heir){.pidfd = fdset_take(&fds, 0), .key = ++last_key};
 	has_news = true;
+	return 0;
+}
+
+/* Who else has the memory makes itself known, or all ends are closed. */
+static void receive(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
+{
+	int r = receive_heir(guard);
+
+	guard->is_starved = r && r != -EAGAIN && r != -ECONNRESET;
+	if (r == -ECONNRESET)
+		end_sock(guard, gone, n_gone);
 }
 
 /* With guards_lock held: all descriptors to wait for. Return: how many; 0 without memory. */
@@ -383,12 +421,23 @@ static size_t list_fds(struct pollfd **out)
 		return 0;
 	fds[0] = (struct pollfd){.fd = wake_fd, .events = POLLIN};
 	for (const struct cowi_guard *guard = guards; guard; guard = guard->next) {
-		fds[n++] = (struct pollfd){.fd = guard->sock, .events = POLLIN};
+		fds[n++] = (struct pollfd){.fd = guard->is_starved ? -1 : guard->sock,
+					   .events = POLLIN};
 		for (size_t i = 0; i < guard->n_heirs; i++)
 			fds[n++] = (struct pollfd){.fd = guard->heirs[i].pidfd, .events = POLLIN};
 	}
 	*out = fds;
 	return n;
+}
+
+/* With guards_lock held: for how long to wait. */
+static int timeout_msec(void)
+{
+	for (const struct cowi_guard *guard = guards; guard; guard = guard->next) {
+		if (guard->is_starved)
+			return RETRY_MSEC;
+	}
+	return -1;
 }
 
 static bool is_ready(const struct pollfd *fds, size_t n_fds, int fd)
@@ -413,7 +462,7 @@ static struct cowi_guard *serve(const struct pollfd *fds, size_t n_fds, uint64_t
 			if (is_ready(fds, n_fds, guard->heirs[i].pidfd))
 				drop_heir(guard, i);
 		}
-		if (is_ready(fds, n_fds, guard->sock))
+		if (guard->is_starved || is_ready(fds, n_fds, guard->sock))
 			receive(guard, gone, n_gone);
 		if (guard->sock < 0 && !guard->n_heirs) {
 			*link = guard->next;
@@ -437,12 +486,13 @@ static void *watch(void *arg)
 		struct cowi_guard *ended;
 		size_t n_fds, n_gone = 0;
 		bool is_news;
+		int msec;
 
 		pthread_mutex_lock(&guards_lock);
 		n_fds = list_fds(&fds);
+		msec = n_fds ? timeout_msec() : RETRY_MSEC;
 		pthread_mutex_unlock(&guards_lock);
-		/* Without memory to wait with: again in a second. */
-		if (poll(fds, n_fds, n_fds ? -1 : 1000) < 0)
+		if (poll(fds, n_fds, msec) < 0)
 			continue;
 		if (n_fds && fds[0].revents && read(wake_fd, &n_wakes, sizeof(n_wakes)) < 0)
 			continue;

@@ -6,9 +6,11 @@
 #include "config.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -194,6 +196,7 @@ END_TEST
 struct orphans {
 	int report[2];
 	int go[2];
+	int daemon_go[2];
 };
 
 /* Has a child, waits until cowd knows, and dies. */
@@ -238,6 +241,150 @@ START_TEST(a_dead_owners_region_is_held_for_its_children)
 		close(orphans.report[i]);
 		close(orphans.go[i]);
 	}
+}
+END_TEST
+
+/* Has a child that waits for its end, and then has a child itself, which looks at the memory. */
+static void die_before_a_grandchild(void *user)
+{
+	struct orphans *orphans = user;
+	struct cow_region *region = filled_region();
+	pid_t pid = fork();
+	char byte;
+
+	if (pid)
+		_exit(0);
+	wait_for_byte(orphans->go[0]);
+	pid = fork();
+	if (pid)
+		_exit(0);
+	wait_for_byte(orphans->go[0]);
+	byte = proof_is_filled(cow_region_address(region), SIZE, 1, 0) ? 1 : 2;
+	_exit(write(orphans->report[1], &byte, 1) == 1 ? 0 : 1);
+}
+
+/* Seen to fail: if a parent that has gone cannot be told, and so the memory is taken away. */
+START_TEST(children_of_orphans_have_the_memory)
+{
+	struct orphans orphans;
+	char byte = 0;
+
+	ck_assert_int_eq(pipe2(orphans.report, O_CLOEXEC), 0);
+	ck_assert_int_eq(pipe2(orphans.go, O_CLOEXEC), 0);
+	proof_reap(proof_fork(die_before_a_grandchild, &orphans), 0);
+	ck_assert_int_eq(write(orphans.go[1], "12", 2), 2);
+	close(orphans.report[1]); /* so that the end of all of them ends the test */
+	ck_assert_int_eq(read(orphans.report[0], &byte, 1), 1);
+	ck_assert_int_eq(byte, 1);
+	close(orphans.report[0]);
+	close(orphans.go[0]);
+	close(orphans.go[1]);
+}
+END_TEST
+
+/* --- without descriptors ---------------------------------------------------------------------- */
+
+/* Has a child, which closes all descriptors and then looks at the memory. */
+static void have_a_daemon(struct cow_region *region, const struct orphans *orphans)
+{
+	char byte;
+
+	wait_for_byte(orphans->go[0]);
+	if (fork()) {
+		wait_for_byte(orphans->go[0]);
+		_exit(0);
+	}
+	if (write(orphans->report[1], "", 1) != 1)
+		_exit(3);
+	wait_for_byte(orphans->daemon_go[0]);
+	if (dup2(orphans->daemon_go[0], 0) != 0 || dup2(orphans->report[1], 1) != 1)
+		_exit(3);
+	closefrom(2);
+	if (write(1, "", 1) != 1)
+		_exit(3);
+	wait_for_byte(0);
+	byte = proof_is_filled(cow_region_address(region), SIZE, 1, 0) ? 1 : 2;
+	_exit(write(1, &byte, 1) == 1 ? 0 : 1);
+}
+
+/* Return: how many were free. */
+static size_t use_all_descriptors(int *fds, size_t n_max)
+{
+	struct rlimit limit = {.rlim_cur = n_max, .rlim_max = n_max};
+	size_t n = 0;
+
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	while (n < n_max && (fds[n] = dup(STDERR_FILENO)) >= 0)
+		n++;
+	ck_assert_uint_lt(n, n_max);
+	ck_assert_int_eq(errno, EMFILE);
+	return n;
+}
+
+/* What the library had of a child that has ended. */
+static int wait_for_descriptor(void)
+{
+	int fd;
+
+	while ((fd = dup(STDERR_FILENO)) < 0)
+		(void)sched_yield();
+	return fd;
+}
+
+static void change(struct cow_region *region, uint64_t seed)
+{
+	struct cow_snapshot *snap = NULL;
+
+	proof_fill(cow_region_address(region), SIZE, seed);
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	cow_snapshot_unref(snap);
+}
+
+/*
+ * Seen to fail: if any error of receiving passes for the end of all children, and if a pidfd that
+ * there was no room for is not received again.
+ */
+START_TEST(a_child_is_known_once_there_is_a_descriptor)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = filled_region();
+	struct orphans orphans;
+	int fds[256], first_go_fd;
+	pid_t pid, first = fork_waiting(region, &first_go_fd);
+	size_t n_fds;
+	char byte = 0;
+
+	ck_assert_int_eq(pipe2(orphans.report, O_CLOEXEC), 0);
+	ck_assert_int_eq(pipe2(orphans.go, O_CLOEXEC), 0);
+	ck_assert_int_eq(pipe2(orphans.daemon_go, O_CLOEXEC), 0);
+	pid = fork();
+	if (!pid)
+		have_a_daemon(region, &orphans);
+	wait_until(other, 1, 2);
+	n_fds = use_all_descriptors(fds, ARRAY_SIZE(fds));
+	ck_assert_int_eq(write(orphans.go[1], "", 1), 1);
+	ck_assert_int_eq(read(orphans.report[0], &byte, 1), 1);
+	/* Once it has seen this end, the library has found no room for what came before. */
+	ck_assert_int_eq(write(first_go_fd, "", 1), 1);
+	proof_reap(first, 0);
+	close(wait_for_descriptor());
+	while (n_fds)
+		close(fds[--n_fds]);
+	wait_until(other, 1, 2);
+	ck_assert_int_eq(write(orphans.go[1], "", 1), 1);
+	proof_reap(pid, 0);
+	wait_until(other, 1, 1);
+	ck_assert_int_eq(write(orphans.daemon_go[1], "", 1), 1);
+	ck_assert_int_eq(read(orphans.report[0], &byte, 1), 1);
+	change(region, 2);
+	change(region, 3);
+	ck_assert(!proof_is_settled(region));
+	ck_assert_int_eq(write(orphans.daemon_go[1], "", 1), 1);
+	ck_assert_int_eq(read(orphans.report[0], &byte, 1), 1);
+	ck_assert_int_eq(byte, 1);
+	wait_until(other, 1, 0);
+	proof_wait_until_settled(region);
 }
 END_TEST
 
@@ -300,6 +447,8 @@ int main(void)
 	tcase_add_test(tcase, a_child_that_executes_another_program_is_no_heir);
 	tcase_add_test(tcase, a_freed_region_is_held_for_its_children);
 	tcase_add_test(tcase, a_dead_owners_region_is_held_for_its_children);
+	tcase_add_test(tcase, children_of_orphans_have_the_memory);
+	tcase_add_test(tcase, a_child_is_known_once_there_is_a_descriptor);
 	tcase_add_test(tcase, the_next_cowd_is_told);
 	tcase_add_test(tcase, only_a_pidfd_is_taken);
 	return proof_run(tcase);
