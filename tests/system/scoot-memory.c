@@ -6,6 +6,7 @@
 #include "config.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -278,6 +279,46 @@ START_TEST(released_snapshots_leave_a_settled_region)
 }
 END_TEST
 
+static void wait_for_settled_pages(struct cow_region *region, uint64_t n_wanted)
+{
+	uint64_t n_pages = 0;
+
+	while (n_pages < n_wanted && !proof_is_settled(region)) {
+		pthread_mutex_lock(&region->take_lock);
+		n_pages = region->scoot->settle.n_pages;
+		pthread_mutex_unlock(&region->take_lock);
+		(void)sched_yield();
+	}
+}
+
+/*
+ * Wherever settling has come to when cowd dies, it goes on by itself and loses nothing, and what
+ * was not settled yet is settled too. Seen to fail: with write_back() in settle.c that leaves out a
+ * chunk's first run, and with a thread that settles only while there is a connection.
+ */
+START_TEST(settling_goes_on_when_cowd_dies)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_SCOOT, 32 * MIB);
+	const uint64_t n_pages = 32 * MIB / page_size_bytes();
+	struct cow_snapshot *snap = NULL;
+
+	if (region->scoot->uffd < 0)
+		return;
+	proof_fill(region->addr, 32 * MIB, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	proof_fill(region->addr, 32 * MIB, 2);
+	cow_snapshot_unref(snap);
+	wait_for_settled_pages(region, 1 + (uint64_t)_i * n_pages / 4);
+	proof_cowd_kill();
+	ck_assert(proof_is_filled(region->addr, 32 * MIB, 2, 0));
+	proof_wait_until_settled(region);
+	ck_assert(proof_is_filled(region->addr, 32 * MIB, 2, 0));
+	ck_assert_uint_eq(region->scoot->settle.n_pages, n_pages);
+}
+END_TEST
+
 /* No userfaultfd: overlapping snapshots come from a child; nothing settles, all stays right. */
 START_TEST(without_a_lent_userfaultfd_snapshots_overlap_all_the_same)
 {
@@ -312,6 +353,7 @@ int main(void)
 	tcase_add_test(tcase, duplicates_are_apart_from_origin_and_each_other);
 	tcase_add_test(tcase, memory_stays_frozen_while_another_client_holds_the_snapshot);
 	tcase_add_test(tcase, released_snapshots_leave_a_settled_region);
+	tcase_add_loop_test(tcase, settling_goes_on_when_cowd_dies, 0, 4);
 	tcase_add_test(tcase, without_a_lent_userfaultfd_snapshots_overlap_all_the_same);
 	return proof_run(tcase);
 }
