@@ -174,22 +174,22 @@ static void in_parent(void)
 	done();
 }
 
+/* Memory that the child has, but must not use. */
+static void take_away(const struct cow_region *region)
+{
+	(void)mmap(region->addr, region->size_bytes, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
 /*
  * What was not inherited is reserved again before anything else can be mapped there: touching it
  * then is an error for certain, and unmapping it harms nobody.
  */
-static void reserve(void *addr, uint64_t size_bytes, int flags)
-{
-	(void)mmap(addr, size_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags,
-		   -1, 0);
-}
-
 static void reserve_views(const struct cow_client *client)
 {
 	for (const struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next) {
 		if (snap->scoot && snap->view)
-			reserve((void *)(uintptr_t)snap->view, snap->size_bytes,
-				MAP_FIXED_NOREPLACE);
+			cowi_keep_clear((void *)(uintptr_t)snap->view, snap->size_bytes);
 	}
 }
 
@@ -211,19 +211,19 @@ static void in_child(void)
 		if (is_ours)
 			reserve_views(region->client);
 		if (!is_ours && forked[i].is_inherited && !is_known)
-			reserve(region->addr, region->size_bytes, MAP_FIXED);
+			take_away(region);
 		else if (is_ours && !forked[i].is_inherited)
-			reserve(region->addr, region->size_bytes, MAP_FIXED_NOREPLACE);
+			cowi_keep_clear(region->addr, region->size_bytes);
 		region->is_forked = forked[i].is_inherited;
 	}
 	if (guard && cowi_guard_child(guard)) {
 		for (size_t i = 0; i < n_forked; i++) {
 			if (forked[i].is_locked)
-				reserve(forked[i].region->addr, forked[i].region->size_bytes,
-					MAP_FIXED);
+				take_away(forked[i].region);
 		}
 		strict_error = -ECHILD;
 	}
+	cowi_scoot_blocks_fork_child();
 	unlock_regions();
 	/* The references taken for the fork stay: giving back the last one is for the parent. */
 	done();

@@ -52,6 +52,7 @@ void cowi_scoot_await_end(struct cow_client *client, uint64_t generation);
 void cowi_scoot_await_fork_prepare(void);
 void cowi_scoot_await_fork_done(void);
 void cowi_scoot_blocks_fork_prepare(void);
+void cowi_scoot_blocks_fork_child(void); /* before _done(): duplicates stay with the parent */
 void cowi_scoot_blocks_fork_done(void);
 
 /** cowi_overlay_new() - a backing for changed pages, made by cowd. 0 or -errno */

@@ -21,6 +21,7 @@ struct block {
 	uint64_t size_bytes;
 	struct cow_region *region;
 	struct scoot_snapshot *frozen;
+	bool is_forked; /* a duplicate of the parent's: what is at its address now is not it */
 	struct block *next;
 };
 
@@ -205,7 +206,8 @@ void scoot_free(void *address)
 		*link = block->next;
 	pthread_mutex_unlock(&blocks_lock);
 	if (block && block->frozen) {
-		(void)munmap(block->addr, block->size_bytes);
+		if (!block->is_forked)
+			(void)munmap(block->addr, block->size_bytes);
 		scoot_snapshot_free(block->frozen);
 		pthread_mutex_lock(&blocks_lock);
 		settle_origins();
@@ -220,6 +222,15 @@ void scoot_free(void *address)
 void cowi_scoot_blocks_fork_prepare(void)
 {
 	pthread_mutex_lock(&blocks_lock);
+}
+
+void cowi_scoot_blocks_fork_child(void)
+{
+	for (struct block *block = blocks; block; block = block->next) {
+		if (block->frozen && !block->is_forked)
+			cowi_keep_clear(block->addr, block->size_bytes);
+		block->is_forked = true;
+	}
 }
 
 void cowi_scoot_blocks_fork_done(void)
