@@ -113,9 +113,6 @@ tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
 tests_system_uffd_service_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_service_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_service_LDADD = $(PROOF_LDADD)
-tests_system_uffd_service_CFLAGS = $(TESTS_CFLAGS)
-tests_system_uffd_service_LDFLAGS = $(TESTS_LDFLAGS)
-tests_system_uffd_service_LDADD = $(PROOF_LDADD)
 tests_system_without_device_CFLAGS = $(TESTS_CFLAGS)
 tests_system_without_device_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_without_device_LDADD = $(PROOF_LDADD)
@@ -206,6 +203,7 @@ LIBRARY_TESTS = \
 	tests/system/library-errors \
 	tests/system/private \
 	tests/system/reconnect \
+	tests/system/resume \
 	$(NULL)
 check_PROGRAMS += $(LIBRARY_TESTS)
 TESTS += $(LIBRARY_TESTS)
@@ -218,6 +216,9 @@ tests_system_private_LDADD = $(PROOF_LDADD)
 tests_system_reconnect_CFLAGS = $(TESTS_CFLAGS)
 tests_system_reconnect_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_reconnect_LDADD = $(PROOF_LDADD)
+tests_system_resume_CFLAGS = $(TESTS_CFLAGS)
+tests_system_resume_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_resume_LDADD = $(PROOF_LDADD)
 
 # Frozen memory: backends/scoot alone, and modes scoot and mmapcopy with a cowd.
 SCOOT_UNIT_TESTS = \
