@@ -9,9 +9,8 @@
  * Each test makes a mount namespace for itself and the cowd that it starts.
  *
  * Seen to fail: with the device lent without having been tried, without the check of the device in
- * check_mode(), with a take that only freezes in place of scoot_take_by_clone(), with pages that
- * the take of a single thread does not write back, and with every program taken for one of a single
- * thread.
+ * check_mode(), with a take that only freezes in place of scoot_take_by_clone(), and with every
+ * program taken for one of a single thread.
  */
 #include "config.h"
 
