@@ -47,7 +47,7 @@ static void list_regions(void)
 
 	forked = NULL;
 	n_forked = 0;
-	if (cowi_registry_list(&regions, &n_regions))
+	if (cowi_registry_fork_list(&regions, &n_regions))
 		return;
 	forked = calloc(n_regions + 1, sizeof(*forked));
 	for (size_t i = 0; i < n_regions; i++) {
@@ -115,8 +115,8 @@ static void freeze_regions(void)
 static void prepare(void)
 {
 	pthread_mutex_lock(&fork_lock);
-	cowi_scoot_blocks_fork_prepare();
 	list_regions();
+	cowi_scoot_blocks_fork_prepare();
 	lock_regions();
 	freeze_regions();
 	cowi_guards_fork_prepare();
@@ -147,6 +147,7 @@ static void done(void)
 	n_forked = 0;
 	guard = NULL;
 	cowi_scoot_blocks_fork_done();
+	cowi_registry_fork_end();
 	pthread_mutex_unlock(&fork_lock);
 }
 
@@ -201,6 +202,7 @@ static void in_child(void)
 	cowi_alone_fork_child();
 	cowi_clients_fork_child();
 	cowi_guards_fork_child();
+	cowi_registry_fork_child();
 	is_known = !cowi_guards_inherited();
 	for (size_t i = 0; i < n_forked; i++) {
 		struct cow_region *region = forked[i].region;

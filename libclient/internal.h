@@ -287,6 +287,19 @@ void cowi_registry_remove(struct cow_region *region);
 struct cow_region *cowi_registry_find(const void *addr);
 /** cowi_registry_list() - every region of this process, with references, into a malloc()ed array */
 int cowi_registry_list(struct cow_region ***regions, size_t *n_regions);
+/**
+ * cowi_registry_adopt_begin() - no fork until cowi_registry_adopt_end(); waits for one under way
+ *
+ * From before memory is touched until it is a region that is registered, or what it was again. The
+ * memory of an adopted region that ends is given back before cowi_registry_remove().
+ */
+void cowi_registry_adopt_begin(void);
+void cowi_registry_adopt_end(void);
+/** cowi_registry_fork_list() - as cowi_registry_list(), with nothing being adopted or given back,
+ *  until cowi_registry_fork_end(), which is due on errors too */
+int cowi_registry_fork_list(struct cow_region ***regions, size_t *n_regions);
+void cowi_registry_fork_end(void);
+void cowi_registry_fork_child(void);
 void cowi_registry_fork_prepare(void); /* called by cowi_clients_fork_*() */
 void cowi_registry_fork_done(void);
 

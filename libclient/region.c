@@ -210,6 +210,29 @@ static int set_up(struct cow_region *region, const struct cow_region_params *par
 	return 0;
 }
 
+/* On an error the reference is given back, and with it what was begun. */
+static int set_up_or_end(struct cow_region *region, const struct cow_region_params *params)
+{
+	char sentence[512];
+	int r = set_up(region, params);
+
+	if (!r)
+		return 0;
+	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	cow_region_unref(region);
+	return err_raise(r, "%s", sentence);
+}
+
+static int adopt_or_end(struct cow_region *region, const struct cow_region_params *params)
+{
+	int r;
+
+	cowi_registry_adopt_begin();
+	r = set_up_or_end(region, params);
+	cowi_registry_adopt_end();
+	return r;
+}
+
 /* @addr: memory to be adopted, or NULL */
 static int region_new(struct cow_region **out, struct cow_client *client,
 		      const struct cow_region_params *params, void *addr)
@@ -225,16 +248,10 @@ static int region_new(struct cow_region **out, struct cow_client *client,
 	if (r)
 		return r;
 	region->adopted = addr;
-	r = set_up(region, params);
-	if (r) {
-		char sentence[512];
-
-		(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
-		cow_region_unref(region);
-		return err_raise(r, "%s", sentence);
-	}
-	*out = region;
-	return 0;
+	r = addr ? adopt_or_end(region, params) : set_up_or_end(region, params);
+	if (!r)
+		*out = region;
+	return r;
 }
 
 int cow_region_new(struct cow_region **out, struct cow_client *client,
@@ -277,13 +294,15 @@ struct cow_region *cow_region_unref(struct cow_region *region)
 {
 	if (!region || atomic_fetch_sub(&region->n_refs, 1) != 1)
 		return NULL;
-	if (region->is_attached)
+	if (region->is_attached && !region->adopted)
 		cowi_registry_remove(region);
 	if (region->is_listed)
 		list_remove(region);
 	/* A fork child has no mapping of it, but may have other memory there by now. */
 	if (region->is_attached && region->client->pid == getpid())
 		region->ops->detach(region);
+	if (region->is_attached && region->adopted)
+		cowi_registry_remove(region); /* now a fork finds memory that is the program's */
 	tell_free(region->client, region->generation, region->id);
 	region->backing_fd = fd_close(region->backing_fd);
 	region->backing_ro_fd = fd_close(region->backing_ro_fd);

@@ -5,6 +5,11 @@
  * It holds no references, so that a region ends when its last user lets go: cowi_registry_find()
  * takes one only from a region that has not come to its end yet, and that end removes the region
  * from here, under the same lock, before its memory goes.
+ *
+ * Adopted memory does not go, but while it becomes a region, and while it is given back, a fork
+ * child would find it in pieces. So a fork waits until it is one or the other, and whoever adopts
+ * waits until a fork is over. Giving back waits for nothing: the last reference may go in a thread
+ * that others wait for. What a fork is to find it has references to.
  */
 #include "config.h"
 
@@ -15,6 +20,9 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cow_region **regions;
 static size_t n_regions, capacity;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* with lock: the following */
+static size_t n_adopting;
+static bool is_forking;
 
 /* Index of the first region that begins after @addr. */
 static size_t upper_bound(uintptr_t addr)
@@ -77,6 +85,7 @@ void cowi_registry_remove(struct cow_region *region)
 		regions = NULL;
 		capacity = 0;
 	}
+	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -95,26 +104,84 @@ struct cow_region *cowi_registry_find(const void *addr)
 	return found;
 }
 
+static int list_all(struct cow_region ***out, size_t *n_out)
+{
+	struct cow_region **list = (struct cow_region **)malloc((n_regions + 1) * sizeof(*list));
+	size_t n = 0;
+
+	if (!list)
+		return err_oom((n_regions + 1) * sizeof(*list), "the list of regions");
+	for (size_t i = 0; i < n_regions; i++) {
+		if (cowi_ref_unless_zero(&regions[i]->n_refs))
+			list[n++] = regions[i];
+	}
+	*out = list;
+	*n_out = n;
+	return 0;
+}
+
 int cowi_registry_list(struct cow_region ***out, size_t *n_out)
 {
-	struct cow_region **list;
-	size_t n = 0;
-	int r = 0;
+	int r;
 
 	pthread_mutex_lock(&lock);
-	list = (struct cow_region **)malloc((n_regions + 1) * sizeof(*list));
-	if (list) {
-		for (size_t i = 0; i < n_regions; i++) {
-			if (cowi_ref_unless_zero(&regions[i]->n_refs))
-				list[n++] = regions[i];
-		}
-		*out = list;
-		*n_out = n;
-	} else {
-		r = err_oom((n_regions + 1) * sizeof(*list), "the list of regions");
-	}
+	r = list_all(out, n_out);
 	pthread_mutex_unlock(&lock);
 	return r;
+}
+
+void cowi_registry_adopt_begin(void)
+{
+	pthread_mutex_lock(&lock);
+	while (is_forking)
+		pthread_cond_wait(&changed, &lock);
+	n_adopting++;
+	pthread_mutex_unlock(&lock);
+}
+
+void cowi_registry_adopt_end(void)
+{
+	pthread_mutex_lock(&lock);
+	n_adopting--;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
+/* Whether the memory of a region that has come to its end is being given back. */
+static bool is_giving_back(void)
+{
+	for (size_t i = 0; i < n_regions; i++) {
+		if (regions[i]->adopted && !atomic_load(&regions[i]->n_refs))
+			return true;
+	}
+	return false;
+}
+
+int cowi_registry_fork_list(struct cow_region ***out, size_t *n_out)
+{
+	int r;
+
+	pthread_mutex_lock(&lock);
+	while (n_adopting || is_giving_back())
+		pthread_cond_wait(&changed, &lock);
+	is_forking = true;
+	r = list_all(out, n_out);
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+void cowi_registry_fork_end(void)
+{
+	pthread_mutex_lock(&lock);
+	is_forking = false;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
+/* Who waited for the lock's owner is not in this process. */
+void cowi_registry_fork_child(void)
+{
+	pthread_cond_init(&changed, NULL);
 }
 
 void cowi_registry_fork_prepare(void)

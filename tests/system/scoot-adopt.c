@@ -140,6 +140,84 @@ START_TEST(memory_stays_when_the_region_ends)
 }
 END_TEST
 
+/* --- beside fork() ---------------------------------------------------------------------------- */
+
+#define N_PARTS    24
+#define PART_BYTES ((uint64_t)4 << 20)
+
+struct parts {
+	struct cow_client *client;
+	char *memory[N_PARTS];
+	atomic_bool is_over;
+};
+
+/* Each becomes a region and stops being one. */
+static void *adopt_parts(void *arg)
+{
+	struct parts *parts = arg;
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
+
+	for (size_t i = 0; i < N_PARTS; i++) {
+		struct cow_region *region = NULL;
+
+		proof_ok(cow_region_adopt(&region, parts->client, parts->memory[i], PART_BYTES,
+					  &params));
+		cow_region_unref(region);
+	}
+	atomic_store(&parts->is_over, true);
+	return NULL;
+}
+
+static void fork_and_look(const struct parts *parts)
+{
+	pid_t pid = fork();
+	int status;
+
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		for (size_t i = 0; i < N_PARTS; i++) {
+			if (!proof_is_filled(parts->memory[i], PART_BYTES, i, 0))
+				_exit(1);
+		}
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(!status, "status %#x", status);
+}
+
+/*
+ * Seen to fail: by SIGSEGV if a fork does not wait for cow_region_adopt(), and if what ends is
+ * forgotten before its memory is given back.
+ */
+START_TEST(forks_find_memory_whole)
+{
+	struct parts parts = {.client = proof_client()};
+	pthread_t thread;
+
+	for (size_t i = 0; i < N_PARTS; i++) {
+		parts.memory[i] = mmap(NULL, PART_BYTES, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		ck_assert_ptr_ne(parts.memory[i], MAP_FAILED);
+		proof_fill(parts.memory[i], PART_BYTES, i);
+	}
+	ck_assert_int_eq(pthread_create(&thread, NULL, adopt_parts, &parts), 0);
+	while (!atomic_load(&parts.is_over))
+		fork_and_look(&parts);
+	pthread_join(thread, NULL);
+	fork_and_look(&parts);
+	cow_client_unref(parts.client);
+}
+END_TEST
+
+/* It does not follow a program that has threads into its children. */
+#ifdef __SANITIZE_THREAD__
+#define CAN_FORK_BESIDE_THREADS false
+#else
+#define CAN_FORK_BESIDE_THREADS true
+#endif
+
+/* --- refused ---------------------------------------------------------------------------------- */
+
 static void refuse(struct cow_client *client, void *addr, uint64_t len, int error)
 {
 	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
@@ -176,6 +254,8 @@ int main(void)
 	proof_need_uffd();
 	tcase_add_test(tcase, adopted_while_threads_write);
 	tcase_add_test(tcase, memory_stays_when_the_region_ends);
+	if (CAN_FORK_BESIDE_THREADS)
+		tcase_add_test(tcase, forks_find_memory_whole);
 	tcase_add_test(tcase, what_cannot_be_adopted_is_refused_and_unharmed);
 	return proof_run(tcase);
 }
