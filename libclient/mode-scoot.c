@@ -275,6 +275,27 @@ static int take(struct scoot_region *region, struct memfile *overlay, struct sco
 	return r;
 }
 
+/* cowd has it until it is told, or the connection ends. */
+static void release_spare(struct cowi_scoot *glue)
+{
+	if (glue->spare)
+		cowi_overlay_release(glue->region->client, glue->spare_generation, glue->spare);
+	glue->spare = memfile_unref(glue->spare);
+}
+
+/*
+ * An overlay says by what it has data for which pages it has. So what a take that failed has
+ * written to the spare would be pages of the next one's instant.
+ */
+static int freeze_failed(struct cowi_scoot *glue, int r)
+{
+	char sentence[512];
+
+	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	release_spare(glue);
+	return err_raise(r, "%s", sentence);
+}
+
 /* Freeze; with an overlay if it takes one. */
 static int freeze(struct cow_snapshot *snap)
 {
@@ -293,8 +314,10 @@ static int freeze(struct cow_snapshot *snap)
 		glue->spare_generation = snap->generation;
 		r = take(region->scoot, glue->spare, &snap->scoot);
 	}
-	if (r || !snap->scoot->overlay)
-		return r;
+	if (r)
+		return glue->spare ? freeze_failed(glue, r) : r;
+	if (!snap->scoot->overlay)
+		return 0;
 	if (snap->scoot->n_kept)
 		glue->spare = memfile_unref(glue->spare); /* the snapshot has it */
 	else
