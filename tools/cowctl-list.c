@@ -77,7 +77,7 @@ static const struct report_column status_fields[] = {
 	{"clients", "Clients", REPORT_NUMBER},
 	{"regions", "Regions", REPORT_NUMBER},
 	{"snapshots", "Snapshots", REPORT_NUMBER},
-	{"region_bytes", "In regions", REPORT_BYTES},
+	{"region_bytes", "Charged for regions", REPORT_BYTES},
 	{"kept_bytes", "Kept for snapshots", REPORT_BYTES},
 	{"memory_bytes", "Daemon's own memory", REPORT_BYTES},
 	{"workers", "Fault workers", REPORT_NUMBER},
