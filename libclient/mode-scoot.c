@@ -206,7 +206,8 @@ static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *ext
 	const struct extents *map = &frozen->map;
 	size_t n = 0;
 
-	/* What became unknown to cowd since it was frozen goes out as 0, which cowd refuses. */
+	/* What was unknown to cowd is in the overlay. What became so since it was frozen is not,
+	 * and goes out as 0, which cowd refuses. */
 	for (size_t i = 0; i < map->n_runs; i++) {
 		uint64_t id = atomic_load(&map->runs[i].backing->id);
 
@@ -215,7 +216,7 @@ static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *ext
 		extents[n].size_bytes = map->runs[i].len;
 		extents[n].backing_id = id;
 		extents[n].backing_off = map->runs[i].backing_off;
-		if (!id && frozen->overlay) { /* then all of it is in the overlay */
+		if (!id && scoot_snapshot_is_kept(frozen, extents[n].off, extents[n].size_bytes)) {
 			extents[n].backing_id = atomic_load(&frozen->overlay->id);
 			extents[n].backing_off = map->runs[i].off;
 		}

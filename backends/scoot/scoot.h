@@ -239,6 +239,9 @@ bool scoot_tidy_step(struct scoot_region *region);
  */
 int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
 			  struct memfile **overlay);
+/** scoot_snapshot_is_kept() - whether the overlay has all of [@off, @off + @len), which is inside
+ */
+bool scoot_snapshot_is_kept(const struct scoot_snapshot *snap, uint64_t off, uint64_t len);
 /** scoot_snapshot_read() - the range is inside. 0 or -errno */
 int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t len, uint64_t off);
 /**

@@ -119,6 +119,18 @@ static size_t find_kept(const struct scoot_snapshot *snap, uint64_t off)
 	return low;
 }
 
+bool scoot_snapshot_is_kept(const struct scoot_snapshot *snap, uint64_t off, uint64_t len)
+{
+	const uint64_t end = off + len;
+
+	for (size_t i = find_kept(snap, off); off < end; i++) {
+		if (i == snap->n_kept || snap->kept[i].addr > off)
+			return false;
+		off = snap->kept[i].addr + snap->kept[i].len;
+	}
+	return true;
+}
+
 static int read_map(const struct scoot_snapshot *snap, char *buf, uint64_t len, uint64_t off)
 {
 	const struct extents *map = &snap->map;

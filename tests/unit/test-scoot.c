@@ -470,6 +470,37 @@ START_TEST(an_opened_snapshot_reads_the_same)
 }
 END_TEST
 
+/*
+ * A run is in the overlay whole only if cowd did not know its backing when it was frozen, whatever
+ * cowd knows later. Seen to fail: with any page that was kept taken for the whole of a run.
+ */
+START_TEST(an_overlay_has_what_was_kept)
+{
+	const uint64_t size_bytes = (uint64_t)3 << 20, page = page_size_bytes();
+	struct scoot_region *region = make_region(size_bytes, WITH_SCAN);
+	struct scoot_snapshot *first = take(region), *second, *third;
+
+	region->addr[page] = 1;
+	region->addr[2 * page] = 1;
+	region->addr[7 * page] = 1;
+	second = take(region);
+	atomic_store(&region->home->id, 0);
+	ck_assert(!scoot_snapshot_is_kept(second, 0, size_bytes));
+	ck_assert(!scoot_snapshot_is_kept(second, 0, 2 * page));
+	ck_assert(scoot_snapshot_is_kept(second, page, 2 * page));
+	ck_assert(!scoot_snapshot_is_kept(second, page, 3 * page));
+	ck_assert(scoot_snapshot_is_kept(second, 7 * page, page));
+	ck_assert(!scoot_snapshot_is_kept(second, 8 * page, page));
+	ck_assert(!scoot_snapshot_is_kept(first, 0, page));
+	third = take(region);
+	ck_assert(scoot_snapshot_is_kept(third, 0, size_bytes));
+	scoot_snapshot_free(third);
+	scoot_snapshot_free(second);
+	scoot_snapshot_free(first);
+	end_region(region);
+}
+END_TEST
+
 int main(void)
 {
 	AUTO_FD int uffd = make_uffd();
@@ -493,6 +524,7 @@ int main(void)
 	tcase_add_test(tcase, refused_while_new_mappings_are_populated);
 	tcase_add_test(tcase, a_split_mapping_is_moved_in_parts);
 	tcase_add_test(tcase, an_opened_snapshot_reads_the_same);
+	tcase_add_test(tcase, an_overlay_has_what_was_kept);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
