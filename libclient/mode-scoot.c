@@ -326,6 +326,40 @@ static int freeze(struct cow_snapshot *snap)
 	return 0;
 }
 
+static void drop_frozen(struct cow_snapshot *snap)
+{
+	struct memfile *overlay = snap->scoot->overlay;
+
+	if (overlay)
+		cowi_overlay_release(snap->client, snap->generation, overlay);
+	snap->scoot = scoot_snapshot_free(snap->scoot);
+}
+
+static bool can_be_told(const struct scoot_snapshot *frozen)
+{
+	for (size_t i = 0; i < frozen->map.n_runs; i++) {
+		const struct extent *run = &frozen->map.runs[i];
+
+		if (!atomic_load(&run->backing->id) &&
+		    !scoot_snapshot_is_kept(frozen, run->off, run->len))
+			return false;
+	}
+	return true;
+}
+
+/* Again if a region goes meanwhile that this one was mmapcopied from: the next take keeps those
+ * pages. */
+static int freeze_for_cowd(struct cow_snapshot *snap)
+{
+	int r = freeze(snap);
+
+	while (!r && !can_be_told(snap->scoot)) {
+		drop_frozen(snap);
+		r = freeze(snap);
+	}
+	return r;
+}
+
 static int scoot_op_take(struct cow_snapshot *snap)
 {
 	struct cow_region *region = snap->region;
@@ -336,7 +370,7 @@ static int scoot_op_take(struct cow_snapshot *snap)
 		return err_raise(-E2BIG, "region \"%s\" is in %zu parts, too many for one snapshot",
 				 region->name, region->scoot->map.n_runs);
 	cowi_scoot_await_end(snap->client, snap->generation);
-	r = freeze(snap);
+	r = freeze_for_cowd(snap);
 	if (!r) {
 		struct memfile *overlay = snap->scoot->overlay;
 
