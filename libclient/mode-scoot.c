@@ -173,6 +173,22 @@ static int scoot_restore(struct cow_region *region)
 	return r;
 }
 
+/* cowd has it until it is told, or the connection ends. */
+static void release_spare(struct cowi_scoot *glue)
+{
+	if (glue->spare)
+		cowi_overlay_release(glue->region->client, glue->spare_generation, glue->spare);
+	glue->spare = memfile_unref(glue->spare);
+}
+
+static void release_second(struct cow_region *region)
+{
+	struct memfile *second = region->scoot->second;
+
+	if (second)
+		cowi_overlay_release(region->client, region->scoot_glue->second_generation, second);
+}
+
 static void scoot_detach(struct cow_region *region)
 {
 	struct cow_client *client = region->client;
@@ -181,6 +197,8 @@ static void scoot_detach(struct cow_region *region)
 	/* cowd forgets the memory with the region: whoever mmapcopied from it keeps it to himself.
 	 */
 	atomic_store(&region->scoot->home->id, 0);
+	release_second(region);
+	release_spare(region->scoot_glue);
 	unmap(region, region->addr);
 	region->scoot = scoot_region_free(region->scoot);
 	region->scoot_glue = glue_free(region->scoot_glue);
@@ -274,14 +292,6 @@ static int take(struct scoot_region *region, struct memfile *overlay, struct sco
 	r = scoot_take(region, overlay, out);
 	cowi_alone_end(region, &saved);
 	return r;
-}
-
-/* cowd has it until it is told, or the connection ends. */
-static void release_spare(struct cowi_scoot *glue)
-{
-	if (glue->spare)
-		cowi_overlay_release(glue->region->client, glue->spare_generation, glue->spare);
-	glue->spare = memfile_unref(glue->spare);
 }
 
 /*
@@ -470,7 +480,8 @@ static int scoot_op_discard(struct cow_region *region, uint64_t off, uint64_t le
 	r = scoot_discard(region->scoot, off, len, !generation);
 	if (r == SCOOT_E_OVERLAY) {
 		/* Refused, it is only that zeroes cost memory while the snapshot lives. */
-		(void)cowi_overlay_new(&region->scoot->second, region, generation);
+		if (!cowi_overlay_new(&region->scoot->second, region, generation))
+			region->scoot_glue->second_generation = generation;
 		r = scoot_discard(region->scoot, off, len, true);
 	}
 	cowi_scoot_post(region);

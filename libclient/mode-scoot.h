@@ -22,6 +22,7 @@
  * @task:         background work; while @is_posted a reference on @region is held for it
  * @spare:        an overlay made ahead; take_lock
  * @wants_spare:  a take has needed an overlay; take_lock
+ * @second_generation: of the connection that the region's second memory was made on; take_lock
  */
 struct cowi_scoot {
 	struct cow_region *region;
@@ -29,6 +30,7 @@ struct cowi_scoot {
 	atomic_bool is_posted;
 	struct memfile *spare;
 	uint64_t spare_generation;
+	uint64_t second_generation;
 	bool wants_spare;
 };
 
