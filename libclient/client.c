@@ -8,7 +8,6 @@
  */
 #include "config.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -79,6 +78,31 @@ void cowi_clients_fork_parent(void)
 	cowi_registry_fork_done();
 }
 
+static void drop_output(struct cowi_conn *conn)
+{
+	while (conn->out) {
+		struct cowi_packet *packet = conn->out;
+
+		conn->out = packet->next;
+		fdset_deinit(&packet->fds);
+		free(packet);
+	}
+	conn->out_end = &conn->out;
+}
+
+/* What is on its way to cowd, or waits for it, is to end with the process that has it. */
+static void close_copies(struct cow_client *client)
+{
+	client->uffd_device_fd = fd_close(client->uffd_device_fd);
+	while (client->attaching) {
+		client->attaching->attach_fd = fd_close(client->attaching->attach_fd);
+		client->attaching = client->attaching->next_attaching;
+	}
+	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next)
+		snap->view_uffd = fd_close(snap->view_uffd);
+	drop_output(client->conn);
+}
+
 /* The thread is not there any more, nor are those who waited: nothing of theirs is touched. */
 void cowi_clients_fork_child(void)
 {
@@ -94,7 +118,7 @@ void cowi_clients_fork_child(void)
 		conn->pending = NULL;
 		/* Destroying it would wait for those who waited. */
 		pthread_cond_init(&c->changed, NULL);
-		c->uffd_device_fd = fd_close(c->uffd_device_fd);
+		close_copies(c);
 		pthread_mutex_unlock(&c->lock);
 	}
 	pthread_mutex_unlock(&clients_lock);
@@ -122,13 +146,7 @@ void cowi_client_free(struct cow_client *client)
 	if (conn) {
 		conn->sock = fd_close(conn->sock);
 		conn->wake_fd = fd_close(conn->wake_fd);
-		while (conn->out) {
-			struct cowi_packet *packet = conn->out;
-
-			conn->out = packet->next;
-			fdset_deinit(&packet->fds);
-			free(packet);
-		}
+		drop_output(conn);
 		free(conn);
 	}
 	client->uffd_device_fd = fd_close(client->uffd_device_fd);
@@ -316,24 +334,57 @@ void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t
 		cowi_thread_wake(client);
 }
 
-int cowi_uffd_new(struct cow_client *client)
+/* With client->lock held. */
+static int uffd_new(struct cow_client *client)
 {
-	AUTO_FD int device_fd = -1;
-	uint32_t lend;
 	int uffd = -1, r;
 
-	pthread_mutex_lock(&client->lock);
-	lend = client->lend;
-	if (client->uffd_device_fd >= 0)
-		device_fd = fcntl(client->uffd_device_fd, F_DUPFD_CLOEXEC, 0);
-	pthread_mutex_unlock(&client->lock);
-	if (device_fd < 0)
+	if (client->uffd_device_fd < 0)
 		return err_raise(
 			-EPERM,
 			"cowd at %s lends no userfaultfd, by its setting lend= (cowd.conf(5)) or "
 			"because it has no /dev/userfaultfd (cowd(8)); modes scoot and mmapcopy "
 			"work without",
 			client->address);
-	r = uffdio_new_by_device(&uffd, device_fd, lend == 2);
+	r = uffdio_new_by_device(&uffd, client->uffd_device_fd, client->lend == 2);
 	return r ? r : uffd;
+}
+
+int cowi_uffd_new(struct cow_client *client)
+{
+	int uffd;
+
+	pthread_mutex_lock(&client->lock);
+	uffd = uffd_new(client);
+	pthread_mutex_unlock(&client->lock);
+	return uffd;
+}
+
+int cowi_attach_begin(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+	int uffd;
+
+	pthread_mutex_lock(&client->lock);
+	uffd = uffd_new(client);
+	if (uffd >= 0) {
+		region->attach_fd = uffd;
+		region->next_attaching = client->attaching;
+		client->attaching = region;
+	}
+	pthread_mutex_unlock(&client->lock);
+	return uffd < 0 ? uffd : 0;
+}
+
+void cowi_attach_end(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+	struct cow_region **link = &client->attaching;
+
+	pthread_mutex_lock(&client->lock);
+	while (*link != region)
+		link = &(*link)->next_attaching;
+	*link = region->next_attaching;
+	region->attach_fd = fd_close(region->attach_fd);
+	pthread_mutex_unlock(&client->lock);
 }

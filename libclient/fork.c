@@ -189,7 +189,7 @@ static void take_away(const struct cow_region *region)
 static void reserve_views(const struct cow_client *client)
 {
 	for (const struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next) {
-		if (snap->scoot && snap->view)
+		if (snap->view)
 			cowi_keep_clear((void *)(uintptr_t)snap->view, snap->size_bytes);
 	}
 }

@@ -58,6 +58,7 @@ struct cow_client {
 	pthread_cond_t changed;         /* with lock: the connection or a snapshot changed state */
 	uint64_t generation;            /* counts connections; 0: never connected; lock */
 	struct cow_region *regions;     /* linked by ->next, not references */
+	struct cow_region *attaching;   /* lock; linked by ->next_attaching, not references */
 	struct cow_snapshot *snapshots; /* linked by ->next, not references */
 	struct cowi_conn *conn;         /* everything else about the connection: client.c */
 	struct cow_client *next;        /* in the list of clients, for fork */
@@ -113,7 +114,9 @@ struct cow_region {
 	char *addr;
 	uint64_t size_bytes;
 	pthread_mutex_t take_lock;
-	struct cow_region *next;       /* in client->regions */
+	struct cow_region *next; /* in client->regions */
+	int attach_fd;           /* client->lock; while in client->attaching: see there */
+	struct cow_region *next_attaching;
 	struct scoot_region *scoot;    /* backends/scoot: extent map; NULL in mode uffd */
 	_Atomic unsigned int n_takers; /* wait for take_lock: the background lets them have it */
 	char *adopted;   /* the program's own memory: where it is, and it stays when the region ends
@@ -241,6 +244,15 @@ void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t
  * Return: CLOEXEC and non-blocking; -EPERM when cowd lends none; another -errno.
  */
 int cowi_uffd_new(struct cow_client *client);
+
+/**
+ * cowi_attach_begin() - the same for cowd, to serve @region with: region->attach_fd
+ *
+ * It is to be closed where cowd's end closes: whoever waits for a cowd that has gone would wait as
+ * long as anybody has a copy. A fork child closes its own.
+ */
+int cowi_attach_begin(struct cow_region *region);
+void cowi_attach_end(struct cow_region *region);
 
 /* --- snapshot.c ------------------------------------------------------------------------------- */
 

@@ -36,15 +36,19 @@ static int call_attach(struct cow_region *region)
 {
 	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	AUTO_FD int uffd = cowi_uffd_new(region->client);
+	int r;
 
-	if (uffd < 0)
-		return uffd;
+	r = cowi_attach_begin(region);
+	if (r)
+		return r;
 	attach.region_id = region->id;
 	attach.addr = (uintptr_t)region->addr;
 	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
 	request.region_attach = &attach;
-	return cowi_call_in(region->client, region->generation, &request, &uffd, 1, NULL, NULL);
+	r = cowi_call_in(region->client, region->generation, &request, &region->attach_fd, 1, NULL,
+			 NULL);
+	cowi_attach_end(region);
+	return r;
 }
 
 static int uffd_attach(struct cow_region *region, const struct cow_region_params *params)

@@ -6,7 +6,8 @@
  *
  * Seen to fail: with list_add() a tenth of a millisecond before the client has its connection
  * (client.c), the child ends by SIGSEGV; without pthread_cond_init() in cowi_clients_fork_child(),
- * the child waits for a thread that it does not have.
+ * the child waits for a thread that it does not have; without close_copies() of what is attached,
+ * and of what is mapped, it has a userfaultfd.
  */
 #include "config.h"
 
@@ -60,6 +61,24 @@ static void *make_clients(void *arg)
 		atomic_fetch_add(&n_made, 1);
 	}
 	return NULL;
+}
+
+/* A userfaultfd serves until the last copy of it is closed, by cowd or not. */
+static bool has_userfaultfd(void)
+{
+	char path[64], target[64];
+	ssize_t len;
+
+	for (int fd = 0; fd < 256; fd++) {
+		(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		len = readlink(path, target, sizeof(target) - 1);
+		if (len < 0)
+			continue;
+		target[len] = '\0';
+		if (strstr(target, "userfaultfd"))
+			return true;
+	}
+	return false;
 }
 
 /* Return: exit status. */
@@ -145,6 +164,47 @@ static bool is_waited(struct cow_client *client)
 	return is_waited;
 }
 
+static void *make_regions(void *arg)
+{
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_UFFD};
+
+	while (!atomic_load(&is_over)) {
+		struct cow_region *region = NULL;
+
+		proof_ok(cow_region_new(&region, arg, &params));
+		cow_region_unref(region);
+		atomic_fetch_add(&n_made, 1);
+	}
+	return NULL;
+}
+
+/* Threads would wait for a cowd that has gone, as long as such a child lives. */
+START_TEST(while_cowd_is_given_a_userfaultfd)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_UFFD};
+	pthread_t thread;
+	const void *view;
+
+	proof_ok(cow_region_new(&region, client, &params));
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_ok(cow_snapshot_map(snap, &view));
+	ck_assert(!pthread_create(&thread, NULL, make_regions, client));
+	for (int i = 0; i < N_FORKS || atomic_load(&n_made) < N_MADE; i++) {
+		pid_t pid = fork();
+
+		ck_assert_int_ge(pid, 0);
+		if (!pid)
+			_exit(has_userfaultfd() ? 2 : 0);
+		proof_reap(pid, 0);
+	}
+	atomic_store(&is_over, true);
+	ck_assert(!pthread_join(thread, NULL));
+}
+END_TEST
+
 START_TEST(while_a_thread_waits_for_a_connection)
 {
 	struct cow_client *client = proof_client();
@@ -178,6 +238,8 @@ int main(void)
 	/* The sanitizer may itself be in the middle of something in another thread. */
 	if (CAN_FORK_BESIDE_THREADS)
 		tcase_add_test(tcase, while_clients_are_made_and_ended);
+	if (CAN_FORK_BESIDE_THREADS && proof_has_uffd())
+		tcase_add_test(tcase, while_cowd_is_given_a_userfaultfd);
 	tcase_add_test(tcase, while_a_thread_waits_for_a_connection);
 	return proof_run(tcase);
 }
