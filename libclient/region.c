@@ -189,11 +189,35 @@ static int populate(struct cow_region *region)
 			       (unsigned long long)region->size_bytes, region->name);
 }
 
+static bool is_in(const struct cow_region *region, const void *object)
+{
+	return (uintptr_t)object - (uintptr_t)region->adopted < region->size_bytes;
+}
+
+/*
+ * Whoever moves pages waits for himself if he needs what lies in them: the library's objects, which
+ * malloc() gave, or this thread's stack.
+ */
+static int check_own(const struct cow_region *region)
+{
+	const struct cow_client *client = region->client;
+
+	if (!is_in(region, region) && !is_in(region, client) && !is_in(region, client->conn) &&
+	    !is_in(region, &client))
+		return 0;
+	return err_raise(-EINVAL,
+			 "%p-%p has objects of this library or the calling thread's stack in it, "
+			 "which it needs while threads are kept out of that memory",
+			 (void *)region->adopted, (void *)(region->adopted + region->size_bytes));
+}
+
 static int set_up(struct cow_region *region, const struct cow_region_params *params)
 {
 	int r;
 
-	r = create(region);
+	r = region->adopted ? check_own(region) : 0;
+	if (!r)
+		r = create(region);
 	if (r)
 		return r;
 	r = region->ops->attach(region, params);
