@@ -25,7 +25,8 @@
 /* Region as the fork finds it. */
 struct forked {
 	struct cow_region *region; /* a reference */
-	bool is_locked;            /* ours: its take_lock is held */
+	bool is_ours;              /* of this process, not of one that it is a fork child of */
+	bool is_locked;            /* its take_lock is held */
 	bool is_inherited;         /* the child has its memory */
 };
 
@@ -59,13 +60,19 @@ static void list_regions(void)
 	free((void *)regions);
 }
 
-/* By address, as all who take more than one: that is the registry's order. */
+/*
+ * By address, as all who take more than one: that is the registry's order. In mode uffd the child
+ * has none of it, and whoever has the lock may be waiting for cowd.
+ */
 static void lock_regions(void)
 {
 	for (size_t i = 0; i < n_forked; i++) {
 		struct cow_region *region = forked[i].region;
 
 		if (region->client->pid != getpid())
+			continue;
+		forked[i].is_ours = true;
+		if (!region->scoot)
 			continue;
 		cowi_region_lock(region);
 		forked[i].is_locked = true;
@@ -99,7 +106,7 @@ static void freeze_regions(void)
 		bool is_strict = strict_client && region->client == strict_client;
 		int r;
 
-		if (!forked[i].is_locked) {
+		if (!forked[i].is_ours) {
 			forked[i].is_inherited = region->is_forked;
 			continue;
 		}
@@ -206,10 +213,12 @@ static void in_child(void)
 	is_known = !cowi_guards_inherited();
 	for (size_t i = 0; i < n_forked; i++) {
 		struct cow_region *region = forked[i].region;
-		bool is_ours = forked[i].is_locked;
+		bool is_ours = forked[i].is_ours;
 
-		if (is_ours && region->scoot)
+		if (forked[i].is_locked)
 			scoot_region_forked(region->scoot);
+		else if (is_ours)
+			pthread_mutex_init(&region->take_lock, NULL); /* who had it is not here */
 		if (is_ours)
 			reserve_views(region->client);
 		if (!is_ours && forked[i].is_inherited && !is_known)

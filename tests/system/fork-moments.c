@@ -12,6 +12,7 @@
 #include "config.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -205,6 +206,51 @@ START_TEST(while_cowd_is_given_a_userfaultfd)
 }
 END_TEST
 
+static void *take_snapshot(void *arg)
+{
+	struct cow_snapshot *snap = NULL;
+
+	proof_ok(cow_snapshot_new(&snap, arg));
+	cow_snapshot_unref(snap);
+	return NULL;
+}
+
+static bool is_asked(struct cow_client *client)
+{
+	bool is_asked;
+
+	pthread_mutex_lock(&client->lock);
+	is_asked = client->conn->n_turns > 0;
+	pthread_mutex_unlock(&client->lock);
+	return is_asked;
+}
+
+/* Seen to fail: if a fork waits for the takes of regions that the child does not get. */
+START_TEST(while_cowd_does_not_answer)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_UFFD};
+	pthread_t thread;
+	pid_t pid;
+
+	proof_ok(cow_region_new(&region, client, &params));
+	ck_assert(!kill(proof_cowd(), SIGSTOP));
+	ck_assert(!pthread_create(&thread, NULL, take_snapshot, region));
+	while (!is_asked(client))
+		(void)sched_yield();
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		cow_region_unref(region);
+		_exit(0);
+	}
+	proof_reap(pid, 0);
+	ck_assert(!kill(proof_cowd(), SIGCONT));
+	ck_assert(!pthread_join(thread, NULL));
+}
+END_TEST
+
 START_TEST(while_a_thread_waits_for_a_connection)
 {
 	struct cow_client *client = proof_client();
@@ -240,6 +286,8 @@ int main(void)
 		tcase_add_test(tcase, while_clients_are_made_and_ended);
 	if (CAN_FORK_BESIDE_THREADS && proof_has_uffd())
 		tcase_add_test(tcase, while_cowd_is_given_a_userfaultfd);
+	if (proof_has_uffd())
+		tcase_add_test(tcase, while_cowd_does_not_answer);
 	tcase_add_test(tcase, while_a_thread_waits_for_a_connection);
 	return proof_run(tcase);
 }
