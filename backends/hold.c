@@ -33,6 +33,12 @@ int hold_begin(int uffd, char *addr, uint64_t len, bool is_anonymous)
 			    UFFDIO_REGISTER_MODE_MISSING |
 				    (is_anonymous ? 0 : UFFDIO_REGISTER_MODE_MINOR));
 
+	/* Of several mappings those before the one that could not be split are registered now.
+	 * Other errors come before anything is done, and what another userfaultfd has is not ours
+	 * to end.
+	 */
+	if (r == -ENOMEM)
+		hold_end(uffd, addr, len);
 	if (r > 0)
 		return err_raise(
 			-EBUSY, "the region is not mapped as it was given: part of it was unmapped "

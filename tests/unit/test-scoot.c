@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "backends/hold.h"
 #include "tests/unit/scoot-fixture.h"
 
 /* --- against a plain copy --------------------------------------------------------------------- */
@@ -501,6 +502,58 @@ START_TEST(an_overlay_has_what_was_kept)
 }
 END_TEST
 
+#define FILLERS_MAX (1 << 20)
+
+/* Mappings that the kernel cannot merge, until there may be no more. Return: how many. */
+static size_t use_up_mappings(void **fillers)
+{
+	size_t n = 0;
+
+	while (n < FILLERS_MAX &&
+	       (fillers[n] = mmap(NULL, page_size_bytes(), n % 2 ? PROT_READ : PROT_NONE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) != MAP_FAILED)
+		n++;
+	return n;
+}
+
+/*
+ * The range is in two mappings, both of which have to be split: at some number of mappings left
+ * only the first one can be. Seen to fail: without hold_end() there, it waits for ever.
+ */
+START_TEST(nobody_waits_where_holding_failed)
+{
+	const uint64_t page = page_size_bytes();
+	CLEANUP(memfile_unrefp) struct memfile *backing = make_backing(4 * page, 1);
+	CLEANUP(freep) void **fillers = calloc(FILLERS_MAX, sizeof(*fillers));
+	AUTO_FD int uffd = make_uffd();
+	bool is_held = false;
+	char *addr;
+	size_t n;
+
+	ck_assert_int_eq(hold_init(uffd), 0);
+	ck_assert_int_eq(space_reserve(&addr, 4 * page), 0);
+	for (uint64_t off = 0; off < 4 * page; off += 2 * page)
+		ck_assert_ptr_ne(mmap(addr + off, 2 * page,
+				      off ? PROT_READ : PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_FIXED, backing->fd, (off_t)off),
+				 MAP_FAILED);
+	n = use_up_mappings(fillers);
+	ck_assert_uint_lt(n, FILLERS_MAX);
+	while (n && !is_held) {
+		is_held = !hold_begin(uffd, addr + page, 2 * page, false);
+		if (is_held)
+			hold_end(uffd, addr + page, 2 * page);
+		ck_assert_int_eq(((volatile char *)addr)[page], 0);
+		ck_assert_int_eq(madvise(addr, 4 * page, MADV_DONTNEED), 0);
+		(void)munmap(fillers[--n], page);
+	}
+	ck_assert(is_held);
+	while (n)
+		(void)munmap(fillers[--n], page);
+	space_release(addr, 4 * page);
+}
+END_TEST
+
 int main(void)
 {
 	AUTO_FD int uffd = make_uffd();
@@ -525,6 +578,9 @@ int main(void)
 	tcase_add_test(tcase, a_split_mapping_is_moved_in_parts);
 	tcase_add_test(tcase, an_opened_snapshot_reads_the_same);
 	tcase_add_test(tcase, an_overlay_has_what_was_kept);
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) /* they map memory as well */
+	tcase_add_test(tcase, nobody_waits_where_holding_failed);
+#endif
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
