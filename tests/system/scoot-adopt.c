@@ -252,7 +252,7 @@ START_TEST(the_librarys_own_memory_is_refused)
 {
 	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
 	const uint64_t page = page_size_bytes();
-	char *own[] = {(char *)client, (char *)client->conn, (char *)&client};
+	char *own[] = {(char *)client, (char *)client->conn};
 
 	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
 		refuse(client, own[i] - ((uintptr_t)own[i] & (page - 1)), page, -EINVAL);
