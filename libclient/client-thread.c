@@ -47,8 +47,7 @@ bool cowi_has_output(struct cow_client *client)
 	return has_output;
 }
 
-/* With client->lock held. */
-static void drop_output(struct cowi_conn *conn)
+void cowi_drop_output(struct cowi_conn *conn)
 {
 	while (conn->out) {
 		struct cowi_packet *packet = conn->out;
@@ -107,7 +106,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	conn->is_ending = true;
 	conn->n_under_way = 0;
 	conn->n_drains_done = conn->n_drains_asked;
-	drop_output(conn);
+	cowi_drop_output(conn);
 	pending = conn->pending;
 	conn->pending = NULL;
 	if (client->regions && !conn->retry_at_msec) {

@@ -78,18 +78,6 @@ void cowi_clients_fork_parent(void)
 	cowi_registry_fork_done();
 }
 
-static void drop_output(struct cowi_conn *conn)
-{
-	while (conn->out) {
-		struct cowi_packet *packet = conn->out;
-
-		conn->out = packet->next;
-		fdset_deinit(&packet->fds);
-		free(packet);
-	}
-	conn->out_end = &conn->out;
-}
-
 /* What is on its way to cowd, or waits for it, is to end with the process that has it. */
 static void close_copies(struct cow_client *client)
 {
@@ -100,7 +88,7 @@ static void close_copies(struct cow_client *client)
 	}
 	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next)
 		snap->view_uffd = fd_close(snap->view_uffd);
-	drop_output(client->conn);
+	cowi_drop_output(client->conn);
 }
 
 /* The thread is not there any more, nor are those who waited: nothing of theirs is touched. */
@@ -146,7 +134,7 @@ void cowi_client_free(struct cow_client *client)
 	if (conn) {
 		conn->sock = fd_close(conn->sock);
 		conn->wake_fd = fd_close(conn->wake_fd);
-		drop_output(conn);
+		cowi_drop_output(conn);
 		free(conn);
 	}
 	client->uffd_device_fd = fd_close(client->uffd_device_fd);

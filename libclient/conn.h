@@ -135,6 +135,8 @@ bool cowi_receive(struct cow_client *client);
  * Any thread but the client's own, no lock held. Costs a system call if there is nothing.
  */
 void cowi_drain(struct cow_client *client);
+/** cowi_drop_output() - forget what is queued. With client->lock held */
+void cowi_drop_output(struct cowi_conn *conn);
 /** cowi_flush() - send what is queued, as far as it goes. Client's thread */
 void cowi_flush(struct cow_client *client);
 /** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else
