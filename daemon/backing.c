@@ -58,12 +58,16 @@ static int check_foreign(int fd, uint64_t size_bytes)
 	struct stat st;
 	int seals;
 
+	/* First, as what else is asked of a file could wait for whoever serves it, and all with us.
+	 */
+	seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0)
+		return err_raise(-EINVAL, "the descriptor of a region's memory is no memfd");
 	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
 		return err_raise_errno("cannot look at the descriptor of a region's memory");
 	if (!S_ISREG(st.st_mode) || fs.f_type != TMPFS_MAGIC)
 		return err_raise(-EINVAL, "the descriptor of a region's memory is no memfd");
-	seals = fcntl(fd, F_GET_SEALS);
-	if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
+	if ((seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
 		return err_raise(-EINVAL, "the size of a region's memory is not sealed");
 	if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
 		return err_raise(-EINVAL, "a region's memory is sealed against writing");

@@ -106,32 +106,33 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
 	return r ? r : check_cover(snap);
 }
 
+/*
+ * Page by page: SEEK_HOLE would walk on behind the extent, to the end of the data, for each of
+ * thousands of small extents of one backing.
+ */
 static int find_present(struct snapshot_extent *extent)
 {
 	uint64_t size = page_size_bytes();
 	uint64_t n_pages = extent->size_bytes / size;
 	uint64_t end = extent->backing_off + extent->size_bytes;
 	uint64_t pos = extent->backing_off;
-	int fd = extent->backing->ro_fd;
 
 	extent->present = calloc(n_pages / 64 + 1, sizeof(*extent->present));
 	if (!extent->present)
 		return err_oom(n_pages / 8, "extents");
-	while (pos < end) {
-		off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
-		off_t hole;
+	for (; pos < end; pos += size) {
+		off_t data = lseek(extent->backing->ro_fd, (off_t)pos, SEEK_DATA);
+		uint64_t idx;
 
 		if (data < 0 && errno == ENXIO)
 			return 0;
-		hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
-		if (hole < 0)
+		if (data < 0)
 			return err_raise_errno("cannot look for data in a backing");
 		pos = (uint64_t)data;
-		for (; pos < min_u64((uint64_t)hole, end); pos += size) {
-			uint64_t idx = (pos - extent->backing_off) / size;
-
-			extent->present[idx / 64] |= 1ULL << (idx % 64);
-		}
+		if (pos >= end)
+			return 0;
+		idx = (pos - extent->backing_off) / size;
+		extent->present[idx / 64] |= 1ULL << (idx % 64);
 	}
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include "config.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -52,6 +53,7 @@ void log_set_verbose(bool is_verbose)
 
 static void write_plain(const struct session *session, const char *text)
 {
+	struct pollfd pollfd = {.fd = STDERR_FILENO, .events = POLLOUT};
 	char line[LINE_MAX_BYTES + 160];
 	int n;
 
@@ -70,6 +72,8 @@ static void write_plain(const struct session *session, const char *text)
 	}
 	/* One write(2), so that lines of several threads do not mix; a full or closed stderr is no
 	 * reason to stop serving memory. */
+	if (poll(&pollfd, 1, 0) == 0)
+		return;
 	if (write(STDERR_FILENO, line, (size_t)n) < 0)
 		return;
 }

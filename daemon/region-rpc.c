@@ -93,6 +93,13 @@ int rpc_region_create(struct rpc_call *call)
 	return r ? r : make_region(call, backing, create->mode, create->name);
 }
 
+/* Only memory has seals; fstat() of another file could wait for whoever serves that. */
+static bool is_writable_memory(int memfd, struct stat *st)
+{
+	return (fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_RDWR &&
+	       fcntl(memfd, F_GET_SEALS) >= 0 && !fstat(memfd, st);
+}
+
 /*
  * A client may settle what it froze once it has handed its memory over on a new connection and
  * those who have snapshots of it were told that they are lost, and have let go of them. cowd may
@@ -103,7 +110,7 @@ static void lose_earlier(struct daemon *daemon, int memfd)
 {
 	struct stat st;
 
-	if ((fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) != O_RDWR || fstat(memfd, &st))
+	if (!is_writable_memory(memfd, &st))
 		return;
 	snapshot_lose_memory(daemon, st.st_dev, st.st_ino);
 	inherit_forget(daemon, st.st_dev, st.st_ino);
@@ -131,7 +138,7 @@ static struct region *resume(struct session *session, int memfd)
 	struct region *region;
 	struct stat st;
 
-	if ((fcntl(memfd, F_GETFL) & (O_ACCMODE | O_PATH)) != O_RDWR || fstat(memfd, &st))
+	if (!is_writable_memory(memfd, &st))
 		return NULL;
 	for (region = session->daemon->regions; region; region = region->hh.next) {
 		if (is_resumable(region, session, &st))

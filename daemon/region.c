@@ -265,15 +265,19 @@ bool region_should_yield(const struct region *region)
 	return atomic_load(&region->n_urgent) && atomic_load(&region->n_leaving) <= N_LEAVING_MAX;
 }
 
-/* Where @op goes into the queue, whose first operation is running. */
+/*
+ * Where @op goes into the queue, whose first operation is running: behind the last one that
+ * somebody waits for, so that those keep their order.
+ */
 static struct region_op **find_place(struct region *region, const struct region_op *op)
 {
 	struct region_op **link = region->ops ? &region->ops->next : &region->ops;
 
 	if (op->is_background || atomic_load(&region->n_leaving) > N_LEAVING_MAX)
 		return region->ops_tail;
-	while (*link && !(*link)->is_background)
-		link = &(*link)->next;
+	for (struct region_op **at = link; *at; at = &(*at)->next)
+		if (!(*at)->is_background)
+			link = &(*at)->next;
 	return link;
 }
 

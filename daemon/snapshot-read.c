@@ -163,6 +163,12 @@ static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bo
 	if (r)
 		return r;
 	pthread_rwlock_rdlock(&region->chain_lock);
+	/* Lost meanwhile it may have left the chain, and its store with it. */
+	if (snap->is_lost) {
+		r = snapshot_stale(snap);
+		pthread_rwlock_unlock(&region->chain_lock);
+		return r;
+	}
 	for (uint64_t pos = off; pos < run_end; pos += size) {
 		uint32_t slot;
 		bool is_hole;
@@ -181,9 +187,8 @@ static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bo
 			run_end = pos;
 	}
 	*end = run_end;
-	r = snap->is_lost ? snapshot_stale(snap) : 0;
 	pthread_rwlock_unlock(&region->chain_lock);
-	return r;
+	return 0;
 }
 
 /* --- other modes ------------------------------------------------------------------------------ */

@@ -189,6 +189,8 @@ static void leave_done(struct region_op *op)
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 
 	if (!snap->has_left) {
+		op->is_background =
+			true; /* if the cut came after all there are pages to hand down */
 		region_submit(snap->region, op);
 		return;
 	}
@@ -205,7 +207,8 @@ static void submit_leave(struct snapshot *snap)
 		return;
 	snap->op.run = leave_run;
 	snap->op.done = leave_done;
-	snap->op.is_background = true;
+	/* One whose cut was not made is in the way of the next take, and leaves at once. */
+	snap->op.is_background = atomic_load(&snap->is_frozen);
 	atomic_fetch_add(&snap->region->n_leaving, 1);
 	region_submit(snap->region, &snap->op);
 }
@@ -509,6 +512,10 @@ void snapshot_lost_task(struct task *task)
 	struct snapshot *snap;
 
 	atomic_store(&region->is_lost_posted, false);
+	/* Nobody has it or a snapshot of it any more: its end is on its way, and closes what is
+	 * open. */
+	if (!region->n_refs)
+		return;
 	pthread_rwlock_rdlock(&region->chain_lock);
 	for (snap = region->oldest; snap; snap = snap->newer) {
 		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */

@@ -376,9 +376,9 @@ void worker_remove(struct served *served)
 	if (worker) {
 		pthread_mutex_lock(&worker->lock);
 		forget(worker, served);
+		atomic_store(&served->worker, NULL);
 		pthread_mutex_unlock(&worker->lock);
 	}
-	atomic_store(&served->worker, NULL);
 	atomic_fetch_sub(&served->n_wanted, 1);
 	pthread_mutex_unlock(&served->lock);
 }
@@ -408,14 +408,29 @@ void worker_follow(struct worker_pool *pool, struct served *served, int cpu)
 	}
 }
 
+/* The worker that has the object, with its lock held; NULL if none has. */
+static struct worker *lock_worker(struct served *served)
+{
+	struct worker *worker;
+
+	while ((worker = atomic_load(&served->worker))) {
+		pthread_mutex_lock(&worker->lock);
+		if (worker == atomic_load(&served->worker))
+			break;
+		pthread_mutex_unlock(&worker->lock);
+	}
+	return worker;
+}
+
 void worker_kick(struct served *served)
 {
-	struct worker *worker = atomic_load(&served->worker);
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = served->id};
+	/* Another one may have it by the time that this one's lock is there, and may have parked
+	 * it. */
+	struct worker *worker = lock_worker(served);
 
 	if (!worker)
 		return;
-	pthread_mutex_lock(&worker->lock);
 	if (served->is_waited && served->is_parked) {
 		served->is_parked = false;
 		(void)epoll_ctl(worker->epoll_fd, EPOLL_CTL_MOD, served->fd, &event);
