@@ -76,12 +76,7 @@ int arm_prepare(struct region *region)
 /* With served.lock held: whether the region is frozen, or will be by a move that is on its way. */
 static bool is_frozen(struct region *region)
 {
-	bool is_frozen_now;
-
-	pthread_rwlock_rdlock(&region->chain_lock);
-	is_frozen_now = region->oldest;
-	pthread_rwlock_unlock(&region->chain_lock);
-	return is_frozen_now || region->pending;
+	return region_is_frozen(region) || region->pending;
 }
 
 /*

@@ -190,6 +190,8 @@ int region_serve(struct region *region);
  * is not a background one goes before those that are. Leaves that pile up are an end of that.
  */
 void region_submit(struct region *region, struct region_op *op);
+/** region_is_frozen() - whether a snapshot needs what its memory has; takes chain_lock */
+bool region_is_frozen(struct region *region);
 /** region_should_yield() - whether a background operation is to end soon, to be submitted again */
 bool region_should_yield(const struct region *region);
 

@@ -76,12 +76,7 @@ void stock_want(struct region *region)
 /* Unused slots that keep their memory. */
 static size_t n_to_keep(struct region *region)
 {
-	bool is_frozen;
-
-	pthread_rwlock_rdlock(&region->chain_lock);
-	is_frozen = region->oldest;
-	pthread_rwlock_unlock(&region->chain_lock);
-	return is_frozen ? WARM_SLOTS : 0;
+	return region_is_frozen(region) ? WARM_SLOTS : 0;
 }
 
 static void trim_run(struct region_op *op)

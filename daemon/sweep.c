@@ -59,15 +59,10 @@ static void sweep_run(struct job *job)
 
 static bool is_wanted(struct region *region)
 {
-	bool is_frozen;
-
 	if (region->is_gone || region->is_disowned ||
 	    atomic_load(&region->sweep_off) >= region->size_bytes)
 		return false;
-	pthread_rwlock_rdlock(&region->chain_lock);
-	is_frozen = region->oldest;
-	pthread_rwlock_unlock(&region->chain_lock);
-	return is_frozen;
+	return region_is_frozen(region);
 }
 
 static void sweep_done(struct job *job)
