@@ -15,8 +15,11 @@
 int space_reserve(char **addr, uint64_t len);
 /** space_release() - give a reservation back, whatever was mapped there since */
 void space_release(char *addr, uint64_t len);
-/** space_plug() - see that nobody else's mapping comes to lie where a failed move may have left a
- * gap */
+/**
+ * space_plug() - see that nobody else's mapping comes to lie where there is none
+ *
+ * After a failed move, which may have left a gap, and in a fork child, where the parent has memory.
+ */
 void space_plug(char *addr, uint64_t len);
 /** space_clear() - make it a bare reservation again at once. 0 or -errno */
 int space_clear(char *addr, uint64_t len);

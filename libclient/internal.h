@@ -319,8 +319,6 @@ void cowi_registry_fork_done(void);
 
 /** cowi_reserve() - PROT_NONE address space of @n_bytes, aligned for cheap moves of page tables */
 int cowi_reserve(char **addr, uint64_t n_bytes);
-/** cowi_keep_clear() - in a fork child: let nothing else be mapped where the parent has memory */
-void cowi_keep_clear(void *addr, uint64_t n_bytes);
 /** cowi_map_broken() - replace [@addr, @addr + @n_bytes) by memory that raises SIGBUS. 0 or -errno
  */
 int cowi_map_broken(void *addr, uint64_t n_bytes);

@@ -50,12 +50,6 @@ int cowi_reserve(char **addr, uint64_t n_bytes)
 	return 0;
 }
 
-void cowi_keep_clear(void *addr, uint64_t n_bytes)
-{
-	(void)mmap(addr, n_bytes, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-}
-
 /*
  * Every byte of a mapping past the end of its file raises SIGBUS, and the file is empty for ever.
  * Without a descriptor left, memory that raises SIGSEGV is the next best: no wrong byte is read.

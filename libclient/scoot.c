@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "backends/space.h"
 #include "libclient/mode-scoot.h"
 
 /* An origin has a region, a duplicate has the frozen memory. */
@@ -228,7 +229,7 @@ void cowi_scoot_blocks_fork_child(void)
 {
 	for (struct block *block = blocks; block; block = block->next) {
 		if (block->frozen && !block->is_forked)
-			cowi_keep_clear(block->addr, block->size_bytes);
+			space_plug(block->addr, block->size_bytes);
 		block->is_forked = true;
 	}
 }
