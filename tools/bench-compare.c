@@ -232,18 +232,13 @@ static int measure_all(struct compare *compare)
 /* --- output --------------------------------------------------------------------------------------
  */
 
-static void put_real(struct json_object *object, const char *key, double value)
-{
-	json_object_object_add(object, key, report_real(value));
-}
-
 static struct json_object *quantiles(struct samples *samples, const char *last_key, double last)
 {
 	struct json_object *object = json_object_new_object();
 
-	put_real(object, "p50", (double)samples_quantile(samples, 0.5) / 1e3);
-	put_real(object, "p99", (double)samples_quantile(samples, 0.99) / 1e3);
-	put_real(object, last_key, (double)samples_quantile(samples, last) / 1e3);
+	report_put_real(object, "p50", (double)samples_quantile(samples, 0.5) / 1e3);
+	report_put_real(object, "p99", (double)samples_quantile(samples, 0.99) / 1e3);
+	report_put_real(object, last_key, (double)samples_quantile(samples, last) / 1e3);
 	return object;
 }
 
@@ -256,7 +251,8 @@ static struct json_object *mode_document(struct figures *figures)
 			       quantiles(&figures->first_read, "p999", 0.999));
 	json_object_object_add(object, "first_write_us",
 			       quantiles(&figures->first_write, "p999", 0.999));
-	put_real(object, "rewrite_ms", (double)samples_quantile(&figures->rewrite, 0.5) / 1e6);
+	report_put_real(object, "rewrite_ms",
+			(double)samples_quantile(&figures->rewrite, 0.5) / 1e6);
 	json_object_object_add(object, "extra_bytes",
 			       json_object_new_uint64(samples_quantile(&figures->extra, 0.5)));
 	return object;
@@ -320,7 +316,7 @@ static void put_ratio(struct json_object *row, const char *key, struct json_obje
 	double base = number_at(fork, a, b);
 
 	if (base > 0)
-		put_real(row, key, number_at(row, a, b) / base);
+		report_put_real(row, key, number_at(row, a, b) / base);
 }
 
 /* One mode as a row of a table, with its ratios to fork. */

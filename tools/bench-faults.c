@@ -274,11 +274,6 @@ static int measure(struct faults *faults)
 /* --- output ------------------------------------------------------------------------------------
  */
 
-static void put_real(struct json_object *object, const char *key, double value)
-{
-	json_object_object_add(object, key, report_real(value));
-}
-
 static double quantile_usec(struct served *row, double q)
 {
 	return (double)samples_quantile(&row->latency, q) / 1e3;
@@ -296,16 +291,16 @@ static struct json_object *put_served(struct json_object *object, struct served 
 	struct json_object *latency = json_object_new_object();
 
 	put_rate(object, row->n_written, row->busy_nsec);
-	put_real(latency, "p50", quantile_usec(row, 0.5));
-	put_real(latency, "p99", quantile_usec(row, 0.99));
-	put_real(latency, "p999", quantile_usec(row, 0.999));
+	report_put_real(latency, "p50", quantile_usec(row, 0.5));
+	report_put_real(latency, "p99", quantile_usec(row, 0.99));
+	report_put_real(latency, "p999", quantile_usec(row, 0.999));
 	json_object_object_add(object, "latency_us", latency);
 	return object;
 }
 
 static void put_ratio(struct json_object *object, double value, double base)
 {
-	put_real(object, "ratio", base > 0 ? value / base : 0);
+	report_put_real(object, "ratio", base > 0 ? value / base : 0);
 }
 
 static struct json_object *storm_document(struct faults *faults)

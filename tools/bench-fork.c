@@ -360,9 +360,9 @@ static struct json_object *quantiles(struct samples *samples)
 {
 	struct json_object *object = json_object_new_object();
 
-	json_object_object_add(object, "p50", report_real(usec_at(samples, 0.5)));
-	json_object_object_add(object, "p99", report_real(usec_at(samples, 0.99)));
-	json_object_object_add(object, "max", report_real(usec_at(samples, 1)));
+	report_put_real(object, "p50", usec_at(samples, 0.5));
+	report_put_real(object, "p99", usec_at(samples, 0.99));
+	report_put_real(object, "max", usec_at(samples, 1));
 	return object;
 }
 
@@ -388,8 +388,7 @@ static int print_json(struct fork_bench *bench)
 	for (size_t i = 0; i < ARRAY_SIZE(ways); i++)
 		json_object_object_add(object, ways[i].name, document_of(&bench->figures[i]));
 	json_object_object_add(document, "ways", object);
-	json_object_object_add(document, "ratio",
-			       report_real(forked / usec_at(&bench->figures[0].stall, 0.5)));
+	report_put_real(document, "ratio", forked / usec_at(&bench->figures[0].stall, 0.5));
 	r = report_json(document);
 	json_object_put(document);
 	return r;
@@ -422,7 +421,7 @@ static int print_result(struct fork_bench *bench)
 
 		json_object_object_add(row, "way", json_object_new_string(ways[i].name));
 		if (forked > 0)
-			json_object_object_add(row, "stall_ratio", report_real(stall / forked));
+			report_put_real(row, "stall_ratio", stall / forked);
 		json_object_array_add(rows, row);
 	}
 	printf("%llu MiB, %llu forks of each kind\n", (unsigned long long)(bench->size_bytes >> 20),

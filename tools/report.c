@@ -64,6 +64,11 @@ struct json_object *report_real(double value)
 	return json_object_new_double_s(value, text);
 }
 
+void report_put_real(struct json_object *object, const char *key, double value)
+{
+	json_object_object_add(object, key, report_real(value));
+}
+
 struct json_object *report_text(const char *text)
 {
 	CLEANUP(freep) char *clean = strdup(text ? text : "");

@@ -48,6 +48,8 @@ int report_json(struct json_object *document);
 
 /** report_real() - @value with three decimals: nanoseconds, where microseconds are the unit */
 struct json_object *report_real(double value);
+/** report_put_real() - the same as a member of @object */
+void report_put_real(struct json_object *object, const char *key, double value);
 
 /** report_text() - @text as a JSON string; bytes that are no UTF-8 become question marks */
 struct json_object *report_text(const char *text);
