@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -202,6 +203,19 @@ static size_t n_fds_of(pid_t pid)
 		n++;
 	closedir(dir);
 	return n;
+}
+
+void proof_await_lost(struct cow_snapshot *snap)
+{
+	char byte;
+	int r;
+
+	do {
+		(void)sched_yield();
+		r = cow_snapshot_read(snap, &byte, 1, 0);
+	} while (r == 0 || r == -ENOTCONN);
+	ck_assert_int_eq(r, -ESTALE);
+	ck_assert_ptr_nonnull(strstr(cow_last_error(), "lost"));
 }
 
 void proof_holdings(struct proof_holdings *holdings)

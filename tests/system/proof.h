@@ -79,6 +79,9 @@ struct proof_holdings {
 	uint64_t n_clients, n_regions, n_snapshots, region_bytes, kept_bytes, n_fds;
 };
 
+/** proof_await_lost() - until reads of @snap say so: the library notices an end in its own time */
+void proof_await_lost(struct cow_snapshot *snap);
+
 void proof_holdings(struct proof_holdings *holdings);
 /** proof_wait_for_holdings() - until cowd holds exactly @want; the test's time limit is the limit
  */

@@ -77,20 +77,6 @@ static void writer_end(struct writer *writer)
 	ck_assert_uint_eq(total, atomic_load(&writer->n_written));
 }
 
-/* The library notices the end of a connection in its own time. */
-static void await_lost(struct cow_snapshot *snap)
-{
-	char byte;
-	int r;
-
-	do {
-		(void)sched_yield();
-		r = cow_snapshot_read(snap, &byte, 1, 0);
-	} while (r == 0 || r == -ENOTCONN);
-	ck_assert_int_eq(r, -ESTALE);
-	ck_assert_ptr_nonnull(strstr(cow_last_error(), "lost"));
-}
-
 static void check_lost(struct cow_snapshot *snap)
 {
 	AUTO_FD int fd = proof_file();
@@ -120,7 +106,7 @@ START_TEST(writes_go_on_and_the_next_cowd_serves)
 	for (int i = 0; i < 3; i++) {
 		proof_cowd_kill();
 		writer_await_round(&writer);
-		await_lost(snap);
+		proof_await_lost(snap);
 		check_lost(snap);
 		ck_assert_int_eq(cow_region_new(&no_region, client, &params), -ENOTCONN);
 		ck_assert_ptr_nonnull(strstr(cow_last_error(), "is cowd running"));
@@ -183,7 +169,7 @@ START_TEST(a_number_is_not_an_identity)
 	}
 	id = cow_snapshot_id(snap);
 	proof_cowd_kill();
-	await_lost(snap);
+	proof_await_lost(snap);
 	proof_cowd_start(NULL);
 	while (other_id < id) {
 		ck_assert_uint_lt(n, ARRAY_SIZE(others));
@@ -224,7 +210,7 @@ START_TEST(the_view_of_a_lost_snapshot_raises_sigbus)
 	view = mapped;
 	ck_assert(proof_is_filled(mapped, page_size_bytes(), SEED, 0));
 	proof_cowd_kill();
-	await_lost(snap);
+	proof_await_lost(snap);
 	ck_assert(!sigaction(SIGBUS, &action, &saved));
 	/* A page that was read before, and one that was not. */
 	for (size_t off = 0; off < REGION_BYTES; off += REGION_BYTES / 2) {
@@ -407,7 +393,7 @@ START_TEST(a_private_cowd_is_started_again)
 	proof_ok(cow_region_new(&region, client, &params));
 	proof_ok(cow_snapshot_new(&snap, region));
 	ck_assert(!kill(first, SIGKILL));
-	await_lost(snap);
+	proof_await_lost(snap);
 	proof_fill(cow_region_address(region), REGION_BYTES, SEED);
 	proof_ok(cow_snapshot_new(&next, region));
 	ck_assert_int_ne(private_cowd(client), first);
@@ -439,7 +425,7 @@ START_TEST(what_others_opened_does_not_change_when_the_connection_ends)
 	pthread_mutex_lock(&region->client->lock);
 	ck_assert(!shutdown(region->client->conn->sock, SHUT_RDWR));
 	pthread_mutex_unlock(&region->client->lock);
-	await_lost(snap);
+	proof_await_lost(snap);
 	snap = cow_snapshot_unref(snap);
 	while (!r) {
 		/* Once it is settled cowd has told everybody. */
@@ -499,7 +485,7 @@ START_TEST(a_view_does_not_change_when_the_owners_connection_ends)
 	pthread_mutex_lock(&region->client->lock);
 	ck_assert(!shutdown(region->client->conn->sock, SHUT_RDWR));
 	pthread_mutex_unlock(&region->client->lock);
-	await_lost(snap);
+	proof_await_lost(snap);
 	snap = cow_snapshot_unref(snap);
 	for (int i = 0; i < 10; i++) {
 		proof_fill(cow_region_address(second), REGION_BYTES, SEED);

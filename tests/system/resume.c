@@ -19,20 +19,6 @@ enum {
 	OTHER_SEED = 5,
 };
 
-/* The library notices the end of a connection in its own time. */
-static void await_lost(struct cow_snapshot *snap)
-{
-	char byte;
-	int r;
-
-	do {
-		(void)sched_yield();
-		r = cow_snapshot_read(snap, &byte, 1, 0);
-	} while (r == 0 || r == -ENOTCONN);
-	ck_assert_int_eq(r, -ESTALE);
-	ck_assert_ptr_nonnull(strstr(cow_last_error(), "lost"));
-}
-
 static bool is_of_a_restart(int r)
 {
 	return r == -ENOTCONN || r == -ESTALE || r == -EAGAIN || r == -ECONNREFUSED;
@@ -71,7 +57,7 @@ START_TEST(a_uffd_region_is_resumed_while_others_have_its_snapshots)
 		pthread_mutex_lock(&region->client->lock);
 		ck_assert(!shutdown(region->client->conn->sock, SHUT_RDWR));
 		pthread_mutex_unlock(&region->client->lock);
-		await_lost(snap);
+		proof_await_lost(snap);
 		snap = cow_snapshot_unref(snap);
 		await_taken(&snap, region);
 		proof_fill(cow_region_address(region), n_bytes, OTHER_SEED + i);

@@ -5,6 +5,8 @@
 
 #include <check.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "backends/scoot/scoot.h"
@@ -29,6 +31,26 @@ static inline int make_uffd(void)
 	if (!uffdio_new_by_syscall(&uffd, false))
 		return uffd;
 	return -1;
+}
+
+/* What main() returns: skipped where a userfaultfd cannot be had. */
+static inline int run_with_uffd(TCase *tcase)
+{
+	AUTO_FD int uffd = make_uffd();
+	Suite *suite = suite_create("with a userfaultfd");
+	SRunner *runner = srunner_create(suite);
+	int n_failed;
+
+	suite_add_tcase(suite, tcase);
+	if (uffd < 0)
+		fprintf(stderr, "no userfaultfd here: %s\n", err_sentence());
+	else
+		srunner_run_all(runner, CK_ENV);
+	n_failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	if (uffd < 0)
+		return 77;
+	return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 static inline struct memfile *make_backing(uint64_t size_bytes, uint64_t id)

@@ -401,19 +401,8 @@ END_TEST
 
 int main(void)
 {
-	AUTO_FD int uffd = make_uffd();
-	Suite *suite = suite_create("twin");
 	TCase *tcase = tcase_create("twin");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
-	if (uffd < 0) {
-		fprintf(stderr, "no userfaultfd here: %s\n", err_sentence());
-		srunner_add_suite(runner, suite);
-		srunner_free(runner);
-		return 77;
-	}
-	suite_add_tcase(suite, tcase);
 	tcase_set_timeout(tcase, 120);
 	tcase_add_test(tcase, nothing_faults_after_the_second_take);
 	tcase_add_test(tcase, mappings_do_not_become_more);
@@ -426,8 +415,5 @@ int main(void)
 	tcase_add_test(tcase, who_is_limited_in_memory_has_no_twin);
 	tcase_add_test(tcase, fork_finds_no_page_tables_to_copy);
 	tcase_add_test(tcase, fork_finds_private_pages_only);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_with_uffd(tcase);
 }

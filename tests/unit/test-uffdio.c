@@ -124,25 +124,11 @@ END_TEST
 
 int main(void)
 {
-	AUTO_FD int uffd = make_uffd();
-	Suite *suite = suite_create("uffdio");
 	TCase *tcase = tcase_create("uffdio");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
-	if (uffd < 0) {
-		fprintf(stderr, "no userfaultfd here: %s\n", err_sentence());
-		srunner_add_suite(runner, suite);
-		srunner_free(runner);
-		return 77;
-	}
-	suite_add_tcase(suite, tcase);
 	tcase_set_timeout(tcase, 60);
 	tcase_add_test(tcase, mapping_ends_at_a_hole);
 	tcase_add_test(tcase, what_is_mapped_counts_as_there);
 	tcase_add_test(tcase, a_copy_leaves_what_is_there);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_with_uffd(tcase);
 }
