@@ -6,11 +6,19 @@
  * written to the region's memory by cowd. Such a write is not trapped, so what newer snapshots need
  * of the page is kept first. This is done in pieces, with the region's faults held off during each;
  * the client knows not to write meanwhile.
+ *
+ * A page that a store has is not protected any more, so whether it was written since the last
+ * rollback is not known, and pages that were written once would be written back ever after. So a
+ * page is compared first. One that is as it was, which is to say that it was not written since it
+ * was last rolled back, is *put away*: protected, and let go from the store, as if it had never
+ * been written. Pages that are written again and again stay writable. So a rollback to the newest
+ * snapshot costs what was written since the last two.
  */
 #include "config.h"
 
 #include <string.h>
 
+#include "backends/uffdio.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
@@ -24,20 +32,28 @@ struct rollback {
 	struct rpc_call *call;
 	struct snapshot *snap; /* a reference */
 	void *zeroes;          /* a page of them */
+	void *now;             /* room for a page of memory */
+	size_t n_found;        /* of a piece, pages that the newest snapshot's store has, and … */
+	size_t n_away; /* … those of them that may leave it, counted from the piece's first */
+	uint16_t away[STORE_TOUCH_PAGES];
 	struct outcome outcome;
 };
 
-static int write_page(const struct rollback *rollback, uint64_t idx, uint32_t slot)
+/* What @slot says of page @idx, where memory is to have it. */
+static int write_page(const struct rollback *rollback, uint64_t idx, const void *page)
 {
 	struct region *region = rollback->snap->region;
 	size_t size = page_size_bytes();
-	const void *page = rollback->zeroes;
 
-	if (slot != STORE_ZERO)
-		page = store_pool_page(region->pool, slot);
 	if (pwrite(region->backing->fd, page, size, (off_t)(idx * size)) != (ssize_t)size)
 		return err_raise(-ENOMEM, "no memory for a region that is rolled back");
 	return 0;
+}
+
+static const void *page_of(const struct rollback *rollback, uint32_t slot)
+{
+	return slot == STORE_ZERO ? rollback->zeroes
+				  : store_pool_page(rollback->snap->region->pool, slot);
 }
 
 /* With served.lock, and chain_lock held shared. */
@@ -52,8 +68,84 @@ static int roll_page(const struct rollback *rollback, uint64_t idx)
 	r = fault_keep(snap->region, idx);
 	if (r)
 		return r > 0 ? -EDQUOT : r;
-	return write_page(rollback, idx, slot);
+	return write_page(rollback, idx, page_of(rollback, slot));
 }
+
+/* --- to the newest snapshot --------------------------------------------------------------------
+ */
+
+/* Whether memory has page @idx as it was. */
+static bool is_same(const struct rollback *rollback, uint64_t idx, const void *page)
+{
+	size_t size = page_size_bytes();
+
+	return pread(rollback->snap->region->backing->fd, rollback->now, size,
+		     (off_t)(idx * size)) == (ssize_t)size &&
+	       !memcmp(rollback->now, page, size);
+}
+
+/* Whether writes to page @idx are faults from now on. */
+static bool protect(const struct region *region, uint64_t idx)
+{
+	size_t size = page_size_bytes();
+
+	return !region->is_gone && !region->is_disowned && region->uffd >= 0 &&
+	       !uffdio_protect(region->uffd, region->addr + idx * size, size);
+}
+
+/*
+ * As roll_page(); @put_away gets true for a page that may leave the store. Somebody may have
+ * written to that one until it was protected, so it is compared again.
+ */
+static int roll_newest(const struct rollback *rollback, uint64_t idx, uint32_t slot, bool *put_away)
+{
+	const void *page = page_of(rollback, slot);
+	bool same = is_same(rollback, idx, page);
+
+	*put_away = same && protect(rollback->snap->region, idx);
+	if (*put_away)
+		same = is_same(rollback, idx, page);
+	return same ? 0 : write_page(rollback, idx, page);
+}
+
+static int roll_newest_piece(struct rollback *rollback, uint64_t first, uint64_t end)
+{
+	const struct store *store = &rollback->snap->store;
+	int r = 0;
+
+	for (uint64_t idx = first; idx < end && !r; idx++) {
+		uint32_t slot = store_get(store, idx);
+		bool put_away = false;
+
+		if (slot == STORE_EMPTY)
+			continue;
+		rollback->n_found++;
+		r = roll_newest(rollback, idx, slot, &put_away);
+		if (!r && put_away)
+			rollback->away[rollback->n_away++] = (uint16_t)(idx - first);
+	}
+	return r;
+}
+
+/*
+ * Readers look at memory first and at stores afterwards, with the lock held all the while: one who
+ * has the lock after us finds the bytes in memory, and nobody can change them but by a fault.
+ */
+static void let_go(struct rollback *rollback, uint64_t first, uint64_t end)
+{
+	struct snapshot *snap = rollback->snap;
+
+	pthread_rwlock_wrlock(&snap->region->chain_lock);
+	if (rollback->n_away == rollback->n_found)
+		store_hand_down(&snap->store, NULL, first, end); /* the piece is untouched now */
+	for (size_t i = 0; i < rollback->n_away; i++)
+		store_hand_down(&snap->store, NULL, first + rollback->away[i],
+				first + rollback->away[i] + 1);
+	pthread_rwlock_unlock(&snap->region->chain_lock);
+}
+
+/* --- all of it ---------------------------------------------------------------------------------
+ */
 
 static bool is_touched(const struct snapshot *snap, uint64_t idx)
 {
@@ -63,24 +155,38 @@ static bool is_touched(const struct snapshot *snap, uint64_t idx)
 	return false;
 }
 
-static int roll_piece(const struct rollback *rollback, uint64_t first)
+static int check_past(const struct snapshot *snap)
+{
+	if (snap->is_lost)
+		return snapshot_stale(snap);
+	if (!snap->is_chained || snap->drained_pages)
+		return err_raise(-ESTALE, "snapshot %llu has no whole past to go back to",
+				 (unsigned long long)snap->id);
+	return 0;
+}
+
+static int roll_piece(struct rollback *rollback, uint64_t first)
 {
 	struct snapshot *snap = rollback->snap;
 	struct region *region = snap->region;
 	uint64_t end = min_u64(first + STORE_TOUCH_PAGES, region->n_pages);
-	int r = 0;
+	int r;
 
+	rollback->n_found = 0;
+	rollback->n_away = 0;
 	served_lock(&region->served);
 	pthread_rwlock_rdlock(&region->chain_lock);
-	if (snap->is_lost)
-		r = snapshot_stale(snap);
-	else if (!snap->is_chained || snap->drained_pages)
-		r = err_raise(-ESTALE, "snapshot %llu has no whole past to go back to",
-			      (unsigned long long)snap->id);
-	else if (is_touched(snap, first))
-		for (uint64_t idx = first; idx < end && !r; idx++)
-			r = roll_page(rollback, idx);
+	r = check_past(snap);
+	if (!r && is_touched(snap, first)) {
+		if (snap == region->newest)
+			r = roll_newest_piece(rollback, first, end);
+		else
+			for (uint64_t idx = first; idx < end && !r; idx++)
+				r = roll_page(rollback, idx);
+	}
 	pthread_rwlock_unlock(&region->chain_lock);
+	if (rollback->n_away)
+		let_go(rollback, first, end);
 	served_unlock(&region->served);
 	return r;
 }
@@ -94,12 +200,14 @@ static void rollback_run(struct region_op *op)
 	for (uint64_t first = 0; first < n_pages && !r; first += STORE_TOUCH_PAGES)
 		r = roll_piece(rollback, first);
 	outcome_set(&rollback->outcome, r);
+	region_wake_waiters(rollback->snap->region); /* pages that left a store made room */
 }
 
 static void rollback_free(struct rollback *rollback)
 {
 	snapshot_unref(rollback->snap);
 	free(rollback->zeroes);
+	free(rollback->now);
 	free(rollback);
 }
 
@@ -131,7 +239,8 @@ int rpc_snapshot_rollback(struct rpc_call *call)
 	rollback->snap = snapshot_ref(snap);
 	rollback->call = call;
 	rollback->zeroes = calloc(1, page_size_bytes());
-	if (!rollback->zeroes) {
+	rollback->now = malloc(page_size_bytes());
+	if (!rollback->zeroes || !rollback->now) {
 		rollback_free(rollback);
 		return err_oom(page_size_bytes(), "rolling back");
 	}

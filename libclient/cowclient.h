@@ -143,8 +143,8 @@ COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint6
  * Costs in proportion to the pages changed since. Threads that write meanwhile may find their
  * writes undone or not: let them wait.
  *
- * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ENOSYS: not in this mode;
- * -ENOMEM, -EDQUOT, -ENOTCONN, and then part of the region may be rolled back.
+ * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ECHILD; -ENOMEM, -EBUSY,
+ * -EDQUOT, -ENOTCONN, and then part of the region may be rolled back.
  */
 COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap);
 

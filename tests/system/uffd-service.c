@@ -169,6 +169,92 @@ START_TEST(where_a_region_is_served_is_listed)
 }
 END_TEST
 
+/* What the one snapshot there is takes of its user's share. */
+static uint64_t kept_bytes(struct cow_client *client)
+{
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	Cow__V1__ListSnapshots list = COW__V1__LIST_SNAPSHOTS__INIT;
+	Cow__V1__Reply *reply = NULL;
+	uint64_t n_bytes;
+
+	request.call_case = COW__V1__REQUEST__CALL_LIST_SNAPSHOTS;
+	request.list_snapshots = &list;
+	proof_ok(cowi_call(client, &request, NULL, 0, &reply, NULL));
+	ck_assert_uint_eq(reply->snapshots->n_snapshots, 1);
+	n_bytes = reply->snapshots->snapshots[0]->kept_bytes;
+	cow__v1__reply__free_unpacked(reply, NULL);
+	return n_bytes;
+}
+
+static void scribble(char *memory, size_t n_writes)
+{
+	for (size_t i = 0; i < n_writes; i++)
+		memory[i * 1031 % n_pages_of_region() * page_size_bytes()] ^= 1;
+}
+
+/*
+ * A fuzzer changes other pages each time: what it changed long ago costs nothing any more, neither
+ * time nor memory.
+ *
+ * Broken on purpose by having roll_newest() in daemon/rollback.c put nothing away: the second roll
+ * back leaves all pages kept; by having it put away without protect(): the snapshot is wrong.
+ */
+START_TEST(a_page_rolled_back_is_as_if_it_had_not_been_written)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	const size_t n_writes = n_pages_of_region() / 8;
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	memory = cow_region_address(region);
+	proof_fill(memory, region_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	scribble(memory, n_writes);
+	ck_assert_uint_eq(kept_bytes(client), n_writes * page_size_bytes());
+	proof_ok(cow_region_rollback(region, snap));
+	ck_assert(proof_is_filled(memory, region_bytes, 1, 0));
+	proof_ok(cow_region_rollback(region, snap));
+	ck_assert_uint_eq(kept_bytes(client), 0);
+	ck_assert(proof_is_filled(memory, region_bytes, 1, 0));
+
+	proof_fill(memory, region_bytes, 2);
+	proof_check_snapshot(snap, 1);
+	proof_ok(cow_region_rollback(region, snap));
+	ck_assert(proof_is_filled(memory, region_bytes, 1, 0));
+}
+END_TEST
+
+/*
+ * One that changes the same pages each time does not wait for cowd again.
+ *
+ * Broken on purpose by having roll_newest() put away every page: each is kept again.
+ */
+START_TEST(pages_written_again_after_each_roll_back_stay_writable)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	const size_t n_writes = n_pages_of_region() / 8;
+	uint64_t n_kept;
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	memory = cow_region_address(region);
+	proof_fill(memory, region_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	n_kept = counter(client, "pages_kept");
+	for (int i = 0; i < 3; i++) {
+		scribble(memory, n_writes);
+		proof_ok(cow_region_rollback(region, snap));
+		ck_assert(proof_is_filled(memory, region_bytes, 1, 0));
+	}
+	ck_assert_uint_eq(counter(client, "pages_kept") - n_kept, n_writes);
+	proof_check_snapshot(snap, 1);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("uffd-service", 120);
@@ -179,5 +265,7 @@ int main(void)
 	tcase_add_test(tcase, views_read_in_order_are_filled_ahead);
 	tcase_add_test(tcase, a_lost_snapshot_is_listed_as_lost_with_the_reason);
 	tcase_add_test(tcase, where_a_region_is_served_is_listed);
+	tcase_add_test(tcase, a_page_rolled_back_is_as_if_it_had_not_been_written);
+	tcase_add_test(tcase, pages_written_again_after_each_roll_back_stay_writable);
 	return proof_run(tcase);
 }
