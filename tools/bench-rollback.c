@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * cowbench rollback: how often a second a program can change some pages and go back, as a fuzzer
- * does: by cow_region_rollback(), and by changing them in a fork() child that then exits. The two
- * take turns in one run.
+ * does: by cow_region_rollback() in each mode that has a daemon behind it, and by changing them in
+ * a fork() child that then exits. All take turns in one run, which change other pages each.
  */
 #include "config.h"
 
@@ -21,6 +21,28 @@
 /* A fork of gigabytes takes long: one for so many rollbacks. */
 #define ROLLBACKS_PER_FORK 10
 
+/**
+ * struct way - a mode, and what was measured of it
+ * @left_out: why it is not measured; "" if it is
+ * @only:     cow_region_rollback() alone
+ * @cycle:    changing the pages too
+ */
+struct way {
+	const char *name;
+	enum cow_mode mode;
+	bool needs_device;
+	char left_out[512];
+	struct cow_region *region;
+	struct cow_snapshot *snap;
+	struct samples only;
+	struct samples cycle;
+};
+
+static const struct way ways[] = {
+	{.name = "scoot", .mode = COW_MODE_SCOOT},
+	{.name = "uffd", .mode = COW_MODE_UFFD, .needs_device = true},
+};
+
 struct rollback {
 	uint64_t size_bytes;
 	uint64_t n_dirty;
@@ -29,8 +51,7 @@ struct rollback {
 	const char *socket;
 	uint64_t *pages; /* indexes, drawn anew for each run */
 	char *anonymous;
-	struct samples only; /* cow_region_rollback() alone */
-	struct samples scoot;
+	struct way ways[ARRAY_SIZE(ways)];
 	struct samples fork;
 };
 
@@ -53,10 +74,9 @@ static void dirty(const struct rollback *rollback, char *base)
 		((volatile char *)base)[rollback->pages[i] * page_size_bytes()] = 2;
 }
 
-static int run_scoot(struct rollback *rollback, struct cow_region *region,
-		     struct cow_snapshot *snap)
+static int run_way(struct rollback *rollback, struct way *way)
 {
-	char *base = cow_region_address(region);
+	char *base = cow_region_address(way->region);
 	uint64_t start, changed, end;
 	int r;
 
@@ -64,23 +84,23 @@ static int run_scoot(struct rollback *rollback, struct cow_region *region,
 	start = now_nsec();
 	dirty(rollback, base);
 	changed = now_nsec();
-	r = cow_region_rollback(region, snap);
+	r = cow_region_rollback(way->region, way->snap);
 	end = now_nsec();
 	if (r)
 		return r;
 	for (uint64_t i = 0; i < rollback->n_dirty; i++) {
 		if (base[rollback->pages[i] * page_size_bytes()] != 1)
-			return err_raise(-EIO, "a page was not rolled back");
+			return err_raise(-EIO, "a page was not rolled back in mode %s", way->name);
 	}
-	samples_add(&rollback->only, end - changed);
-	samples_add(&rollback->scoot, end - start);
+	samples_add(&way->only, end - changed);
+	samples_add(&way->cycle, end - start);
 	return 0;
 }
 
 static int run_fork(struct rollback *rollback)
 {
 	uint64_t start;
-	int status;
+	int status, r;
 	pid_t pid;
 
 	draw_pages(rollback);
@@ -90,40 +110,64 @@ static int run_fork(struct rollback *rollback)
 		dirty(rollback, rollback->anonymous);
 		_exit(0);
 	}
-	if (pid < 0 || waitpid(pid, &status, 0) < 0)
+	if (pid < 0)
 		return err_raise_errno("cannot fork");
+	do
+		r = waitpid(pid, &status, 0);
+	while (r < 0 && errno == EINTR);
+	if (r < 0)
+		return err_raise_errno("cannot wait for a fork child");
 	samples_add(&rollback->fork, now_nsec() - start);
 	return 0;
 }
 
-static int run_all(struct rollback *rollback, struct cow_region *region)
+static int run_all(struct rollback *rollback)
 {
-	struct cow_snapshot *snap = NULL;
-	int r;
+	int r = 0;
 
-	memset(cow_region_address(region), 1, rollback->size_bytes);
-	memset(rollback->anonymous, 1, rollback->size_bytes);
-	r = cow_snapshot_new(&snap, region);
-	for (uint64_t i = 0; !r && i < rollback->n_runs; i++) {
-		r = run_scoot(rollback, region, snap);
-		if (!r && i % ROLLBACKS_PER_FORK == 0)
+	for (uint64_t run = 0; !r && run < rollback->n_runs; run++) {
+		for (size_t i = 0; !r && i < ARRAY_SIZE(ways); i++) {
+			if (rollback->ways[i].snap)
+				r = run_way(rollback, &rollback->ways[i]);
+		}
+		if (!r && run % ROLLBACKS_PER_FORK == 0)
 			r = run_fork(rollback);
 	}
-	cow_snapshot_unref(snap);
 	return r;
 }
 
 /* Plain fork() is to find anonymous memory of that size and nothing else. */
-static int measure(struct rollback *rollback)
+static int way_open(struct way *way, struct cow_client *client, uint64_t size_bytes)
 {
 	struct cow_region_params params = {
-		.size_bytes = rollback->size_bytes,
-		.mode = COW_MODE_SCOOT,
-		.flags = COW_REGION_NO_FORK,
+		.size_bytes = size_bytes,
+		.mode = way->mode,
+		.flags = way->mode == COW_MODE_SCOOT ? COW_REGION_NO_FORK : 0,
 		.name = "cowbench rollback",
 	};
+	int r;
+
+	r = cow_region_new(&way->region, client, &params);
+	if (way->needs_device && (r == -ENODEV || r == -ENOSYS || r == -EPERM)) {
+		(void)snprintf(way->left_out, sizeof(way->left_out), "%s", err_sentence());
+		cli_say("mode %s is left out: %s", way->name, way->left_out);
+		return 0;
+	}
+	if (r)
+		return r;
+	memset(cow_region_address(way->region), 1, size_bytes);
+	return cow_snapshot_new(&way->snap, way->region);
+}
+
+static void way_close(struct way *way)
+{
+	way->snap = cow_snapshot_unref(way->snap);
+	way->region = cow_region_unref(way->region);
+}
+
+static int measure(struct rollback *rollback)
+{
 	struct cow_client *client = NULL;
-	struct cow_region *region = NULL;
 	int r;
 
 	rollback->anonymous = mmap(NULL, rollback->size_bytes, PROT_READ | PROT_WRITE,
@@ -133,61 +177,110 @@ static int measure(struct rollback *rollback)
 	(void)madvise(rollback->anonymous, rollback->size_bytes, MADV_NOHUGEPAGE);
 	r = bench_connect(&client, rollback->socket);
 	if (!r)
-		r = cow_region_new(&region, client, &params);
+		memset(rollback->anonymous, 1, rollback->size_bytes);
+	for (size_t i = 0; !r && i < ARRAY_SIZE(ways); i++)
+		r = way_open(&rollback->ways[i], client, rollback->size_bytes);
 	if (!r)
-		r = run_all(rollback, region);
-	cow_region_unref(region);
+		r = run_all(rollback);
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++)
+		way_close(&rollback->ways[i]);
 	cow_client_unref(client);
 	(void)munmap(rollback->anonymous, rollback->size_bytes);
 	return r;
 }
+
+/* --- the result --------------------------------------------------------------------------------
+ */
 
 static double usec_at(struct samples *samples, double q)
 {
 	return (double)samples_quantile(samples, q) / 1000;
 }
 
-static struct json_object *figures(struct samples *samples)
+static void put_figures(struct json_object *object, const char *key, struct samples *samples)
 {
-	struct json_object *object = json_object_new_object();
+	struct json_object *figures = json_object_new_object();
 
-	json_object_object_add(object, "p50", json_object_new_double(usec_at(samples, 0.5)));
-	json_object_object_add(object, "p99", json_object_new_double(usec_at(samples, 0.99)));
-	json_object_object_add(object, "max", json_object_new_double(usec_at(samples, 1)));
-	return object;
+	report_put_real(figures, "p50", usec_at(samples, 0.5));
+	report_put_real(figures, "p99", usec_at(samples, 0.99));
+	report_put_real(figures, "max", usec_at(samples, 1));
+	json_object_object_add(object, key, figures);
 }
 
-static int print_result(struct rollback *rollback)
+/* How many times as fast as with fork. */
+static double ratio_of(struct rollback *rollback, struct way *way)
 {
-	double scoot = usec_at(&rollback->scoot, 0.5), forked = usec_at(&rollback->fork, 0.5);
-	struct json_object *document;
+	return usec_at(&rollback->fork, 0.5) / usec_at(&way->cycle, 0.5);
+}
+
+static void put_way(struct rollback *rollback, struct way *way, struct json_object *modes,
+		    struct json_object *left_out)
+{
+	struct json_object *object;
+
+	if (*way->left_out) {
+		json_object_object_add(left_out, way->name, report_text(way->left_out));
+		return;
+	}
+	object = json_object_new_object();
+	put_figures(object, "rollback_us", &way->only);
+	put_figures(object, "cycle_us", &way->cycle);
+	report_put_real(object, "ratio", ratio_of(rollback, way));
+	json_object_object_add(modes, way->name, object);
+}
+
+static int print_json(struct rollback *rollback)
+{
+	struct json_object *document = json_object_new_object();
+	struct json_object *modes = json_object_new_object();
+	struct json_object *left_out = json_object_new_object();
+	struct json_object *forked = json_object_new_object();
 	int r;
 
-	if (!rollback->is_json) {
-		printf("%llu MiB, %llu pages changed each time, us (p50 / p99):\n",
-		       (unsigned long long)(rollback->size_bytes >> 20),
-		       (unsigned long long)rollback->n_dirty);
-		printf("  change and roll back   %9.1f / %9.1f   %8.0f a second\n", scoot,
-		       usec_at(&rollback->scoot, 0.99), 1e6 / scoot);
-		printf("    rolling back alone   %9.1f / %9.1f\n", usec_at(&rollback->only, 0.5),
-		       usec_at(&rollback->only, 0.99));
-		printf("  fork, change, exit     %9.1f / %9.1f   %8.0f a second\n", forked,
-		       usec_at(&rollback->fork, 0.99), 1e6 / forked);
-		printf("  %.1f times faster\n", forked / scoot);
-		return 0;
-	}
-	document = json_object_new_object();
 	json_object_object_add(document, "size_bytes",
 			       json_object_new_uint64(rollback->size_bytes));
 	json_object_object_add(document, "dirty_pages", json_object_new_uint64(rollback->n_dirty));
 	json_object_object_add(document, "runs", json_object_new_uint64(rollback->n_runs));
-	json_object_object_add(document, "rollback_us", figures(&rollback->only));
-	json_object_object_add(document, "scoot_us", figures(&rollback->scoot));
-	json_object_object_add(document, "fork_us", figures(&rollback->fork));
-	json_object_object_add(document, "ratio", json_object_new_double(forked / scoot));
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++)
+		put_way(rollback, &rollback->ways[i], modes, left_out);
+	put_figures(forked, "cycle_us", &rollback->fork);
+	json_object_object_add(modes, "fork", forked);
+	json_object_object_add(document, "modes", modes);
+	if (json_object_object_length(left_out))
+		json_object_object_add(document, "left_out", json_object_get(left_out));
+	json_object_put(left_out);
 	r = report_json(document);
 	json_object_put(document);
 	return r;
+}
+
+static void print_cycle(const char *name, struct samples *cycle)
+{
+	double p50 = usec_at(cycle, 0.5);
+
+	printf("%-6s %9.1f / %9.1f  %8.0f a second", name, p50, usec_at(cycle, 0.99), 1e6 / p50);
+}
+
+static int print_result(struct rollback *rollback)
+{
+	if (rollback->is_json)
+		return print_json(rollback);
+	printf("%llu MiB, %llu pages changed each time, us (p50 / p99):\n",
+	       (unsigned long long)(rollback->size_bytes >> 20),
+	       (unsigned long long)rollback->n_dirty);
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+		struct way *way = &rollback->ways[i];
+
+		if (*way->left_out)
+			continue;
+		print_cycle(way->name, &way->cycle);
+		printf("  %.1f times as fast as fork; rolling back alone %.1f / %.1f\n",
+		       ratio_of(rollback, way), usec_at(&way->only, 0.5),
+		       usec_at(&way->only, 0.99));
+	}
+	print_cycle("fork", &rollback->fork);
+	printf("  change the pages in a child, which exits\n");
+	return 0;
 }
 
 static int parse_options(struct rollback *rollback, int argc, char **argv)
@@ -203,30 +296,43 @@ static int parse_options(struct rollback *rollback, int argc, char **argv)
 	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
 }
 
+static int make_room(struct rollback *rollback)
+{
+	int r;
+
+	rollback->pages = calloc(rollback->n_dirty, sizeof(*rollback->pages));
+	if (!rollback->pages)
+		return err_oom(rollback->n_dirty * sizeof(*rollback->pages), "a list of pages");
+	r = samples_init(&rollback->fork, rollback->n_runs);
+	for (size_t i = 0; !r && i < ARRAY_SIZE(ways); i++) {
+		r = samples_init(&rollback->ways[i].only, rollback->n_runs);
+		if (!r)
+			r = samples_init(&rollback->ways[i].cycle, rollback->n_runs);
+	}
+	return r;
+}
+
 int bench_rollback(int argc, char **argv)
 {
 	struct rollback rollback = {.size_bytes = 1ULL << 30, .n_dirty = 100, .n_runs = 500};
 	int r;
 
+	memcpy(rollback.ways, ways, sizeof(ways));
 	r = parse_options(&rollback, argc, argv);
 	if (r)
 		return r;
-	r = memory_check(rollback.size_bytes, 2);
-	rollback.pages = calloc(rollback.n_dirty, sizeof(*rollback.pages));
-	if (!r && !rollback.pages)
-		r = err_oom(rollback.n_dirty * sizeof(*rollback.pages), "a list of pages");
+	/* The anonymous memory as well. */
+	r = memory_check(rollback.size_bytes, ARRAY_SIZE(ways) + 1);
 	if (!r)
-		r = samples_init(&rollback.only, rollback.n_runs);
-	if (!r)
-		r = samples_init(&rollback.scoot, rollback.n_runs);
-	if (!r)
-		r = samples_init(&rollback.fork, rollback.n_runs);
+		r = make_room(&rollback);
 	if (!r)
 		r = measure(&rollback);
 	if (!r)
 		r = print_result(&rollback);
-	samples_deinit(&rollback.only);
-	samples_deinit(&rollback.scoot);
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+		samples_deinit(&rollback.ways[i].only);
+		samples_deinit(&rollback.ways[i].cycle);
+	}
 	samples_deinit(&rollback.fork);
 	free(rollback.pages);
 	return r ? cli_fail(r, err_sentence(), "rollback") : CLI_OK;

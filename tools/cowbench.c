@@ -30,7 +30,7 @@ static const struct subcommand subcommands[] = {
 	{"fork", bench_fork, "[-s MiB] [-n RUNS] [--json]",
 	 "cow_fork() and fork() of a region, against fork() of other memory"},
 	{"rollback", bench_rollback, "[-s MiB] [--dirty PAGES] [-n RUNS] [--json]",
-	 "change pages and go back, against doing it in fork children"},
+	 "change pages and go back, scoot and uffd, against doing it in fork children"},
 	{"faults", bench_faults,
 	 "[--clients N] [--threads M] [--pattern random|sequential] [--storm] [-s MiB] [-n RUNS] "
 	 "[--json]",

@@ -86,9 +86,20 @@ document 'the same as JSON' "$repeated and .modes.scoot.settle_cpu_us_per_page =
 expect 0 '' 'rollback' rollback -s 4 -n 11 --dirty 10 --json
 document 'rollback as JSON' '
 	def figures: keys == ["max", "p50", "p99"] and 0 < .p50 and .p50 <= .p99 and .p99 <= .max;
-	keys == ["dirty_pages", "fork_us", "ratio", "rollback_us", "runs", "scoot_us", "size_bytes"]
-	and .dirty_pages == 10 and .runs == 11 and .ratio > 0
-	and (.fork_us | figures) and (.rollback_us | figures) and (.scoot_us | figures)'
+	def mode: keys == ["cycle_us", "ratio", "rollback_us"] and .ratio > 0
+		and (.rollback_us | figures) and (.cycle_us | figures)
+		and .rollback_us.p50 <= .cycle_us.p50;
+	(keys - ["left_out"]) == ["dirty_pages", "modes", "runs", "size_bytes"]
+	and .dirty_pages == 10 and .runs == 11 and .size_bytes == 4194304
+	and (.modes.fork | keys == ["cycle_us"] and (.cycle_us | figures)) and (.modes.scoot | mode)
+	and ((.modes | keys) + (.left_out // {} | keys) | sort) == ["fork", "scoot", "uffd"]
+	and (.modes.uffd == null or (.modes.uffd | mode))'
+rolled=$(cat "$dir/out")
+expect 0 '^fork .* a second' 'rollback as a table' rollback -s 4 -n 2 --dirty 10
+grep -q '^scoot .* times as fast as fork; rolling back alone' "$dir/out" || bad "scoot is not in the table"
+COWD_ADDRESS+=' --lend=no' expect 0 '' 'rollback where nothing is lent' rollback -s 4 -n 2 --json
+document 'rollback without mode uffd' '(.modes | keys == ["fork", "scoot"]) and (.left_out | keys == ["uffd"])
+	and (.left_out.uffd | test("lends no userfaultfd"))'
 
 # fork needs no daemon at all, and must not fail without one
 expect 0 '^[0-9]+ns \([0-9.]+ms\)$' 'fork without a daemon' -m fork -s 4 -p --socket "$dir/none"
@@ -142,6 +153,8 @@ else
 fi
 
 [ ${#modes[@]} -eq 4 ] || exit "$failed"
+printf '%s' "$rolled" >"$dir/out"
+document 'mode uffd is rolled back too' '.modes | has("uffd")'
 # Eagerly armed, which a cowd says of itself at start.
 COWD_ADDRESS+=' --verbose' expect 0 '^8.0 MiB, .*, without minor-shmem, wp-async$' 'features less, in the tables' \
 	compare -s 8 -n 1 --without-feature minor-shmem --without-feature=wp-async
