@@ -128,6 +128,7 @@ struct cow_region {
 	char restore_because[160];
 	_Bool is_listed;   /* client->lock: in client->regions */
 	_Bool is_attached; /* @attach succeeded, so there is something to @detach */
+	_Bool is_set_up;   /* and all else that a region needs: it is one */
 	/* client->lock: others may read yet what was frozen of it on an earlier connection */
 	_Bool is_read;
 };

@@ -22,6 +22,7 @@ libclient_internal_la_SOURCES = \
 	libclient/region.c \
 	libclient/registry.c \
 	libclient/save.c \
+	libclient/scoot-adopt.c \
 	libclient/scoot-alone.c \
 	libclient/scoot-work.c \
 	libclient/scoot.c \

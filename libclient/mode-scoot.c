@@ -30,7 +30,7 @@ static struct cowi_scoot *glue_free(struct cowi_scoot *glue)
 	return NULL;
 }
 
-static int tell_attach(struct cow_region *region)
+int cowi_scoot_attach_tell(struct cow_region *region)
 {
 	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
@@ -86,31 +86,6 @@ static int map_fresh(struct cow_region *region, char **addr)
 	return r;
 }
 
-/* The program's memory. A userfaultfd serves one purpose only, so this one is for adopting. */
-static int adopt(struct cow_region *region, struct memfile *home)
-{
-	AUTO_FD int uffd = holding_uffd(region->client);
-	int r;
-
-	if (uffd < 0)
-		return err_raise(
-			-EPERM,
-			"cowd at %s lends no userfaultfd for faults of the kernel too: see "
-			"lend= in cowd.conf(5)",
-			region->client->address);
-	r = hold_init(uffd);
-	return r ? r : scoot_adopt(region->adopted, home, uffd);
-}
-
-/* What was adopted is given back to the program as it is, else it is unmapped. */
-static void unmap(struct cow_region *region, char *addr)
-{
-	if (!region->adopted)
-		(void)munmap(addr, region->size_bytes);
-	else if (region->scoot && !cowi_check_process(region->client))
-		scoot_region_leave(region->scoot);
-}
-
 static int scoot_attach(struct cow_region *region, const struct cow_region_params *params)
 {
 	CLEANUP(memfile_unrefp) struct memfile *home = NULL;
@@ -122,18 +97,20 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 	(void)params;
 	r = glue ? home_new(&home, region) : err_oom(sizeof(*glue), "a region");
 	if (!r)
-		r = addr ? adopt(region, home) : map_fresh(region, &addr);
+		r = addr ? cowi_adopt_check(region, uffd) : map_fresh(region, &addr);
 	if (r) {
 		glue_free(glue);
 		return r;
 	}
+	region->addr = addr;
 	r = scoot_region_new(&region->scoot, addr, home, &uffd);
-	if (!r) {
-		region->addr = addr;
-		r = tell_attach(region);
-	}
+	if (!r)
+		r = region->adopted ? cowi_adopt(region) : cowi_scoot_attach_tell(region);
 	if (r) {
-		unmap(region, addr);
+		if (!region->adopted)
+			(void)munmap(addr, region->size_bytes);
+		else if (!region->scoot)
+			(void)madvise(addr, region->size_bytes, MADV_DOFORK);
 		region->scoot = scoot_region_free(region->scoot);
 		region->addr = NULL;
 		glue_free(glue);
@@ -165,7 +142,7 @@ static int scoot_restore(struct cow_region *region)
 	/* A number of the earlier cowd; what is there goes to overlays from now on. */
 	if (region->scoot->second)
 		atomic_store(&region->scoot->second->id, 0);
-	r = tell_attach(region);
+	r = cowi_scoot_attach_tell(region);
 	if (!r) {
 		cowi_guards_tell(region);
 		cowi_scoot_post(region);
@@ -199,7 +176,10 @@ static void scoot_detach(struct cow_region *region)
 	atomic_store(&region->scoot->home->id, 0);
 	release_second(region);
 	release_spare(region->scoot_glue);
-	unmap(region, region->addr);
+	if (region->adopted)
+		cowi_adopt_end(region);
+	else
+		(void)munmap(region->addr, region->size_bytes);
 	region->scoot = scoot_region_free(region->scoot);
 	region->scoot_glue = glue_free(region->scoot_glue);
 	pthread_mutex_lock(&client->lock);

@@ -50,6 +50,20 @@ void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t i
  */
 void cowi_scoot_await_end(struct cow_client *client, uint64_t generation);
 
+/** cowi_scoot_attach_tell() - tell cowd where @region is. 0 or -errno */
+int cowi_scoot_attach_tell(struct cow_region *region);
+
+/* --- scoot-adopt.c ---------------------------------------------------------------------------- */
+
+/** cowi_adopt_check() - can the memory be adopted, with @uffd? 0 or -errno; nothing is done yet */
+int cowi_adopt_check(const struct cow_region *region, int uffd);
+/** cowi_adopt() - make it memory of @region's. 0 or -errno, and the memory is what it was */
+int cowi_adopt(struct cow_region *region);
+/** cowi_adopt_end() - give it back: as it is, or if @region never came to be one, as it was */
+void cowi_adopt_end(struct cow_region *region);
+
+/* --- scoot-work.c ----------------------------------------------------------------------------- */
+
 /* For the fork handlers: the locks of scoot-work.c and scoot.c over the fork. */
 void cowi_scoot_await_fork_prepare(void);
 void cowi_scoot_await_fork_done(void);

@@ -231,6 +231,7 @@ static int set_up(struct cow_region *region, const struct cow_region_params *par
 	if (r)
 		return r;
 	list_add(region);
+	region->is_set_up = 1;
 	return 0;
 }
 

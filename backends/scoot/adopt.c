@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "backends/scoot/internal.h"
+#include "backends/space.h"
 #include "common/err.h"
 
 /* One line of /proc/self/maps: 0 if [*@at, @end) goes on in it, with *@at moved to its end. */
@@ -34,7 +35,7 @@ static int check_line(const char *line, uint64_t *at, uint64_t end)
 	return 0;
 }
 
-static int check_range(const char *addr, uint64_t len)
+int scoot_adopt_check(const char *addr, uint64_t len)
 {
 	uint64_t at = (uint64_t)(uintptr_t)addr, end = at + len;
 	char line[512];
@@ -60,39 +61,64 @@ static uint64_t chunk_len(const char *addr, uint64_t off, uint64_t len)
 	return min_u64(chunk_end - at, len - off);
 }
 
-int scoot_adopt(char *addr, struct memfile *home, int uffd)
+/*
+ * What is mapped shared on @home becomes the program's own again. A chunk for which there is no
+ * memory becomes a private mapping of @home at least: nobody else sees what is written there.
+ */
+static int revert(struct scoot_region *region, uint64_t len)
 {
-	const uint64_t len = home->size_bytes;
-	struct pagemap pagemap = {.fd = -1};
-	struct settle settle;
+	int result = 0;
+
+	for (uint64_t off = 0, n; off < len; off += n) {
+		char *addr = region->addr + off;
+		int r;
+
+		n = chunk_len(region->addr, off, len);
+		r = settle_revert_chunk(&region->settle, addr, n, region->home, off);
+		if (!r)
+			continue;
+		result = r;
+		(void)space_map(addr, n, MAP_PRIVATE | MAP_NORESERVE, region->home->fd, off);
+	}
+	(void)madvise(region->addr, region->size_bytes, MADV_DOFORK);
+	return result;
+}
+
+/* What made it fail is what the caller is told, and what is not as it was besides. */
+static int undo(struct scoot_region *region, uint64_t len, int error)
+{
+	char sentence[512];
+
+	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	if (revert(region, len))
+		return err_raise(error, "%s; part of the memory is a private mapping of a file now",
+				 sentence);
+	return err_raise(error, "%s", sentence);
+}
+
+int scoot_adopt(struct scoot_region *region)
+{
+	const uint64_t len = region->size_bytes;
 	uint64_t done = 0;
-	int r, r2 = 0;
+	int r = 0;
 
-	r = check_range(addr, len);
-	if (r)
-		return r;
-	r = pagemap_init(&pagemap);
-	if (r)
-		return r;
-	r = settle_init(&settle, uffd, &pagemap);
-	settle.is_adopting = true;
+	region->settle.is_adopting = true;
 	while (!r && done < len) {
-		struct chunk chunk = {.addr = addr + done, .backing = home, .backing_off = done};
+		struct chunk chunk = {
+			.addr = region->addr + done, .backing = region->home, .backing_off = done};
 
-		chunk.len = chunk_len(addr, done, len);
-		r = settle_chunk(&settle, &chunk);
+		chunk.len = chunk_len(region->addr, done, len);
+		r = settle_chunk(&region->settle, &chunk);
 		if (!r)
 			done += chunk.len;
 	}
-	for (uint64_t off = 0; r && !r2 && off < done;) {
-		uint64_t n = chunk_len(addr, off, done);
+	region->settle.is_adopting = false;
+	return r ? undo(region, done, r) : 0;
+}
 
-		r2 = settle_revert_chunk(&settle, addr + off, n, home, off);
-		off += n;
-	}
-	settle_deinit(&settle);
-	pagemap_deinit(&pagemap);
-	return r;
+int scoot_unadopt(struct scoot_region *region, int error)
+{
+	return undo(region, region->size_bytes, error);
 }
 
 void scoot_region_leave(struct scoot_region *region)

@@ -125,16 +125,25 @@ struct scoot_region {
  * Sees to it that fork children do not inherit the mapping. Return: 0; -errno with a sentence.
  */
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd);
+/** scoot_adopt_check() - is it private anonymous memory, for reading and writing? 0; -EINVAL;
+ * -errno */
+int scoot_adopt_check(const char *addr, uint64_t len);
 /**
- * scoot_adopt() - make memory that threads are using a shared mapping of @home
- * @addr: private anonymous memory, for reading and writing, of @home->size_bytes
- * @home: all holes; has its bytes afterwards
- * @uffd: after hold_init(), lent
+ * scoot_adopt() - make memory that threads are using a shared mapping of @region->home
+ * @region: of scoot_region_new(), with a userfaultfd, of a range that passed scoot_adopt_check()
+ * before; its home is all holes, and has the memory's bytes afterwards
  *
- * Chunk by chunk, as settling. Return: 0; -EINVAL: not such memory; -errno, all with a sentence,
- * and the memory is what it was.
+ * Chunk by chunk, as settling. Return: 0; -errno with a sentence, and the memory is what it was.
  */
-int scoot_adopt(char *addr, struct memfile *home, int uffd);
+int scoot_adopt(struct scoot_region *region);
+/**
+ * scoot_unadopt() - after scoot_adopt(): make it anonymous memory again, threads going on
+ * @error: why
+ *
+ * Nothing was frozen yet. What there is no memory for stays a private mapping, and the sentence of
+ * @error, which is kept, says so too. Return: @error.
+ */
+int scoot_unadopt(struct scoot_region *region, int error);
 /** scoot_region_leave() - the region ends, its memory stays: private, and inherited by fork
  * children */
 void scoot_region_leave(struct scoot_region *region);

@@ -2,12 +2,18 @@
 // Memory that threads are using becomes a region in place, and stays when the region ends.
 #include "config.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include "common/wire.h"
 #include "libclient/internal.h"
 #include "proof.h"
 
@@ -261,6 +267,208 @@ START_TEST(the_librarys_own_memory_is_refused)
 }
 END_TEST
 
+/* --- failures at the last moment ---------------------------------------------------------------
+ */
+
+enum last_moment {
+	PASS_ON,
+	REFUSE, /* as a cowd that has no room for it */
+	HANG_UP,
+};
+
+/* Stands between a client and cowd, and interferes once all pages are in the region's memory. */
+struct relay {
+	char path[64];
+	int listen_fd;
+	_Atomic enum last_moment then;
+	_Atomic bool is_over;
+	pthread_t thread;
+};
+
+static void refuse_request(int sock, const Cow__V1__Request *request)
+{
+	Cow__V1__Reply answer = COW__V1__REPLY__INIT;
+	char sentence[] = "no room at the last moment";
+	uint8_t packet[256];
+
+	answer.id = request->id;
+	answer.error = EDQUOT;
+	answer.sentence = sentence;
+	(void)wire_send(sock, packet, cow__v1__reply__pack(&answer, packet), NULL, 0, 0);
+}
+
+/* Whether the connections are to go on. */
+static bool relay_packet(struct relay *relay, int from, int to, bool is_request)
+{
+	static uint8_t packet[WIRE_PACKET_MAX_BYTES];
+	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	Cow__V1__Request *request = NULL;
+	enum last_moment then = PASS_ON;
+	size_t len;
+
+	if (wire_recv(from, packet, sizeof(packet), &len, &fds, 0))
+		return false;
+	if (is_request)
+		request = cow__v1__request__unpack(NULL, len, packet);
+	if (request && request->call_case == COW__V1__REQUEST__CALL_REGION_ATTACH)
+		then = atomic_exchange(&relay->then, PASS_ON);
+	if (then == REFUSE)
+		refuse_request(from, request);
+	if (request)
+		cow__v1__request__free_unpacked(request, NULL);
+	if (then != PASS_ON)
+		return then == REFUSE;
+	return !wire_send(to, packet, len, fds.fds, fds.n_fds, 0);
+}
+
+static void relay_client(struct relay *relay, int client)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	AUTO_FD int cowd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct pollfd polls[] = {{.fd = client, .events = POLLIN}, {.fd = cowd, .events = POLLIN}};
+	bool goes_on = true;
+
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", proof_address());
+	ck_assert(!connect(cowd, (struct sockaddr *)&addr, sizeof(addr)));
+	while (goes_on && poll(polls, 2, -1) > 0) {
+		if (polls[0].revents)
+			goes_on = relay_packet(relay, client, cowd, true);
+		if (goes_on && polls[1].revents)
+			goes_on = relay_packet(relay, cowd, client, false);
+	}
+}
+
+static void *relay_clients(void *arg)
+{
+	struct relay *relay = arg;
+
+	while (!atomic_load(&relay->is_over)) {
+		AUTO_FD int client = accept4(relay->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (client >= 0)
+			relay_client(relay, client);
+	}
+	return NULL;
+}
+
+static void relay_start(struct relay *relay)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	*relay = (struct relay){.listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+	(void)snprintf(relay->path, sizeof(relay->path), "/tmp/cowd-relay-%d", (int)getpid());
+	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", relay->path);
+	(void)unlink(relay->path);
+	ck_assert(!bind(relay->listen_fd, (struct sockaddr *)&addr, sizeof(addr)));
+	ck_assert(!listen(relay->listen_fd, 4));
+	ck_assert(!pthread_create(&relay->thread, NULL, relay_clients, relay));
+}
+
+/* After its client has gone. */
+static void relay_end(struct relay *relay)
+{
+	atomic_store(&relay->is_over, true);
+	(void)shutdown(relay->listen_fd, SHUT_RDWR);
+	ck_assert(!pthread_join(relay->thread, NULL));
+	relay->listen_fd = fd_close(relay->listen_fd);
+	(void)unlink(relay->path);
+}
+
+/* What is true of anonymous memory, and not of a mapping of a file. */
+static void check_plain(char *memory, uint64_t seed)
+{
+	const uint64_t page = page_size_bytes();
+	int status;
+	pid_t pid;
+
+	ck_assert(proof_is_filled(memory, LEN_BYTES, seed, 0));
+	pid = fork();
+	if (!pid) {
+		bool is_there = proof_is_filled(memory, LEN_BYTES, seed, 0);
+
+		memset(memory, 0x77, LEN_BYTES);
+		_exit(!is_there);
+	}
+	ck_assert_int_ge(pid, 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(!status, "status %#x", status);
+	ck_assert(proof_is_filled(memory, LEN_BYTES, seed, 0));
+	ck_assert(!madvise(memory + page, LEN_BYTES - 2 * page, MADV_DONTNEED));
+	for (uint64_t off = page; off < LEN_BYTES - page; off++)
+		ck_assert_msg(!memory[off], "byte %llu is %d", (unsigned long long)off,
+			      memory[off]);
+}
+
+/*
+ * Seen to fail: with scoot_unadopt() left out of adopt() the child finds a hole, and with
+ * scoot_region_leave() in its place the old bytes come back after MADV_DONTNEED.
+ */
+START_TEST(refused_when_all_is_moved_it_is_moved_back)
+{
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct cow_client *client = NULL;
+	char *memory = map_odd();
+	struct relay relay;
+
+	relay_start(&relay);
+	proof_ok(cow_client_new(&client, relay.path));
+	proof_fill(memory, LEN_BYTES, 5);
+	atomic_store(&relay.then, REFUSE);
+	refuse(client, memory, LEN_BYTES, -EDQUOT);
+	ck_assert_ptr_nonnull(strstr(cow_last_error(), "no room at the last moment"));
+	ck_assert_int_eq(atomic_load(&relay.then), PASS_ON);
+	check_plain(memory, 5);
+
+	proof_fill(memory, LEN_BYTES, 6);
+	proof_ok(cow_region_adopt(&region, client, memory, LEN_BYTES, &params));
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_fill(memory, LEN_BYTES, 7);
+	proof_check_snapshot(snap, 6);
+	snap = cow_snapshot_unref(snap);
+	region = cow_region_unref(region);
+	cow_client_unref(client);
+	relay_end(&relay);
+}
+END_TEST
+
+/*
+ * A region like one whose cowd died a moment later.
+ *
+ * Seen to fail: without -ENOTCONN in adopt().
+ */
+START_TEST(without_a_connection_it_is_a_region_all_the_same)
+{
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct cow_client *client = NULL;
+	char *memory = map_odd();
+	struct relay relay;
+	int r;
+
+	relay_start(&relay);
+	proof_ok(cow_client_new(&client, relay.path));
+	proof_fill(memory, LEN_BYTES, 5);
+	atomic_store(&relay.then, HANG_UP);
+	proof_ok(cow_region_adopt(&region, client, memory, LEN_BYTES, &params));
+	ck_assert_int_eq(atomic_load(&relay.then), PASS_ON);
+	ck_assert(proof_is_filled(memory, LEN_BYTES, 5, 0));
+	/* The connection is made again in its own time. */
+	do
+		r = cow_snapshot_new(&snap, region);
+	while (r == -ENOTCONN);
+	ck_assert_msg(!r, "%d: %s", r, cow_last_error());
+	proof_fill(memory, LEN_BYTES, 6);
+	proof_check_snapshot(snap, 5);
+	snap = cow_snapshot_unref(snap);
+	region = cow_region_unref(region);
+	cow_client_unref(client);
+	relay_end(&relay);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("scoot adopt", 60);
@@ -272,5 +480,7 @@ int main(void)
 		tcase_add_test(tcase, forks_find_memory_whole);
 	tcase_add_test(tcase, what_cannot_be_adopted_is_refused_and_unharmed);
 	tcase_add_test(tcase, the_librarys_own_memory_is_refused);
+	tcase_add_test(tcase, refused_when_all_is_moved_it_is_moved_back);
+	tcase_add_test(tcase, without_a_connection_it_is_a_region_all_the_same);
 	return proof_run(tcase);
 }
