@@ -82,7 +82,7 @@ static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 {
 	if (!forget_private(settle, old, len) && !space_move(old, len, twin))
 		return 0;
-	space_plug(twin, len);
+	(void)space_plug(twin, len);
 	return SETTLE_E_TWIN;
 }
 

@@ -30,6 +30,9 @@ int space_reserve(char **addr, uint64_t len)
 	uint64_t got, start, total = len + align;
 	void *p;
 
+	if (total < len || total > SIZE_MAX / 2)
+		return err_raise(-ENOMEM, "%llu bytes are more than an address space holds",
+				 (unsigned long long)len);
 	p = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
 		return err_raise_errno("cannot reserve %llu bytes of address space",
@@ -50,10 +53,12 @@ void space_release(char *addr, uint64_t len)
 		(void)munmap(addr, len);
 }
 
-void space_plug(char *addr, uint64_t len)
+int space_plug(char *addr, uint64_t len)
 {
-	(void)mmap(addr, len, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+	void *p = mmap(addr, len, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+
+	return p == MAP_FAILED ? -errno : 0;
 }
 
 int space_clear(char *addr, uint64_t len)

@@ -5,13 +5,18 @@
  * Moving page tables costs tens of microseconds at any size where source and destination lie alike
  * within 1 GiB (whole PUD entries move) or 2 MiB (PMD entries), so reservations are aligned as
  * regions are.
+ *
+ * Huge pages are left to the system's setting for shared memory
+ * (/sys/kernel/mm/transparent_hugepage/shmem_enabled): a program that wants them can say so itself
+ * by madvise(2) on the region.
  */
 #ifndef COW_BACKENDS_SPACE_H
 #define COW_BACKENDS_SPACE_H
 
 #include "common/util.h"
 
-/** space_reserve() - @len bytes that cannot be touched, aligned to 1 GiB or 2 MiB if that large */
+/** space_reserve() - @len bytes that cannot be touched, aligned to 1 GiB or 2 MiB if that large.
+ * 0 or -errno with a sentence */
 int space_reserve(char **addr, uint64_t len);
 /** space_release() - give a reservation back, whatever was mapped there since */
 void space_release(char *addr, uint64_t len);
@@ -19,8 +24,9 @@ void space_release(char *addr, uint64_t len);
  * space_plug() - see that nobody else's mapping comes to lie where there is none
  *
  * After a failed move, which may have left a gap, and in a fork child, where the parent has memory.
+ * Return: 0, or -EEXIST if there is a mapping in part of it, which stays as it is.
  */
-void space_plug(char *addr, uint64_t len);
+int space_plug(char *addr, uint64_t len);
 /** space_clear() - make it a bare reservation again at once. 0 or -errno */
 int space_clear(char *addr, uint64_t len);
 

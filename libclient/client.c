@@ -137,6 +137,7 @@ void cowi_client_free(struct cow_client *client)
 		cowi_drop_output(conn);
 		free(conn);
 	}
+	cowi_asides_free(client);
 	client->uffd_device_fd = fd_close(client->uffd_device_fd);
 	pthread_cond_destroy(&client->changed);
 	pthread_mutex_destroy(&client->lock);
@@ -306,6 +307,14 @@ void cowi_post(struct cow_client *client, struct cowi_task *task)
 
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec)
 {
+	cowi_post_unwoken(client, task, msec);
+	/* The thread itself looks at its tasks before it waits. */
+	if (client->conn->wake_fd >= 0 && !cowi_in_client_thread(client))
+		cowi_thread_wake(client);
+}
+
+void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64_t msec)
+{
 	const uint64_t due_msec = msec ? now_msec() + msec : 0;
 	struct cowi_conn *conn = client->conn;
 
@@ -318,8 +327,6 @@ void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t
 		conn->tasks_end = &task->next;
 	}
 	pthread_mutex_unlock(&client->lock);
-	if (conn->wake_fd >= 0)
-		cowi_thread_wake(client);
 }
 
 /* With client->lock held. */

@@ -198,7 +198,7 @@ static void reserve_views(const struct cow_client *client)
 {
 	for (const struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next) {
 		if (snap->view)
-			space_plug((char *)(uintptr_t)snap->view, snap->size_bytes);
+			(void)space_plug((char *)(uintptr_t)snap->view, snap->size_bytes);
 	}
 }
 
@@ -225,7 +225,7 @@ static void in_child(void)
 		if (!is_ours && forked[i].is_inherited && !is_known)
 			take_away(region);
 		else if (is_ours && !forked[i].is_inherited)
-			space_plug(region->addr, region->size_bytes);
+			(void)space_plug(region->addr, region->size_bytes);
 		region->is_forked = forked[i].is_inherited;
 	}
 	if (guard && cowi_guard_child(guard)) {

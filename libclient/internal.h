@@ -61,6 +61,7 @@ struct cow_client {
 	struct cow_region *attaching;   /* lock; linked by ->next_attaching, not references */
 	struct cow_snapshot *snapshots; /* linked by ->next, not references */
 	struct cowi_conn *conn;         /* everything else about the connection: client.c */
+	struct cowi_aside *asides;      /* ready for the next take; lock */
 	struct cow_client *next;        /* in the list of clients, for fork */
 	struct cowi_early_loss early_losses[16]; /* lock; a ring */
 	unsigned int n_early_losses;             /* lock; ever written to the ring */
@@ -238,6 +239,8 @@ int cowi_connect(struct cow_client *client);
 void cowi_post(struct cow_client *client, struct cowi_task *task);
 /** cowi_post_later() - the same, but not before @msec milliseconds have passed */
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec);
+/** cowi_post_unwoken() - the same, but something else has to wake the thread: an answer, say */
+void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64_t msec);
 
 /**
  * cowi_uffd_new() - a userfaultfd on this process by the device that cowd lent
@@ -316,10 +319,48 @@ void cowi_registry_fork_child(void);
 void cowi_registry_fork_prepare(void); /* called by cowi_clients_fork_*() */
 void cowi_registry_fork_done(void);
 
+/* --- aside.c ---------------------------------------------------------------------------------- */
+
+enum cowi_aside_state {
+	COWI_ASIDE_EMPTY, /* a bare reservation */
+	COWI_ASIDE_LENT,  /* to a take */
+	COWI_ASIDE_FULL,  /* of what it moved there */
+};
+
+/**
+ * struct cowi_aside - address space of a region's size that its page tables are moved to
+ *
+ * Of the thread that got it from cowi_aside_get() until that calls cowi_aside_put(); then of the
+ * client's thread, until it is among those that the client has ready.
+ */
+struct cowi_aside {
+	struct cowi_task task;
+	struct cow_client *client; /* borrowed: it runs the task */
+	struct cowi_aside *next;   /* among those that are ready; client->lock */
+	_Atomic enum cowi_aside_state state;
+	char *addr;
+	uint64_t size_bytes;
+	uint64_t dropped_bytes;
+};
+
+/**
+ * cowi_aside_get() - one that is ready, or a new one
+ *
+ * Before cowd is asked: its answer wakes the client's thread, which then looks after it, and the
+ * caller need not wake it once more. Return: 0 or -errno with a sentence.
+ */
+int cowi_aside_get(struct cowi_aside **aside, struct cow_client *client, uint64_t size_bytes);
+/** cowi_aside_put() - @is_full: page tables were moved there, and are to be dropped in pieces */
+void cowi_aside_put(struct cowi_aside *aside, _Bool is_full);
+/** cowi_aside_failed() - as cowi_aside_put(), after a move there that failed */
+void cowi_aside_failed(struct cowi_aside *aside);
+/** cowi_asides_prepare() - have one ready, if there is address space */
+void cowi_asides_prepare(struct cow_client *client, uint64_t size_bytes);
+/** cowi_asides_free() - those that are ready; when the client goes */
+void cowi_asides_free(struct cow_client *client);
+
 /* --- map.c ------------------------------------------------------------------------------------ */
 
-/** cowi_reserve() - PROT_NONE address space of @n_bytes, aligned for cheap moves of page tables */
-int cowi_reserve(char **addr, uint64_t n_bytes);
 /** cowi_map_broken() - replace [@addr, @addr + @n_bytes) by memory that raises SIGBUS. 0 or -errno
  */
 int cowi_map_broken(void *addr, uint64_t n_bytes);

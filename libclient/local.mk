@@ -4,6 +4,7 @@ noinst_LTLIBRARIES += libclient-internal.la
 libclient_internal_la_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
 libclient_internal_la_LIBADD = libbackends.la libproto.la libcommon.la $(PROTOBUF_C_LIBS)
 libclient_internal_la_SOURCES = \
+	libclient/aside.c \
 	libclient/call.c \
 	libclient/change.c \
 	libclient/client-thread.c \

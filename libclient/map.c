@@ -1,54 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-/*
- * Address space for regions.
- *
- * mremap() moves whole page-table pages when source and target are aligned to what such a page maps
- * (2 MiB; 1 GiB for the next level): 20 us for any size, against a walk over every entry. So
- * regions lie at addresses aligned to 1 GiB when they are that large, and to 2 MiB otherwise.
- *
- * Huge pages are left to the system's setting for shared memory
- * (/sys/kernel/mm/transparent_hugepage/shmem_enabled): a program that wants them can say so itself
- * by madvise(2) on the region.
- */
+// What is mapped where there is nothing to be read any more.
 #include "config.h"
 
 #include <sys/mman.h>
 
 #include "libclient/internal.h"
-
-#define MIB ((uint64_t)1 << 20)
-#define GIB ((uint64_t)1 << 30)
-
-static uint64_t alignment_of(uint64_t n_bytes)
-{
-	if (n_bytes >= GIB)
-		return GIB;
-	return n_bytes >= 2 * MIB ? 2 * MIB : page_size_bytes();
-}
-
-int cowi_reserve(char **addr, uint64_t n_bytes)
-{
-	uint64_t align = alignment_of(n_bytes), total_bytes = n_bytes + align;
-	uint64_t head_bytes, tail_bytes;
-	char *start;
-
-	if (total_bytes < n_bytes || total_bytes > SIZE_MAX / 2)
-		return err_raise(-ENOMEM, "%llu bytes are more than an address space holds",
-				 (unsigned long long)n_bytes);
-	start = mmap(NULL, total_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-		     0);
-	if (start == MAP_FAILED)
-		return err_raise_errno("cannot reserve %llu bytes of address space",
-				       (unsigned long long)total_bytes);
-	head_bytes = align_up((uintptr_t)start, align) - (uintptr_t)start;
-	tail_bytes = total_bytes - head_bytes - n_bytes;
-	if (head_bytes)
-		(void)munmap(start, head_bytes);
-	if (tail_bytes)
-		(void)munmap(start + head_bytes + n_bytes, tail_bytes);
-	*addr = start + head_bytes;
-	return 0;
-}
 
 /*
  * Every byte of a mapping past the end of its file raises SIGBUS, and the file is empty for ever.

@@ -17,7 +17,9 @@
 #include <sys/mman.h>
 
 #include "backends/hold.h"
+#include "backends/space.h"
 #include "common/clock.h"
+#include "libclient/conn.h"
 
 /* So that SnapshotTake fits a packet. */
 #define EXTENTS_MAX 2000
@@ -73,7 +75,7 @@ static int holding_uffd(struct cow_client *client)
 /* Fresh memory of its own. */
 static int map_fresh(struct cow_region *region, char **addr)
 {
-	int r = cowi_reserve(addr, region->size_bytes);
+	int r = space_reserve(addr, region->size_bytes);
 
 	if (r)
 		return r;
@@ -403,7 +405,7 @@ static int scoot_map(struct cow_snapshot *snap)
 	char *addr;
 	int r;
 
-	r = cowi_reserve(&addr, snap->size_bytes);
+	r = space_reserve(&addr, snap->size_bytes);
 	if (r)
 		return r;
 	r = scoot_snapshot_map(snap->scoot, addr, PROT_READ);

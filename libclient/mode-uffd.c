@@ -21,11 +21,9 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
+#include "backends/space.h"
 #include "backends/uffdio.h"
 #include "libclient/conn.h"
-
-/* Old page tables dropped at a time; the client's mmap lock is held meanwhile, replies wait. */
-#define ASIDE_PIECE_BYTES ((uint64_t)2 << 20)
 
 /* How long to wait for an earlier cowd, or an earlier session of this one, to let go of a region.
  */
@@ -57,7 +55,7 @@ static int uffd_attach(struct cow_region *region, const struct cow_region_params
 	int r;
 
 	(void)params;
-	r = cowi_reserve(&addr, region->size_bytes);
+	r = space_reserve(&addr, region->size_bytes);
 	if (r)
 		return r;
 	if (mmap(addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
@@ -76,8 +74,10 @@ static int uffd_attach(struct cow_region *region, const struct cow_region_params
 	if (r) {
 		region->addr = NULL;
 		(void)munmap(addr, region->size_bytes);
+		return r;
 	}
-	return r;
+	cowi_asides_prepare(region->client, region->size_bytes); /* for the first take */
+	return 0;
 }
 
 /*
@@ -117,64 +117,22 @@ static void uffd_detach(struct cow_region *region)
 	(void)munmap(region->addr, region->size_bytes);
 }
 
-/* Page tables moved aside, being dropped piece by piece in the client's thread. */
-struct aside {
-	struct cowi_task task;
-	struct cow_client *client; /* borrowed: it runs the task */
-	char *addr;
-	uint64_t n_bytes;
-};
-
-/* Whether somebody waits for cowd, whose answer this thread has to hand over. */
-static bool is_awaited(struct cow_client *client)
-{
-	bool is_awaited;
-
-	pthread_mutex_lock(&client->lock);
-	is_awaited = client->conn->n_under_way;
-	pthread_mutex_unlock(&client->lock);
-	return is_awaited;
-}
-
-static void drop_aside(struct cowi_task *task)
-{
-	struct aside *aside = container_of(task, struct aside, task);
-	uint64_t n_bytes = min_u64(aside->n_bytes, ASIDE_PIECE_BYTES);
-
-	(void)munmap(aside->addr, n_bytes);
-	aside->addr += n_bytes;
-	aside->n_bytes -= n_bytes;
-	/* The next take, say, should not find both CPUs taken by what the last one left behind. */
-	if (aside->n_bytes)
-		cowi_post_later(aside->client, &aside->task, is_awaited(aside->client) ? 1 : 0);
-	else
-		free(aside);
-}
-
 /*
  * The cut: in one step the region is empty, and all that is mapped of it is elsewhere. cowd, which
  * is told by the kernel, has the snapshot in its chain before any thread can touch the region
  * again.
  */
-static int make_move(struct cow_region *region)
+static int make_move(const struct cow_region *region, struct cowi_aside *aside)
 {
-	struct aside *aside = calloc(1, sizeof(*aside));
-	int r;
+	int r = 0;
 
-	if (!aside)
-		return err_oom(sizeof(*aside), "a snapshot");
-	aside->task.run = drop_aside;
-	aside->client = region->client;
-	aside->n_bytes = region->size_bytes;
-	r = cowi_reserve(&aside->addr, region->size_bytes);
-	if (r) {
-		free(aside);
-		return r;
-	}
 	if (mremap(region->addr, region->size_bytes, region->size_bytes,
 		   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, aside->addr) == MAP_FAILED)
 		r = err_raise_errno("cannot move page tables aside");
-	cowi_post(region->client, &aside->task);
+	if (r)
+		cowi_aside_failed(aside);
+	else
+		cowi_aside_put(aside, true);
 	return r;
 }
 
@@ -215,22 +173,31 @@ static int call_release(struct cow_snapshot *snap, uint64_t id)
 	return cowi_call_in(snap->client, snap->generation, &request, NULL, 0, NULL, NULL);
 }
 
-static int uffd_take(struct cow_snapshot *snap)
+/* Frozen by a move if cowd says so and that can be done, else by cowd alone. */
+static int take_by(struct cow_snapshot *snap, struct cowi_aside *aside, uint64_t *id)
 {
 	bool move = false;
+	int r;
+
+	r = call_take(snap, aside, id, &move);
+	if (aside && (r || !move))
+		cowi_aside_put(aside, false);
+	if (r || !move || !make_move(snap->region, aside))
+		return r;
+	r = call_release(snap, *id);
+	return r ? r : call_take(snap, false, id, &move);
+}
+
+static int uffd_take(struct cow_snapshot *snap)
+{
+	struct cowi_aside *aside = NULL;
 	uint64_t id = 0;
 	int r;
 
-	r = call_take(snap, true, &id, &move);
+	(void)cowi_aside_get(&aside, snap->client, snap->region->size_bytes);
+	r = take_by(snap, aside, &id);
 	if (r)
 		return r;
-	if (move && make_move(snap->region)) {
-		r = call_release(snap, id);
-		if (!r)
-			r = call_take(snap, false, &id, &move);
-		if (r)
-			return r;
-	}
 	pthread_mutex_lock(&snap->client->lock);
 	snap->id = id;
 	pthread_mutex_unlock(&snap->client->lock);

@@ -145,7 +145,7 @@ static int freeze(struct cow_region *region, struct scoot_snapshot **frozen)
 static int map_duplicate(const struct scoot_snapshot *frozen, char **addr)
 {
 	const uint64_t size_bytes = frozen->map.size_bytes;
-	int r = cowi_reserve(addr, size_bytes);
+	int r = space_reserve(addr, size_bytes);
 
 	if (r)
 		return r;
@@ -229,7 +229,7 @@ void cowi_scoot_blocks_fork_child(void)
 {
 	for (struct block *block = blocks; block; block = block->next) {
 		if (block->frozen && !block->is_forked)
-			space_plug(block->addr, block->size_bytes);
+			(void)space_plug(block->addr, block->size_bytes);
 		block->is_forked = true;
 	}
 }

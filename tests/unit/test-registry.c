@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "backends/space.h"
 #include "libclient/internal.h"
 
 enum {
@@ -99,7 +100,7 @@ START_TEST(address_space_is_aligned)
 		uint64_t align = rows[i].align ? rows[i].align : page_size_bytes();
 		char *addr = NULL;
 
-		ck_assert_int_eq(cowi_reserve(&addr, n_bytes), 0);
+		ck_assert_int_eq(space_reserve(&addr, n_bytes), 0);
 		ck_assert_uint_eq((uintptr_t)addr % align, 0);
 		/* all of it is ours */
 		ck_assert_int_eq(mprotect(addr, n_bytes, PROT_READ), 0);
@@ -112,8 +113,8 @@ START_TEST(no_address_space_is_a_sentence)
 {
 	char *addr = NULL;
 
-	ck_assert_int_eq(cowi_reserve(&addr, UINT64_C(1) << 62), -ENOMEM);
-	ck_assert_int_eq(cowi_reserve(&addr, UINT64_MAX - 4095), -ENOMEM);
+	ck_assert_int_eq(space_reserve(&addr, UINT64_C(1) << 62), -ENOMEM);
+	ck_assert_int_eq(space_reserve(&addr, UINT64_MAX - 4095), -ENOMEM);
 	ck_assert_ptr_null(addr);
 	ck_assert_ptr_nonnull(strstr(err_sentence(), "address space"));
 }
@@ -133,7 +134,7 @@ START_TEST(broken_memory_raises_sigbus)
 	size_t n_bytes = 8 * page_size_bytes();
 	char *addr = NULL;
 
-	ck_assert_int_eq(cowi_reserve(&addr, n_bytes), 0);
+	ck_assert_int_eq(space_reserve(&addr, n_bytes), 0);
 	ck_assert_int_eq(mprotect(addr, n_bytes, PROT_READ | PROT_WRITE), 0);
 	memset(addr, 1, n_bytes);
 	ck_assert_int_eq(cowi_map_broken(addr, n_bytes), 0);
