@@ -366,13 +366,17 @@ static int scoot_op_take(struct cow_snapshot *snap)
 	if (!r) {
 		struct memfile *overlay = snap->scoot->overlay;
 
+		cowi_scoot_post_unwoken(region);
 		r = tell_take(snap);
 		if (overlay)
 			cowi_overlay_release(snap->client, snap->generation, overlay);
 		if (r)
 			snap->scoot = scoot_snapshot_free(snap->scoot);
 	}
-	cowi_scoot_post(region);
+	if (r) {
+		cowi_scoot_post(region);
+		cowi_thread_wake(region->client); /* if it was posted before, unwoken */
+	}
 	if (!r)
 		snap->scoot->stall_nsec = now_nsec() - start_nsec;
 	return r;

@@ -36,6 +36,8 @@ struct cowi_scoot {
 
 /** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
 void cowi_scoot_post(struct cow_region *region);
+/** cowi_scoot_post_unwoken() - the same, by the way: an answer to come wakes the thread */
+void cowi_scoot_post_unwoken(struct cow_region *region);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
 

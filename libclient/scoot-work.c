@@ -121,19 +121,30 @@ void cowi_scoot_gone(struct cow_client *client, uint64_t id)
 	cowi_scoot_post_all();
 }
 
+/* Return: whether the task, which has a reference on the region, is to be posted. */
+static bool begin_post(struct cow_region *region)
+{
+	if (atomic_exchange(&region->scoot_glue->is_posted, true))
+		return false;
+	cow_region_ref(region);
+	return true;
+}
+
 static void post_later(struct cow_region *region, uint64_t msec)
 {
-	struct cowi_scoot *glue = region->scoot_glue;
-
-	if (atomic_exchange(&glue->is_posted, true))
-		return;
-	cow_region_ref(region);
-	cowi_post_later(region->client, &glue->task, msec);
+	if (begin_post(region))
+		cowi_post_later(region->client, &region->scoot_glue->task, msec);
 }
 
 void cowi_scoot_post(struct cow_region *region)
 {
 	post_later(region, 0);
+}
+
+void cowi_scoot_post_unwoken(struct cow_region *region)
+{
+	if (begin_post(region))
+		cowi_post_unwoken(region->client, &region->scoot_glue->task, 0);
 }
 
 int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation)

@@ -139,18 +139,22 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 
 /*
  * Under mlockall(MCL_FUTURE) the kernel populates a new writable private mapping before mmap()
- * returns: a copy of the whole region. Seen by what it does to one page.
+ * returns: a copy of the whole region. Seen by what it does to one page, the same each time, whose
+ * earlier mapping goes with the new one; threads that do this at once see the same.
  */
 int scoot_check_memory(void)
 {
+	static _Atomic(void *) known;
 	const size_t page = page_size_bytes();
+	void *probe = atomic_load(&known);
 	unsigned char is_present = 0;
-	void *probe = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	probe = mmap(probe, page, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | (probe ? MAP_FIXED : 0), -1, 0);
 	if (probe == MAP_FAILED)
 		return err_raise_errno("cannot map a page");
 	(void)mincore(probe, page, &is_present);
-	(void)munmap(probe, page);
+	atomic_store(&known, probe);
 	if (is_present & 1)
 		return err_raise(-EBUSY,
 				 "mlockall(MCL_FUTURE) is in effect: freezing would copy the "

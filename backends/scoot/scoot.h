@@ -108,6 +108,7 @@ struct scoot_region {
 	bool wants_trim;
 	uint64_t trim_at;
 	struct scoot_aside *twin;
+	bool twin_is_checked;
 	struct scoot_aside *room;
 	bool room_is_mapped;
 	uint64_t populate_at;

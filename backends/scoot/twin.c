@@ -48,8 +48,8 @@ static bool is_home(const struct scoot_region *region)
 
 /*
  * A move charges a private mapping anew after it gave its destination up, and must not fail then:
- * whoever is limited in that has no twin. Strict overcommit is asked for when the twin is made,
- * limits of the process before each move.
+ * whoever is limited in that has no twin. Strict overcommit is asked for when the twin is first
+ * used, limits of the process before each move.
  */
 static bool is_limited(void)
 {
@@ -73,13 +73,22 @@ static bool is_overcommit_strict(void)
 
 void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside)
 {
-	if (region->uffd < 0 || region->twin || !is_home(region) || is_limited() ||
-	    is_overcommit_strict()) {
+	if (region->uffd < 0 || region->twin || !is_home(region)) {
 		scoot_aside_push(region, steal_ptr(aside));
 		return;
 	}
 	region->twin = steal_ptr(aside);
+	region->twin_is_checked = false;
 	region->populate_at = 0;
+}
+
+/* Whether there may be a twin is looked into when it is first used, not while a take waits. */
+static bool has_twin(struct scoot_region *region)
+{
+	if (region->twin && !region->twin_is_checked && (is_limited() || is_overcommit_strict()))
+		scoot_twin_drop(region);
+	region->twin_is_checked = true;
+	return region->twin;
 }
 
 void scoot_twin_drop(struct scoot_region *region)
@@ -110,11 +119,12 @@ static bool is_clean(struct scoot_region *region)
 
 int scoot_twin_swap_all(struct scoot_region *region)
 {
-	struct scoot_aside *twin = region->twin;
+	struct scoot_aside *twin;
 	int r = 0;
 
-	if (!is_clean(region))
+	if (!has_twin(region))
 		return SCOOT_E_TWIN;
+	twin = region->twin;
 	if (!region->room)
 		r = scoot_aside_new(&region->room, region->addr, region->size_bytes);
 	if (!r)
@@ -136,12 +146,12 @@ int scoot_twin_swap_all(struct scoot_region *region)
 
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages)
 {
-	if (!region->twin || off || !is_clean(region) ||
+	if (!has_twin(region) || off || !is_clean(region) ||
 	    !scoot_take_over(region->twin->addr, len, region->addr))
 		return false;
 	region->is_populated = true;
 	if (space_move(pages, len, region->twin->addr)) {
-		space_plug(region->twin->addr, len);
+		(void)space_plug(region->twin->addr, len);
 		scoot_twin_drop(region);
 	}
 	return true;
@@ -158,7 +168,7 @@ char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off)
 {
 	const struct extent *first = region->map.runs;
 
-	if (region->twin && off != (first->owned ? first->len : 0))
+	if (has_twin(region) && off != (first->owned ? first->len : 0))
 		scoot_twin_drop(region);
 	return region->twin ? region->twin->addr + off : NULL;
 }
@@ -167,7 +177,7 @@ bool scoot_populate_step(struct scoot_region *region)
 {
 	uint64_t n, off = region->populate_at;
 
-	if (!region->twin || region->rolls_back || off >= region->size_bytes ||
+	if (!has_twin(region) || region->rolls_back || off >= region->size_bytes ||
 	    !extents_is_owned(&region->map))
 		return false;
 	n = min_u64(region->size_bytes - off, POPULATE_STEP_BYTES);
