@@ -103,15 +103,15 @@ static bool collect_fds(struct msghdr *msg, struct fdset *fds)
 
 /*
  * The kernel leaves descriptors out, and says so as it does of a buffer that is too small, when the
- * receiver's table is full: that is not what the sender did.
+ * receiver's table is full: that is not what the sender did. There may be room again by now.
  */
-static int raise_truncated(int sock)
+static int raise_no_room(int sock)
 {
 	AUTO_FD int fd = fcntl(sock, F_DUPFD_CLOEXEC, 0);
 
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE))
 		return err_raise_errno("no room for the descriptors that came with a packet");
-	return err_raise(-EPROTO, "a packet arrived truncated or with foreign control data");
+	return err_raise(-EMFILE, "there was no room for the descriptors that came with a packet");
 }
 
 int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, int flags)
@@ -137,8 +137,15 @@ int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, 
 			return err_raise(-ECONNRESET, "the other end closed the connection");
 		return err_raise_errno("cannot receive a packet");
 	}
-	if (!collect_fds(&msg, fds) || (msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC))) {
-		int r = raise_truncated(sock);
+	if (!collect_fds(&msg, fds) || msg.msg_flags & MSG_TRUNC ||
+	    (msg.msg_flags & MSG_CTRUNC && fds->n_fds == WIRE_FDS_MAX)) {
+		fdset_deinit(fds);
+		return err_raise(-EPROTO,
+				 "a packet arrived truncated or with foreign control data");
+	}
+	*len = (size_t)n;
+	if (msg.msg_flags & MSG_CTRUNC) {
+		int r = raise_no_room(sock);
 
 		fdset_deinit(fds);
 		return r;
@@ -148,6 +155,5 @@ int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, 
 		fdset_deinit(fds);
 		return err_raise(-ECONNRESET, "the other end closed the connection");
 	}
-	*len = (size_t)n;
 	return 0;
 }

@@ -55,9 +55,9 @@ int wire_send(int sock, const void *buf, size_t len, const int *fds, size_t n_fd
  * @fds:   gets the descriptors, all CLOEXEC; emptied first
  * @flags: added to MSG_CMSG_CLOEXEC
  *
- * Return: 0; -EAGAIN; -ECONNRESET on end of file; -EPROTO on truncation or stray control data, or
- * -EMFILE, -ENFILE when there was no room for descriptors, those that came already closed; another
- * -errno.
+ * Return: 0; -EAGAIN; -ECONNRESET on end of file; -EPROTO on truncation or stray control data;
+ * -EMFILE, -ENFILE when there was no room for descriptors: the packet is there, those that came
+ * with it are closed; another -errno.
  */
 int wire_recv(int sock, void *buf, size_t size, size_t *len, struct fdset *fds, int flags);
 

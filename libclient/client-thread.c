@@ -244,11 +244,15 @@ void cowi_flush(struct cow_client *client)
 	}
 }
 
-/* Return: NULL, or what is wrong with the packet. @reply and @fds are taken in any case. */
-static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, struct fdset *fds)
+/*
+ * @no_room: error of wire_recv(), if descriptors of @reply were lost for lack of it, or 0. Return:
+ * NULL, or what is wrong with the packet. @reply and @fds are taken in any case.
+ */
+static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, struct fdset *fds,
+			    int no_room)
 {
 	struct cowi_pending *pending = pending_take(client, reply->id);
-	int error = reply->error > 0 && reply->error < 4096 ? -(int)reply->error : 0;
+	int error = reply->error > 0 && reply->error < 4096 ? -(int)reply->error : no_room;
 	char sentence[512];
 	const char *wrong = NULL;
 
@@ -258,7 +262,12 @@ static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, st
 		wrong = "it answered with an impossible error number";
 	else if (!error && (int)reply->result_case != pending->result_case)
 		wrong = "it answered something else than was asked";
-	(void)snprintf(sentence, sizeof(sentence), "%s", wrong ? wrong : reply->sentence);
+	(void)snprintf(sentence, sizeof(sentence), "%s",
+		       wrong     ? wrong
+		       : no_room ? err_sentence()
+				 : reply->sentence);
+	if (no_room)
+		cowi_give_back(client, reply);
 	if (wrong || error) {
 		cow__v1__reply__free_unpacked(reply, NULL);
 		reply = NULL;
@@ -327,6 +336,7 @@ static int receive_packet(struct cow_client *client)
 	Cow__V1__Reply *reply;
 	char farewell[512];
 	size_t n_bytes;
+	bool no_room;
 	int r;
 
 	if (conn->sock < 0)
@@ -334,18 +344,21 @@ static int receive_packet(struct cow_client *client)
 	r = wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT);
 	if (r == -EAGAIN)
 		return 1;
-	if (r) {
+	no_room = r == -EMFILE || r == -ENFILE;
+	if (r && !no_room) {
 		cowi_disconnect(client, err_sentence());
 		return -1;
 	}
 	reply = cow__v1__reply__unpack(NULL, n_bytes, conn->packet);
 	if (!reply) {
 		wrong = "it sent a packet that cannot be decoded";
+	} else if (no_room && reply->id) {
+		wrong = on_reply(client, reply, &fds, r);
 	} else if (reply->n_fds != fds.n_fds) {
 		wrong = "it sent another number of descriptors than it said";
 		cow__v1__reply__free_unpacked(reply, NULL);
 	} else if (reply->id) {
-		wrong = on_reply(client, reply, &fds);
+		wrong = on_reply(client, reply, &fds, 0);
 	} else if (reply->error) { /* why cowd refuses or ends this connection */
 		(void)snprintf(farewell, sizeof(farewell), "%s", reply->sentence);
 		conn->farewell_error = reply->error < 4096 ? -(int)reply->error : 0;

@@ -156,6 +156,12 @@ void cowi_regions_retry(struct cowi_task *task);
 /** cowi_reconnect() - make a connection. Client's thread. 0 or -errno with a sentence */
 int cowi_reconnect(struct cow_client *client);
 
+/* --- give-back.c ------------------------------------------------------------------------------ */
+
+/** cowi_give_back() - have cowd release what @reply is about, whose descriptors were lost. No lock
+ */
+void cowi_give_back(struct cow_client *client, const Cow__V1__Reply *reply);
+
 /* --- client.c --------------------------------------------------------------------------------- */
 
 /** cowi_client_free() - last step, without a thread */

@@ -74,7 +74,7 @@ struct cow_region_params {
  *           cowd that ends with this client; NULL for $COWD_ADDRESS, else /run/cowd/cowd.sock
  *
  * Return: 0; -ENOENT, -ECONNREFUSED: no daemon there; -EACCES: the socket may not be used; -EPROTO:
- * it speaks another protocol; -ENOMEM, -EMFILE.
+ * it speaks another protocol; -ENAMETOOLONG; -EDQUOT: too many connections; -ENOMEM, -EMFILE.
  */
 COW_PUBLIC int cow_client_new(struct cow_client **client, const char *address);
 COW_PUBLIC struct cow_client *cow_client_ref(struct cow_client *client);
@@ -91,8 +91,9 @@ COW_PUBLIC struct cow_client *cow_client_unref(struct cow_client *client);
  * it is larger than that.
  *
  * Return: 0; -EINVAL: @params name no possible region; -EDQUOT: this uid's share is used up;
- * -ENOTCONN: no daemon; -EPERM: mode uffd, and cowd's policy lends no userfaultfd; -ENOSYS: this
- * kernel cannot do @mode; -ENOMEM.
+ * -ENOTCONN: no daemon; -EPERM: mode uffd, and cowd's policy lends no userfaultfd; -ENODEV: mode
+ * uffd, and cowd has no device for it; -ENOSYS: this kernel cannot do @mode; -EMFILE; -ECHILD;
+ * -ENOMEM.
  */
 COW_PUBLIC int cow_region_new(struct cow_region **region, struct cow_client *client,
 			      const struct cow_region_params *params);
@@ -159,7 +160,7 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
  * afterwards, the snapshot is lost (ESTALE).
  *
  * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says
- * why.
+ * why; -EBUSY: mlockall(2) is in effect; -E2BIG: too many parts; -EMFILE; -ECHILD.
  */
 COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
 

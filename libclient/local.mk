@@ -14,6 +14,7 @@ libclient_internal_la_SOURCES = \
 	libclient/exec.c \
 	libclient/fork-guard.c \
 	libclient/fork.c \
+	libclient/give-back.c \
 	libclient/internal.h \
 	libclient/map.c \
 	libclient/mmapcopy.c \

@@ -316,26 +316,60 @@ START_TEST(answers_that_are_none)
 }
 END_TEST
 
+static void take_all_descriptors(struct rlimit *saved)
+{
+	struct rlimit none;
+
+	ck_assert(!getrlimit(RLIMIT_NOFILE, saved));
+	none = *saved;
+	none.rlim_cur = 3;
+	ck_assert(!setrlimit(RLIMIT_NOFILE, &none));
+}
+
+/*
+ * Descriptors that come and find no room are that call's loss: what there was stays, and cowd holds
+ * no more than before.
+ *
+ * Seen to fail: with receive_packet() taking -EMFILE for the end of the connection (as it did, the
+ * first snapshot is lost), and without cowi_give_back() (cowd has one more region).
+ */
 START_TEST(no_descriptors_left)
 {
 	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *others = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *opened = NULL, *snap = NULL, *next = NULL;
 	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_SCOOT};
+	struct cow_region *region = NULL, *another = NULL;
 	struct cow_client *other = NULL;
-	struct cow_region *region = NULL;
-	struct rlimit saved, none;
-	int r;
+	struct proof_holdings before;
+	struct rlimit saved;
 
-	ck_assert(!getrlimit(RLIMIT_NOFILE, &saved));
-	none = saved;
-	none.rlim_cur = 3;
-	ck_assert(!setrlimit(RLIMIT_NOFILE, &none));
-	check_error(cow_client_new(&other, proof_address()), -EMFILE, "Too many open files");
-	/* Descriptors that come and find no room are lost, so the connection cannot go on. */
-	r = cow_region_new(&region, client, &params);
-	ck_assert(!setrlimit(RLIMIT_NOFILE, &saved));
-	ck_assert_int_eq(r, -ENOTCONN);
-	ck_assert_ptr_null(region);
+	proof_ok(cow_snapshot_new(&opened, others));
 	proof_ok(cow_region_new(&region, client, &params));
+	proof_fill(cow_region_address(region), REGION_BYTES, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	ck_assert_uint_ne(cow_snapshot_id(opened), 0);
+	proof_holdings(&before);
+	take_all_descriptors(&saved);
+	check_error(cow_client_new(&other, proof_address()), -EMFILE, "Too many open files");
+	check_error(cow_region_new(&another, client, &params), -EMFILE, "ulimit -n");
+	check_error(cow_snapshot_open(&next, client, cow_snapshot_id(opened)), -EMFILE,
+		    "ulimit -n");
+	ck_assert(!setrlimit(RLIMIT_NOFILE, &saved));
+	proof_wait_for_holdings(&before);
+
+	/* This page is private now, and the next take needs an overlay to keep it in. */
+	*(char *)cow_region_address(region) ^= 1;
+	take_all_descriptors(&saved);
+	check_error(cow_snapshot_new(&next, region), -EMFILE, "ulimit -n");
+	ck_assert(!setrlimit(RLIMIT_NOFILE, &saved));
+	proof_check_snapshot(snap, 1);
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	proof_ok(cow_snapshot_new(&next, region));
+	next = cow_snapshot_unref(next);
+	snap = cow_snapshot_unref(snap);
 	cow_region_unref(region);
 }
 END_TEST
