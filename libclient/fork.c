@@ -49,9 +49,12 @@ static void list_regions(void)
 
 	forked = NULL;
 	n_forked = 0;
-	if (cowi_registry_fork_list(&regions, &n_regions))
+	strict_error = cowi_registry_fork_list(&regions, &n_regions);
+	if (strict_error)
 		return;
 	forked = calloc(n_regions + 1, sizeof(*forked));
+	if (!forked)
+		strict_error = err_oom((n_regions + 1) * sizeof(*forked), "the list of regions");
 	for (size_t i = 0; i < n_regions; i++) {
 		if (forked)
 			forked[n_forked++].region = regions[i];
@@ -95,8 +98,11 @@ static int freeze(struct cow_region *region)
 	cowi_alone_end(region->scoot, &saved);
 	if (!r)
 		r = cowi_guard_add(guard, &frozen);
-	if (!r && madvise(region->addr, region->size_bytes, MADV_DOFORK))
+	if (!r && madvise(region->addr, region->size_bytes, MADV_DOFORK)) {
 		r = err_raise_errno("cannot let a fork child have region \"%s\"", region->name);
+		/* Of several mappings the first ones may be done. */
+		(void)madvise(region->addr, region->size_bytes, MADV_DONTFORK);
+	}
 	return r;
 }
 

@@ -65,6 +65,7 @@ struct cow_client {
 	struct cow_client *next;        /* in the list of clients, for fork */
 	struct cowi_early_loss early_losses[16]; /* lock; a ring */
 	unsigned int n_early_losses;             /* lock; ever written to the ring */
+	unsigned int n_opening;                  /* lock; snapshots between reply and list */
 };
 
 /**
@@ -260,8 +261,6 @@ void cowi_attach_end(struct cow_region *region);
 
 /* --- snapshot.c ------------------------------------------------------------------------------- */
 
-/** cowi_snapshot_lost() - mark as lost, wake who waits for it, make its view fail; any thread */
-void cowi_snapshot_lost(struct cow_snapshot *snap, const char *because);
 /** cowi_snapshot_answered() - the call under way for @snap had this answer; wakes who waits for it
  */
 void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply);
@@ -277,8 +276,6 @@ void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char
  * Of one that was opened: who took it waits for that with changes to its memory.
  */
 void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
-/** cowi_snapshot_find() - the one that cowd knows by @id, with a reference, or NULL */
-struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id);
 
 /* --- region.c --------------------------------------------------------------------------------- */
 

@@ -61,15 +61,22 @@ static int home_new(struct memfile **out, const struct cow_region *region)
 	return 0;
 }
 
-/* A descriptor that makes threads wait, or -1: only one that serves kernel-mode faults will do. */
-static int holding_uffd(struct cow_client *client)
+/*
+ * A descriptor that makes threads wait, or -1: only one that serves kernel-mode faults will do, and
+ * not everywhere is one lent. A region goes without it, but not for want of room for a descriptor.
+ */
+static int holding_uffd(struct cow_client *client, int *uffd)
 {
-	int uffd;
+	bool is_lent;
+	int r = -EPERM;
 
-	if (client->lend != 1)
-		return -1;
-	uffd = cowi_uffd_new(client);
-	return uffd < 0 ? -1 : uffd;
+	pthread_mutex_lock(&client->lock);
+	is_lent = client->lend == 1;
+	pthread_mutex_unlock(&client->lock);
+	if (is_lent)
+		r = cowi_uffd_new(client);
+	*uffd = r < 0 ? -1 : r;
+	return r == -EMFILE || r == -ENFILE || r == -ENOMEM ? r : 0;
 }
 
 /* Fresh memory of its own. */
@@ -91,13 +98,15 @@ static int map_fresh(struct cow_region *region, char **addr)
 static int scoot_attach(struct cow_region *region, const struct cow_region_params *params)
 {
 	CLEANUP(memfile_unrefp) struct memfile *home = NULL;
-	AUTO_FD int uffd = holding_uffd(region->client);
+	AUTO_FD int uffd = -1;
 	struct cowi_scoot *glue = calloc(1, sizeof(*glue));
 	char *addr = region->adopted;
 	int r;
 
 	(void)params;
-	r = glue ? home_new(&home, region) : err_oom(sizeof(*glue), "a region");
+	r = glue ? holding_uffd(region->client, &uffd) : err_oom(sizeof(*glue), "a region");
+	if (!r)
+		r = home_new(&home, region);
 	if (!r)
 		r = addr ? cowi_adopt_check(region, uffd) : map_fresh(region, &addr);
 	if (r) {

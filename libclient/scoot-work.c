@@ -54,7 +54,9 @@ void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t i
 	pthread_mutex_unlock(&awaited_lock);
 }
 
-/* Free those of @client that are @id, or (@id is 0) those of before @generation, 0 being the last.
+/*
+ * Free those of @client that are @id of @generation, or (@id is 0) those of before @generation, 0
+ * being the last.
  */
 static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
 {
@@ -65,7 +67,8 @@ static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
 		struct awaited *entry = *link;
 
 		if (entry->client == client &&
-		    (id ? entry->id == id : entry->generation < generation || !generation)) {
+		    (id ? entry->id == id && entry->generation == generation
+			: entry->generation < generation || !generation)) {
 			*link = entry->next;
 			entry->next = gone;
 			gone = entry;
@@ -117,7 +120,7 @@ void cowi_scoot_post_all(void)
 /* Which region it was of does not matter: mmapcopies of it may have waited as well. */
 void cowi_scoot_gone(struct cow_client *client, uint64_t id)
 {
-	forget(client, 0, id);
+	forget(client, cowi_generation(client), id);
 	cowi_scoot_post_all();
 }
 

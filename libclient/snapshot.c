@@ -53,13 +53,6 @@ static void mark_lost(struct cow_snapshot *snap, const char *because)
 	pthread_cond_broadcast(&snap->client->changed);
 }
 
-void cowi_snapshot_lost(struct cow_snapshot *snap, const char *because)
-{
-	pthread_mutex_lock(&snap->client->lock);
-	mark_lost(snap, because);
-	pthread_mutex_unlock(&snap->client->lock);
-}
-
 void cowi_snapshots_lost(struct cow_client *client, const char *because)
 {
 	pthread_mutex_lock(&client->lock);
@@ -96,7 +89,7 @@ void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char
 		mark_lost(snap, because);
 		is_known = true;
 	}
-	if (!is_known) {
+	if (!is_known || client->n_opening) {
 		struct cowi_early_loss *loss =
 			&client->early_losses[client->n_early_losses++ %
 					      ARRAY_SIZE(client->early_losses)];
@@ -151,20 +144,6 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id)
 
 	while (take_lost_hold(client, id, &generation))
 		call_release(client, generation, id);
-}
-
-struct cow_snapshot *cowi_snapshot_find(struct cow_client *client, uint64_t id)
-{
-	struct cow_snapshot *snap;
-
-	pthread_mutex_lock(&client->lock);
-	for (snap = client->snapshots; snap; snap = snap->next) {
-		if (snap->held_id == id && snap->generation == client->generation &&
-		    cowi_ref_unless_zero(&snap->n_refs))
-			break;
-	}
-	pthread_mutex_unlock(&client->lock);
-	return snap;
 }
 
 int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id)
@@ -394,6 +373,9 @@ static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 	int r;
 
 	snap->generation = cowi_generation(client);
+	if (!snap->generation)
+		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
+				 client->address);
 	r = cowi_call_in(client, snap->generation, request, NULL, 0, &reply, &fds);
 	if (r)
 		return r;
@@ -415,6 +397,22 @@ static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 	return 0;
 }
 
+/* Until it is in the list, what is told of it is noted, whatever other handles there are. */
+static int open_noted(struct cow_snapshot *snap, Cow__V1__Request *request)
+{
+	struct cow_client *client = snap->client;
+	int r;
+
+	pthread_mutex_lock(&client->lock);
+	client->n_opening++;
+	pthread_mutex_unlock(&client->lock);
+	r = open_by(snap, request);
+	pthread_mutex_lock(&client->lock);
+	client->n_opening--;
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
 static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V1__Request *request)
 {
 	struct cow_snapshot *snap = NULL;
@@ -425,7 +423,7 @@ static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V
 		r = snapshot_alloc(&snap, client, NULL);
 	if (r)
 		return r;
-	r = open_by(snap, request);
+	r = open_noted(snap, request);
 	if (r) {
 		char sentence[512];
 

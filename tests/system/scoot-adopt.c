@@ -8,11 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "backends/scoot/scoot.h"
 #include "common/wire.h"
 #include "libclient/internal.h"
 #include "proof.h"
@@ -434,6 +436,40 @@ START_TEST(refused_when_all_is_moved_it_is_moved_back)
 END_TEST
 
 /*
+ * With room for one descriptor more each time, until there is enough: whichever is missing, that is
+ * what is said, and the memory is untouched.
+ *
+ * Seen to fail: with holding_uffd() in mode-scoot.c returning 0 always, "cowd lends no
+ * userfaultfd".
+ */
+START_TEST(too_few_descriptors_are_called_that)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_region_params params = {.mode = COW_MODE_SCOOT};
+	struct rlimit saved, limit;
+	char *memory = map_odd();
+	int n_refused = 0, r;
+
+	proof_fill(memory, LEN_BYTES, 5);
+	ck_assert(!getrlimit(RLIMIT_NOFILE, &saved));
+	limit = (struct rlimit){.rlim_cur = 3, .rlim_max = saved.rlim_max};
+	do {
+		ck_assert(!setrlimit(RLIMIT_NOFILE, &limit));
+		r = cow_region_adopt(&region, client, memory, LEN_BYTES, &params);
+		ck_assert(!setrlimit(RLIMIT_NOFILE, &saved));
+		ck_assert_msg(!r || r == -EMFILE, "with %d: %d: %s", (int)limit.rlim_cur, r,
+			      cow_last_error());
+		n_refused += r != 0;
+		limit.rlim_cur++;
+	} while (r);
+	ck_assert_int_gt(n_refused, 4);
+	ck_assert(proof_is_filled(memory, LEN_BYTES, 5, 0));
+	ck_assert_int_ge(region->scoot->uffd, 0);
+}
+END_TEST
+
+/*
  * A region like one whose cowd died a moment later.
  *
  * Seen to fail: without -ENOTCONN in adopt().
@@ -481,6 +517,7 @@ int main(void)
 	tcase_add_test(tcase, what_cannot_be_adopted_is_refused_and_unharmed);
 	tcase_add_test(tcase, the_librarys_own_memory_is_refused);
 	tcase_add_test(tcase, refused_when_all_is_moved_it_is_moved_back);
+	tcase_add_test(tcase, too_few_descriptors_are_called_that);
 	tcase_add_test(tcase, without_a_connection_it_is_a_region_all_the_same);
 	return proof_run(tcase);
 }
