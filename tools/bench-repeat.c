@@ -6,7 +6,9 @@
  * The client's threads read (90 %) and write (10 %) pages at random. Of each snapshot: the stall;
  * the longest that a write took during the take, while the snapshot lived, and while the region
  * settled after its release; how many operations were done in the first 10 ms, 100 ms and second
- * after the take, against the half second before; and what it took the library's thread to settle.
+ * after the take, against the half second before; what it took the library's thread to settle; and
+ * how much the take settled and kept by itself. Without a userfaultfd only a program that is alone
+ * settles, in the take: --threads 0.
  */
 #include "config.h"
 
@@ -53,7 +55,8 @@ struct figures {
 	struct samples stall;
 	uint64_t first_stall_nsec, last_stall_nsec;
 	uint64_t worst_nsec[N_PHASES];
-	double dip[N_WINDOWS]; /* sums, of ratios to the time before */
+	double dip[N_WINDOWS];         /* sums, of ratios to the time before */
+	struct cow_snapshot_cost cost; /* sums; of scoot */
 	uint64_t settle_cpu_nsec;
 	uint64_t n_settled; /* pages */
 	uint64_t extra_bytes;
@@ -249,6 +252,17 @@ static uint64_t extra_bytes(const struct repeat *repeat)
 	return total;
 }
 
+/* What the take did by itself of what is the background's work where there is a userfaultfd. */
+static int add_cost(const struct repeat *repeat, struct figures *figures)
+{
+	struct cow_snapshot_cost cost = {0};
+	int r = repeat->region ? cow_snapshot_cost(repeat->snap, &cost) : 0;
+
+	figures->cost.settled_bytes += cost.settled_bytes;
+	figures->cost.kept_bytes += cost.kept_bytes;
+	return r;
+}
+
 /* --- one snapshot ------------------------------------------------------------------------------
  */
 
@@ -281,6 +295,9 @@ static int run_one(struct repeat *repeat, struct figures *figures, struct worker
 	start = now_nsec();
 	r = take(repeat);
 	taken = now_nsec();
+	atomic_store(&repeat->phase, PHASE_LIVE);
+	if (!r)
+		r = add_cost(repeat, figures);
 	if (r)
 		return r;
 	samples_add(&figures->stall, taken - start);
@@ -290,7 +307,6 @@ static int run_one(struct repeat *repeat, struct figures *figures, struct worker
 	/* The windows begin with the take: its own stall is part of the dip. */
 	for (size_t i = 0; i < N_WINDOWS; i++) {
 		pause_until(start + window_nsec[i]);
-		atomic_store(&repeat->phase, PHASE_LIVE);
 		after = count_ops(repeat, workers);
 		figures->dip[i] += (double)(after - before) / (double)(now_nsec() - start) / rate;
 	}
@@ -401,6 +417,51 @@ static double settle_usec(const struct figures *figures)
 	return figures->n_settled ? usec(figures->settle_cpu_nsec) / (double)figures->n_settled : 0;
 }
 
+/* Null where nobody worked beside the snapshots, as the next. */
+static struct json_object *worst_of(const struct repeat *repeat, const struct figures *figures)
+{
+	static const char *const names[] = {"quiet", "take", "live", "settle"};
+	struct json_object *part;
+
+	static_assert(ARRAY_SIZE(names) == N_PHASES, "a name for each");
+	if (!repeat->n_threads)
+		return NULL;
+	part = json_object_new_object();
+	for (size_t i = 0; i < N_PHASES; i++)
+		json_object_object_add(part, names[i],
+				       json_object_new_double(usec(figures->worst_nsec[i])));
+	return part;
+}
+
+static struct json_object *dip_of(const struct repeat *repeat, const struct figures *figures)
+{
+	struct json_object *part;
+
+	if (!repeat->n_threads)
+		return NULL;
+	part = json_object_new_object();
+	for (size_t i = 0; i < N_WINDOWS; i++)
+		json_object_object_add(
+			part, window_names[i],
+			json_object_new_double(figures->dip[i] / (double)repeat->n_snapshots));
+	return part;
+}
+
+/* A mean of all snapshots. */
+static double each(const struct repeat *repeat, uint64_t sum)
+{
+	return (double)sum / (double)repeat->n_snapshots;
+}
+
+static void put_cost(const struct repeat *repeat, struct figures *figures, struct json_object *mode)
+{
+	struct json_object *part = json_object_new_object();
+
+	report_put_real(part, "settled_bytes", each(repeat, figures->cost.settled_bytes));
+	report_put_real(part, "kept_bytes", each(repeat, figures->cost.kept_bytes));
+	json_object_object_add(mode, "take", part);
+}
+
 static struct json_object *document_of(const struct repeat *repeat, struct figures *figures)
 {
 	struct json_object *mode = json_object_new_object();
@@ -417,22 +478,8 @@ static struct json_object *document_of(const struct repeat *repeat, struct figur
 	json_object_object_add(part, "last",
 			       json_object_new_double(usec(figures->last_stall_nsec)));
 	json_object_object_add(mode, "stall_us", part);
-	part = json_object_new_object();
-	json_object_object_add(part, "quiet",
-			       json_object_new_double(usec(figures->worst_nsec[PHASE_QUIET])));
-	json_object_object_add(part, "take",
-			       json_object_new_double(usec(figures->worst_nsec[PHASE_TAKE])));
-	json_object_object_add(part, "live",
-			       json_object_new_double(usec(figures->worst_nsec[PHASE_LIVE])));
-	json_object_object_add(part, "settle",
-			       json_object_new_double(usec(figures->worst_nsec[PHASE_SETTLE])));
-	json_object_object_add(mode, "worst_write_us", part);
-	part = json_object_new_object();
-	for (size_t i = 0; i < N_WINDOWS; i++)
-		json_object_object_add(
-			part, window_names[i],
-			json_object_new_double(figures->dip[i] / (double)repeat->n_snapshots));
-	json_object_object_add(mode, "dip", part);
+	json_object_object_add(mode, "worst_write_us", worst_of(repeat, figures));
+	json_object_object_add(mode, "dip", dip_of(repeat, figures));
 	json_object_object_add(mode, "settle_cpu_us_per_page",
 			       json_object_new_double(settle_usec(figures)));
 	json_object_object_add(mode, "extra_bytes", json_object_new_uint64(figures->extra_bytes));
@@ -452,11 +499,21 @@ static int print_json(struct repeat *repeat)
 	json_object_object_add(document, "memcpy_us_per_page",
 			       json_object_new_double(repeat->copy_usec));
 	json_object_object_add(modes, "scoot", document_of(repeat, &repeat->figures[0]));
+	put_cost(repeat, &repeat->figures[0], json_object_object_get(modes, "scoot"));
 	json_object_object_add(modes, "fork", document_of(repeat, &repeat->figures[1]));
 	json_object_object_add(document, "modes", modes);
 	r = report_json(document);
 	json_object_put(document);
 	return r;
+}
+
+static void print_work(const struct figures *figures, double n)
+{
+	printf("  worst write, us              quiet %.0f, take %.0f, live %.0f, settle %.0f\n",
+	       usec(figures->worst_nsec[PHASE_QUIET]), usec(figures->worst_nsec[PHASE_TAKE]),
+	       usec(figures->worst_nsec[PHASE_LIVE]), usec(figures->worst_nsec[PHASE_SETTLE]));
+	printf("  operations, of those before  10 ms %.2f, 100 ms %.2f, 1 s %.2f\n",
+	       figures->dip[0] / n, figures->dip[1] / n, figures->dip[2] / n);
 }
 
 static void print_mode(const struct repeat *repeat, const char *name, struct figures *figures)
@@ -468,11 +525,8 @@ static void print_mode(const struct repeat *repeat, const char *name, struct fig
 	       usec(samples_quantile(&figures->stall, 0.5)),
 	       usec(samples_quantile(&figures->stall, 0.99)), usec(figures->first_stall_nsec),
 	       usec(figures->last_stall_nsec));
-	printf("  worst write, us              quiet %.0f, take %.0f, live %.0f, settle %.0f\n",
-	       usec(figures->worst_nsec[PHASE_QUIET]), usec(figures->worst_nsec[PHASE_TAKE]),
-	       usec(figures->worst_nsec[PHASE_LIVE]), usec(figures->worst_nsec[PHASE_SETTLE]));
-	printf("  operations, of those before  10 ms %.2f, 100 ms %.2f, 1 s %.2f\n",
-	       figures->dip[0] / n, figures->dip[1] / n, figures->dip[2] / n);
+	if (repeat->n_threads)
+		print_work(figures, n);
 	printf("  extra memory, MiB            %.1f\n", (double)figures->extra_bytes / (1 << 20));
 	if (figures->n_settled)
 		printf("  CPU to settle a page, us     %.2f (memcpy: %.2f)\n", settle_usec(figures),
@@ -487,6 +541,9 @@ static int print_result(struct repeat *repeat)
 	       (unsigned long long)(repeat->size_bytes >> 20), (unsigned long long)repeat->percent,
 	       (unsigned long long)repeat->n_snapshots, (unsigned long long)repeat->n_threads);
 	print_mode(repeat, "scoot", &repeat->figures[0]);
+	printf("  in the take itself, MiB      settled %.2f, kept %.2f\n",
+	       each(repeat, repeat->figures[0].cost.settled_bytes) / (1 << 20),
+	       each(repeat, repeat->figures[0].cost.kept_bytes) / (1 << 20));
 	print_mode(repeat, "fork", &repeat->figures[1]);
 	return 0;
 }
@@ -498,7 +555,7 @@ static int parse_options(struct repeat *repeat, int argc, char **argv)
 		{"n", BENCH_NUMBER, &repeat->n_snapshots, 1, 100000,
 		 "a number of snapshots from 1 on"},
 		{"dirty", BENCH_NUMBER, &repeat->percent, 0, 100, "0 to 100 percent"},
-		{"threads", BENCH_NUMBER, &repeat->n_threads, 1, THREADS_MAX, "1 to 64"},
+		{"threads", BENCH_NUMBER, &repeat->n_threads, 0, THREADS_MAX, "0 to 64"},
 		{"json", BENCH_FLAG, &repeat->is_json},
 		{"socket", BENCH_TEXT, &repeat->socket},
 	};
