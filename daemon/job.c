@@ -190,8 +190,8 @@ void job_submit(struct job_pool *pool, struct job *job)
 	pool->n_pending++;
 	pthread_mutex_lock(&pool->lock);
 	queue_job(pool, job);
-	pthread_cond_signal(&pool->wakeup);
 	pthread_mutex_unlock(&pool->lock);
+	pthread_cond_signal(&pool->wakeup); /* whom it wakes does not meet the lock */
 }
 
 bool job_pool_finish(struct job_pool *pool)

@@ -152,11 +152,11 @@ void loop_post(struct loop *loop, struct task *task)
 	was_empty = !loop->first;
 	*loop->last = task;
 	loop->last = &task->next;
-	/* Under the lock: afterwards the task may be run, and by it the loop ended and freed. A
-	 * write of 1 fails only when the counter is full, that is, raised. */
+	pthread_mutex_unlock(&loop->lock);
+	/* Without the lock, which the loop takes first thing when it wakes. A write of 1 fails only
+	 * when the counter is full, that is, raised. */
 	if (was_empty && write(loop->wakeup.fd, &one, sizeof(one)) < 0)
 		(void)0;
-	pthread_mutex_unlock(&loop->lock);
 }
 
 int loop_run(struct loop *loop)

@@ -47,7 +47,8 @@ int loop_rewatch(struct watch *watch, uint32_t events);
 /** loop_unwatch() - stop; idempotent; no call of on_ready follows, not even one already gathered */
 void loop_unwatch(struct watch *watch);
 
-/** loop_post() - have @task run in the loop thread; from any thread, including the loop's own */
+/** loop_post() - have @task run in the loop thread; from any thread, including the loop's own.
+ * It may still be in there when the task is run: threads that post are joined before loop_free() */
 void loop_post(struct loop *loop, struct task *task);
 
 /** loop_run_tasks() - run what was posted, without waiting; for the way out. False: there was
