@@ -409,6 +409,17 @@ static void follow_writer(struct region *region, const struct uffd_msg *msg, uin
 		worker_follow(workers, &region->served, cpu);
 }
 
+/*
+ * The sweep begins with the first fault after a move: whoever made that is waiting to go on, and
+ * not to be kept from it by what a sweep has to wake.
+ */
+static void begin_sweep(struct region *region)
+{
+	region->wants_sweep = false;
+	if (!atomic_exchange(&region->is_moved_posted, true))
+		loop_post(region->daemon->loop, &region->moved_task);
+}
+
 static int serve_faults(struct region *region, const struct uffd_msg *msgs, size_t n_msgs,
 			void *buf)
 {
@@ -427,6 +438,8 @@ static int serve_faults(struct region *region, const struct uffd_msg *msgs, size
 	atomic_fetch_add_explicit(&region->n_faults, n_msgs, memory_order_relaxed);
 	if (!r)
 		follow_writer(region, &msgs[n_msgs - 1], now); /* the one that waited least */
+	if (!r && region->wants_sweep)
+		begin_sweep(region);
 	return r;
 }
 

@@ -137,6 +137,7 @@ struct region {
 	struct region_op trim_op;       /* giving memory of the pool back; stock.c */
 	bool is_trimmed;                /* all of it; trim_op's */
 	_Atomic uint64_t sweep_off;     /* below it, pages are mapped and protected */
+	bool wants_sweep;               /* served.lock: from its first fault on */
 	bool is_sweeping;               /* loop thread, as the next two */
 	bool is_closing;
 	struct job sweep_job;

@@ -336,8 +336,7 @@ void snapshot_moved(struct region *region)
 		append(region, region->pending);
 	region->pending = NULL;
 	atomic_store(&region->sweep_off, 0);
-	if (!atomic_exchange(&region->is_moved_posted, true))
-		loop_post(region->daemon->loop, &region->moved_task);
+	region->wants_sweep = true;
 }
 
 /* --- holds ------------------------------------------------------------------------------------ */

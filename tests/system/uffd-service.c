@@ -6,6 +6,11 @@
  */
 #include "config.h"
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -255,6 +260,83 @@ START_TEST(pages_written_again_after_each_roll_back_stay_writable)
 }
 END_TEST
 
+static size_t n_mapped_pages(const char *memory)
+{
+	CLEANUP(freep) uint64_t *entries = proof_alloc(n_pages_of_region() * sizeof(*entries));
+	const size_t n_bytes = n_pages_of_region() * sizeof(*entries);
+	AUTO_FD int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	off_t off = (off_t)((uintptr_t)memory / page_size_bytes() * sizeof(*entries));
+	size_t n = 0;
+
+	ck_assert_int_eq(pread(fd, entries, n_bytes, off), n_bytes);
+	for (size_t i = 0; i < n_pages_of_region(); i++)
+		n += entries[i] >> 63;
+	return n;
+}
+
+/*
+ * What the kernel has not to tell anybody can only be looked at again and again; the test's limit
+ * is the limit. Broken on purpose by leaving begin_sweep() out of serve_faults(): never ends.
+ */
+START_TEST(the_first_touch_has_all_pages_mapped_again)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	char *memory;
+
+	region = proof_region(COW_MODE_UFFD, region_bytes);
+	memory = cow_region_address(region);
+	for (uint64_t seed = 1; seed < 4; seed++) {
+		CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *older = steal_ptr(&snap);
+
+		proof_fill(memory, region_bytes, seed);
+		proof_ok(cow_snapshot_new(&snap, region));
+		ck_assert_int_eq(*(volatile char *)memory, memory[0]);
+		while (n_mapped_pages(memory) < n_pages_of_region())
+			(void)sched_yield();
+		proof_check_snapshot(snap, seed);
+	}
+}
+END_TEST
+
+/* As main.c says. Broken on purpose by leaving give_way() out. */
+START_TEST(only_who_resolves_faults_takes_a_cpu_from_others)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	unsigned int n_workers = 0, n_others = 0;
+	char path[64];
+	struct dirent *entry;
+	DIR *dir;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/task", (int)proof_cowd());
+	dir = opendir(path);
+	ck_assert_ptr_nonnull(dir);
+	while ((entry = readdir(dir))) {
+		const pid_t tid = (pid_t)strtol(entry->d_name, NULL, 10);
+		char name[384], comm[32] = "";
+		FILE *file;
+
+		if (tid <= 0)
+			continue;
+		(void)snprintf(name, sizeof(name), "%s/%s/comm", path, entry->d_name);
+		file = fopen(name, "re");
+		ck_assert_ptr_nonnull(file);
+		ck_assert_ptr_nonnull(fgets(comm, sizeof(comm), file));
+		(void)fclose(file);
+		if (!strncmp(comm, "cowd-fault", strlen("cowd-fault"))) {
+			ck_assert_int_eq(sched_getscheduler(tid), SCHED_OTHER);
+			n_workers++;
+		} else if (!strncmp(comm, "cowd", strlen("cowd"))) { /* not a sanitizer's */
+			ck_assert_int_eq(sched_getscheduler(tid), SCHED_BATCH);
+			n_others++;
+		}
+	}
+	(void)closedir(dir);
+	ck_assert_uint_ge(n_workers, 1);
+	ck_assert_uint_ge(n_others, 3); /* its loop, jobs and savers */
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("uffd-service", 120);
@@ -265,6 +347,8 @@ int main(void)
 	tcase_add_test(tcase, views_read_in_order_are_filled_ahead);
 	tcase_add_test(tcase, a_lost_snapshot_is_listed_as_lost_with_the_reason);
 	tcase_add_test(tcase, where_a_region_is_served_is_listed);
+	tcase_add_test(tcase, the_first_touch_has_all_pages_mapped_again);
+	tcase_add_test(tcase, only_who_resolves_faults_takes_a_cpu_from_others);
 	tcase_add_test(tcase, a_page_rolled_back_is_as_if_it_had_not_been_written);
 	tcase_add_test(tcase, pages_written_again_after_each_roll_back_stay_writable);
 	return proof_run(tcase);
