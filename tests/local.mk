@@ -236,6 +236,7 @@ SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/scoot-oracle \
 	tests/system/scoot-malloc \
 	tests/system/scoot-readers \
+	tests/system/scoot-traps \
 	$(NULL)
 check_PROGRAMS += $(SCOOT_TESTS)
 TESTS += $(SCOOT_TESTS)
@@ -283,6 +284,9 @@ tests_system_scoot_malloc_LDADD = $(PROOF_LDADD)
 tests_system_scoot_readers_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_readers_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_readers_LDADD = $(PROOF_LDADD)
+tests_system_scoot_traps_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_traps_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_traps_LDADD = $(PROOF_LDADD)
 
 # What programs that link the library rely on.
 ABI_TESTS = \
