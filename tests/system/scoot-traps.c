@@ -106,7 +106,8 @@ START_TEST(a_lock_of_a_part_ends_with_the_first_snapshot)
 	struct cow_region *region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
 	char *page = odd_page(region);
 
-	if (mlock(page, page_size_bytes()))
+	/* The bare call: sanitizers make mlock() do nothing. */
+	if (syscall(SYS_mlock, page, page_size_bytes()))
 		return; /* no page may be locked here */
 	ck_assert(is_locked(page));
 	ck_assert(!is_locked(page - page_size_bytes()));
@@ -398,6 +399,13 @@ START_TEST(few_mappings_left)
 }
 END_TEST
 
+/* A sanitizer needs mappings of its own. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define CAN_DO_WITHOUT_MAPPINGS false
+#else
+#define CAN_DO_WITHOUT_MAPPINGS true
+#endif
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("scoot traps", 60);
@@ -407,6 +415,7 @@ int main(void)
 	tcase_add_test(tcase, a_memory_policy_of_a_part_stays);
 	tcase_add_test(tcase, a_shared_futex_is_another_one_after_a_snapshot);
 	tcase_add_test(tcase, copies_of_single_pages_end_in_copying);
-	tcase_add_loop_test(tcase, few_mappings_left, 0, PROOF_N_MODES);
+	if (CAN_DO_WITHOUT_MAPPINGS)
+		tcase_add_loop_test(tcase, few_mappings_left, 0, PROOF_N_MODES);
 	return proof_run(tcase);
 }
