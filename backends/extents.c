@@ -56,7 +56,7 @@ int memfile_read_fd(const struct memfile *backing)
 }
 
 /* A limit on the size of files (ulimit -f) counts for what is written to a memfd by descriptor. */
-static bool is_past_limit(uint64_t end)
+bool memfile_is_past_limit(uint64_t end)
 {
 	struct rlimit limit;
 
@@ -83,11 +83,8 @@ static int write_mapped(const struct memfile *backing, const void *buf, size_t l
 	return r;
 }
 
-int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off)
+int memfile_write_within(const struct memfile *backing, const void *buf, size_t len, uint64_t off)
 {
-	/* pwrite(2) would end the program with SIGXFSZ. */
-	if (is_past_limit(off + len))
-		return write_mapped(backing, buf, len, off);
 	for (size_t done = 0; done < len;) {
 		ssize_t n = pwrite(backing->fd, (const char *)buf + done, len - done,
 				   (off_t)(off + done));
@@ -101,6 +98,13 @@ int memfile_write(const struct memfile *backing, const void *buf, size_t len, ui
 		done += (size_t)n;
 	}
 	return 0;
+}
+
+int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off)
+{
+	if (memfile_is_past_limit(off + len))
+		return write_mapped(backing, buf, len, off);
+	return memfile_write_within(backing, buf, len, off);
 }
 
 int memfile_read(const struct memfile *backing, void *buf, size_t len, uint64_t off)

@@ -48,6 +48,10 @@ DEFINE_CLEANUP(memfile_unref, struct memfile *)
 int memfile_read_fd(const struct memfile *backing);
 /** memfile_write() - all of @len bytes of @buf to @off. 0 or -errno */
 int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off);
+/** memfile_is_past_limit() - whether write(2) up to @end would end the program with SIGXFSZ */
+bool memfile_is_past_limit(uint64_t end);
+/** memfile_write_within() - memfile_write() for who has asked memfile_is_past_limit(): no */
+int memfile_write_within(const struct memfile *backing, const void *buf, size_t len, uint64_t off);
 /** memfile_read() - all of @len bytes from @off into @buf. 0 or -errno */
 int memfile_read(const struct memfile *backing, void *buf, size_t len, uint64_t off);
 

@@ -11,8 +11,6 @@
 #include "backends/space.h"
 #include "common/err.h"
 
-#define FORGET_RUNS_MAX 8
-
 int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap)
 {
 	*settle = (struct settle){.uffd = uffd, .pagemap = pagemap};
@@ -45,35 +43,52 @@ static int find_private(struct settle *settle, char *addr, uint64_t len)
 /* Write the private pages of the chunk, which are at @old now, to its backing. */
 static int write_back(struct settle *settle, const struct chunk *chunk, char *old)
 {
+	const bool is_within = !memfile_is_past_limit(chunk->backing_off + chunk->len);
 	int r = find_private(settle, old, chunk->len);
 
 	for (size_t i = 0; !r && i < settle->n_runs; i++) {
 		const struct page_run *run = &settle->runs[i];
 		uint64_t off = run->addr - (uint64_t)(uintptr_t)old;
 
-		r = memfile_write(chunk->backing, old + off, run->len, chunk->backing_off + off);
+		r = is_within ? memfile_write_within(chunk->backing, old + off, run->len,
+						     chunk->backing_off + off)
+			      : memfile_write(chunk->backing, old + off, run->len,
+					      chunk->backing_off + off);
 		settle->n_pages += run->len / page_size_bytes();
 	}
 	return r;
 }
 
+/* Fill page tables at the runs. Their pages are in memory, having been written to the backing. */
+static void populate_runs(const struct settle *settle)
+{
+	uint64_t done = 0;
+
+	for (size_t i = 0; i < settle->n_runs; i++) {
+		const struct page_run *run = &settle->runs[i];
+		uint64_t from = max_u64(run->addr, done);
+
+		if (from < run->addr + run->len)
+			done = space_populate_known((char *)(uintptr_t)from,
+						    run->addr + run->len - from);
+	}
+}
+
 /*
  * Private pages that are in the backing now give way to the backing's. Each call interrupts the
- * CPUs that the program runs on, so many pages go with all of the chunk's.
+ * CPUs that the program runs on, so they go with one, or with all of the chunk's pages.
  */
-static int forget_private(struct settle *settle, char *old, uint64_t len)
+static int forget_private(const struct settle *settle, char *old, uint64_t len)
 {
-	const struct page_run all = {.addr = (uint64_t)(uintptr_t)old, .len = len};
-	const bool is_few = settle->n_runs <= FORGET_RUNS_MAX;
-	const struct page_run *runs = is_few ? settle->runs : &all;
-
-	for (size_t i = 0; i < (is_few ? settle->n_runs : 1); i++) {
-		char *addr = (char *)(uintptr_t)runs[i].addr;
-
-		if (madvise(addr, runs[i].len, MADV_DONTNEED))
-			return -errno;
-		space_populate(addr, runs[i].len);
+	if (!settle->n_runs)
+		return 0;
+	if (!space_drop_runs(settle->runs, settle->n_runs)) {
+		populate_runs(settle);
+		return 0;
 	}
+	if (madvise(old, len, MADV_DONTNEED))
+		return -errno;
+	space_populate(old, len);
 	return 0;
 }
 

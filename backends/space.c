@@ -4,8 +4,11 @@
 
 #include "backends/space.h"
 
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "common/err.h"
 
@@ -13,6 +16,8 @@
 #define MADV_POPULATE_READ 22
 #endif
 
+/* fault_around_bytes, mm/memory.c: 64 KiB, aligned, unless set otherwise in debugfs. */
+#define WINDOW_PAGES    16
 #define DROP_STEP_BYTES ((uint64_t)16 << 20)
 
 static uint64_t alignment_for(uint64_t len)
@@ -99,28 +104,79 @@ int space_move(char *from, uint64_t len, char *to)
 		       : 0;
 }
 
+/* The first page of a window that is in memory has the kernel map those around it. */
+static bool populate_windows(char *addr, size_t n_pages, const unsigned char *is_there)
+{
+	const size_t page = page_size_bytes();
+	const size_t skew = (uintptr_t)addr / page % WINDOW_PAGES;
+	size_t idx = 0;
+
+	while (idx < n_pages) {
+		if (!(is_there[idx] & 1)) {
+			idx++;
+			continue;
+		}
+		if (madvise(addr + idx * page, page, MADV_POPULATE_READ))
+			return false;
+		idx = align_down(idx + skew, WINDOW_PAGES) + WINDOW_PAGES - skew;
+	}
+	return true;
+}
+
+uint64_t space_populate_known(char *addr, uint64_t len)
+{
+	const uint64_t window = WINDOW_PAGES * page_size_bytes();
+	uint64_t at = (uint64_t)(uintptr_t)addr;
+	const uint64_t end = at + len;
+
+	while (at < end) {
+		if (madvise((char *)(uintptr_t)at, page_size_bytes(), MADV_POPULATE_READ))
+			return end;
+		at = align_down(at, window) + window;
+	}
+	return at;
+}
+
 void space_populate(char *addr, uint64_t len)
 {
 	const size_t page = page_size_bytes();
 	unsigned char is_there[512];
 
 	for (uint64_t off = 0, n; off < len; off += n) {
-		size_t first = 0, end, n_pages;
-
 		n = min_u64(len - off, ARRAY_SIZE(is_there) * page);
-		n_pages = n / page;
-		if (mincore(addr + off, n, is_there))
+		if (mincore(addr + off, n, is_there) ||
+		    !populate_windows(addr + off, n / page, is_there))
 			return;
-		for (; first < n_pages; first = end) {
-			for (end = first; end < n_pages && is_there[end] & 1; end++)
-				;
-			if (end > first && madvise(addr + off + first * page, (end - first) * page,
-						   MADV_POPULATE_READ))
-				return;
-			for (; end < n_pages && !(is_there[end] & 1); end++)
-				;
-		}
 	}
+}
+
+int space_drop_runs(const struct page_run *runs, size_t n_runs)
+{
+	static atomic_bool is_unknown;
+	AUTO_FD int pidfd = -1;
+	struct iovec parts[64];
+
+	if (atomic_load(&is_unknown))
+		return -1;
+	pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (pidfd < 0)
+		return -1;
+	for (size_t done = 0, n; done < n_runs; done += n) {
+		long n_bytes = 0, r;
+
+		n = min_u64(n_runs - done, ARRAY_SIZE(parts));
+		for (size_t i = 0; i < n; i++) {
+			parts[i].iov_base = (void *)(uintptr_t)runs[done + i].addr;
+			parts[i].iov_len = runs[done + i].len;
+			n_bytes += (long)runs[done + i].len;
+		}
+		r = syscall(SYS_process_madvise, pidfd, parts, n, MADV_DONTNEED, 0);
+		if (r < 0 && (errno == EINVAL || errno == ENOSYS || errno == EPERM))
+			atomic_store(&is_unknown, true);
+		if (r != n_bytes)
+			return -1;
+	}
+	return 0;
 }
 
 bool space_drop_step(char *addr, uint64_t len, uint64_t *done)

@@ -13,7 +13,7 @@
 #ifndef COW_BACKENDS_SPACE_H
 #define COW_BACKENDS_SPACE_H
 
-#include "common/util.h"
+#include "backends/pagemap.h"
 
 /** space_reserve() - @len bytes that cannot be touched, aligned to 1 GiB or 2 MiB if that large.
  * 0 or -errno with a sentence */
@@ -54,9 +54,26 @@ int space_move(char *from, uint64_t len, char *to);
  * space_populate() - fill the page tables of a mapping of a memfd, for reading
  *
  * Only for pages that are in memory: touching a hole would allocate it. Asked for by mincore(2),
- * since to find a hole lseek(2) walks over all the data before it. Best effort; Linux >= 5.14.
+ * since to find a hole lseek(2) walks over all the data before it. One page of 16 is asked for: the
+ * kernel maps those around it with it, whereas all of a range would be looked up one by one. Best
+ * effort; Linux >= 5.14.
  */
 void space_populate(char *addr, uint64_t len);
+
+/**
+ * space_populate_known() - the same where all pages are known to be in memory
+ * Return: up to where page tables are filled now, which may be beyond the range.
+ */
+uint64_t space_populate_known(char *addr, uint64_t len);
+
+/**
+ * space_drop_runs() - forget the pages of each of @runs
+ *
+ * MADV_DONTNEED by process_madvise(2), which a process may do to itself since Linux 6.13: other
+ * CPUs are interrupted once for many ranges. Return: 0; -1 if it could not, and some may be
+ * forgotten.
+ */
+int space_drop_runs(const struct page_run *runs, size_t n_runs);
 
 /**
  * space_drop_step() - forget part of the pages mapped at @addr
