@@ -310,10 +310,10 @@ static int freeze(struct cow_snapshot *snap)
 	r = take(region->scoot, glue->spare, &snap->scoot);
 	if (r == SCOOT_E_OVERLAY) {
 		glue->wants_spare = true;
-		r = cowi_overlay_new(&glue->spare, region, snap->generation);
+		r = cowi_overlay_new(&glue->spare, &glue->spare_generation, region,
+				     snap->generation);
 		if (r)
 			return r;
-		glue->spare_generation = snap->generation;
 		r = take(region->scoot, glue->spare, &snap->scoot);
 	}
 	if (r)
@@ -475,8 +475,8 @@ static int scoot_op_discard(struct cow_region *region, uint64_t off, uint64_t le
 	r = scoot_discard(region->scoot, off, len, !generation);
 	if (r == SCOOT_E_OVERLAY) {
 		/* Refused, it is only that zeroes cost memory while the snapshot lives. */
-		if (!cowi_overlay_new(&region->scoot->second, region, generation))
-			region->scoot_glue->second_generation = generation;
+		(void)cowi_overlay_new(&region->scoot->second,
+				       &region->scoot_glue->second_generation, region, generation);
 		r = scoot_discard(region->scoot, off, len, true);
 	}
 	cowi_scoot_post(region);

@@ -73,8 +73,17 @@ void cowi_scoot_blocks_fork_prepare(void);
 void cowi_scoot_blocks_fork_child(void); /* before _done(): duplicates stay with the parent */
 void cowi_scoot_blocks_fork_done(void);
 
-/** cowi_overlay_new() - a backing for changed pages, made by cowd. 0 or -errno */
-int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation);
+/**
+ * cowi_overlay_new() - a backing for changed pages, made by cowd
+ * @out: NULL, guarded by take_lock as @made_in is; whoever was first sets both
+ * @made_in: of which connection it is
+ *
+ * With take_lock held, which is let go while cowd is asked: a fork(), which takes it, does not wait
+ * for cowd. Not for the client's own thread, which waits for no holder of that lock.
+ * Return: 0, and *@out is of @generation; -errno.
+ */
+int cowi_overlay_new(struct memfile **out, uint64_t *made_in, struct cow_region *region,
+		     uint64_t generation);
 /** cowi_overlay_release() - this client needs no further snapshots of it; cowd's id is forgotten */
 void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay);
 

@@ -150,7 +150,8 @@ void cowi_scoot_post_unwoken(struct cow_region *region)
 		cowi_post_unwoken(region->client, &region->scoot_glue->task, 0);
 }
 
-int cowi_overlay_new(struct memfile **out, struct cow_region *region, uint64_t generation)
+/* A round trip to cowd. */
+static int fetch_overlay(struct memfile **out, struct cow_region *region, uint64_t generation)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
 	Cow__V1__BackingCreate create = COW__V1__BACKING_CREATE__INIT;
@@ -198,18 +199,64 @@ void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct
 		(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
 }
 
-/* With take_lock held: make the spare of a region whose takes need one. */
-static void make_spare(struct cowi_scoot *glue)
+/* With take_lock held. */
+static int keep_overlay(struct memfile **out, uint64_t *made_in, struct cow_region *region,
+			uint64_t generation, struct memfile **overlay)
 {
-	uint64_t generation = cowi_generation(glue->region->client);
+	if (!*out) {
+		*out = steal_ptr(overlay);
+		*made_in = generation;
+	} else {
+		cowi_overlay_release(region->client, generation, *overlay);
+	}
+	if (*made_in != generation)
+		return err_raise(-ENOTCONN,
+				 "the cowd that region \"%s\" was to be taken for has gone",
+				 region->name);
+	return 0;
+}
+
+int cowi_overlay_new(struct memfile **out, uint64_t *made_in, struct cow_region *region,
+		     uint64_t generation)
+{
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
+	int r;
+
+	pthread_mutex_unlock(&region->take_lock);
+	r = fetch_overlay(&overlay, region, generation);
+	cowi_region_lock(region);
+	return r ? r : keep_overlay(out, made_in, region, generation, &overlay);
+}
+
+/*
+ * With take_lock held: make the spare of a region whose takes need one.
+ *
+ * Return: whether the lock still is held. It is let go while cowd is asked, and who holds it then
+ * may wait for what only this thread receives.
+ */
+static bool make_spare(struct cowi_scoot *glue)
+{
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
+	struct cow_region *region = glue->region;
+	uint64_t generation = cowi_generation(region->client);
+	int r;
 
 	if (glue->spare && glue->spare_generation != generation)
 		glue->spare = memfile_unref(glue->spare);
 	if (!glue->wants_spare || glue->spare || !generation)
-		return;
+		return true;
+	pthread_mutex_unlock(&region->take_lock);
+	r = fetch_overlay(&overlay, region, generation);
+	if (pthread_mutex_trylock(&region->take_lock)) {
+		if (!r)
+			cowi_overlay_release(region->client, generation, overlay);
+		return false;
+	}
 	/* Refused (a quota, no connection): the take will ask again, and say so. */
-	if (!cowi_overlay_new(&glue->spare, glue->region, generation))
-		glue->spare_generation = generation;
+	if (!r)
+		(void)keep_overlay(&glue->spare, &glue->spare_generation, region, generation,
+				   &overlay);
+	return true;
 }
 
 /* Return: whether to come back for more. An error ends it until the next event. */
@@ -222,7 +269,8 @@ static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
 	while (now_usec() < until_usec) {
 		if (atomic_load(&region->n_takers) || pthread_mutex_trylock(&region->take_lock))
 			return true;
-		make_spare(glue);
+		if (!make_spare(glue))
+			return true;
 		r = scoot_settle_step(region->scoot, &more);
 		if (!r && !more)
 			more = scoot_trim_step(region->scoot);

@@ -251,6 +251,43 @@ START_TEST(while_cowd_does_not_answer)
 }
 END_TEST
 
+/*
+ * A take of mode scoot that needs memory of cowd's for what was written beside an earlier snapshot.
+ *
+ * Seen to fail: with take_lock held in cowi_overlay_new(), the fork never ends.
+ */
+START_TEST(while_cowd_makes_no_overlay)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_SCOOT};
+	pthread_t thread;
+	char *memory;
+	pid_t pid;
+
+	proof_ok(cow_region_new(&region, client, &params));
+	memory = cow_region_address(region);
+	proof_fill(memory, REGION_BYTES, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	proof_fill(memory, REGION_BYTES, 2);
+	ck_assert(!kill(proof_cowd(), SIGSTOP));
+	ck_assert(!pthread_create(&thread, NULL, take_snapshot, region));
+	while (!is_asked(client))
+		(void)sched_yield();
+	pid = fork();
+	if (!pid)
+		_exit(proof_is_filled(memory, REGION_BYTES, 2, 0) ? 0 : 1);
+	ck_assert_int_ge(pid, 0);
+	proof_reap(pid, 0);
+	ck_assert(!kill(proof_cowd(), SIGCONT));
+	ck_assert(!pthread_join(thread, NULL));
+	proof_check_snapshot(snap, 1);
+	ck_assert(proof_is_filled(memory, REGION_BYTES, 2, 0));
+}
+END_TEST
+
 START_TEST(while_a_thread_waits_for_a_connection)
 {
 	struct cow_client *client = proof_client();
@@ -290,6 +327,7 @@ int main(void)
 		tcase_add_test(tcase, while_cowd_is_given_a_userfaultfd);
 	if (proof_has_uffd())
 		tcase_add_test(tcase, while_cowd_does_not_answer);
+	tcase_add_test(tcase, while_cowd_makes_no_overlay);
 	tcase_add_test(tcase, while_a_thread_waits_for_a_connection);
 	return proof_run(tcase);
 }
