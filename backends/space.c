@@ -81,15 +81,25 @@ int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off)
 	return p == -1 ? -1 : 0;
 }
 
-/* Nothing behind it, it does grow; then it is cut again. */
+/* What no address space has room for behind anything. */
+#define TOO_MUCH (((uint64_t)1 << 47) - ((uint64_t)1 << 16))
+
+/* Where it does grow, it is cut again. */
+static int try_to_grow(char *addr, uint64_t len, uint64_t new_len)
+{
+	if (mremap(addr, len, new_len, 0) == MAP_FAILED)
+		return errno;
+	(void)munmap(addr + len, new_len - len);
+	return 0;
+}
+
 static bool is_one_mapping(char *addr, uint64_t len)
 {
-	const uint64_t more = len + page_size_bytes();
+	int error = try_to_grow(addr, len, TOO_MUCH);
 
-	if (mremap(addr, len, more, 0) == MAP_FAILED)
-		return errno == ENOMEM || errno == EAGAIN;
-	(void)munmap(addr + len, more - len);
-	return true;
+	if (error == EINVAL) /* more than there are addresses at all */
+		error = try_to_grow(addr, len, len + page_size_bytes());
+	return !error || error == ENOMEM || error == EAGAIN;
 }
 
 int space_move(char *from, uint64_t len, char *to)

@@ -43,8 +43,8 @@ int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off);
  * @to: its old mapping goes
  *
  * mremap(2) gives @to up before it finds that it cannot move several mappings at once (before 6.17)
- * or moves some and not others (since). So that is asked first: a request to grow in place, which
- * something behind the range is in the way of, changes nothing and has a reason of its own for it.
+ * or moves some and not others (since). So that is asked first: a request to grow in place, by more
+ * than there is room for, changes nothing and is refused for that reason only if there is no other.
  *
  * Return: 0; -1: errno is EFAULT if @from is several mappings, and then nothing was changed.
  */

@@ -215,7 +215,11 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 		r = scoot_twin_swap_all(region);
 		if (!r)
 			extents_set(&region->map, off, len, run.backing, run.backing_off, false);
-		if (r != SCOOT_E_TWIN)
+		if (r == SCOOT_E_TWIN)
+			r = scoot_check_memory(); /* which a take leaves to here */
+		else
+			return r;
+		if (r)
 			return r;
 	}
 	if (region->twin)

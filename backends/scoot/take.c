@@ -175,15 +175,22 @@ static int take_held(struct scoot_region *region, struct scoot_snapshot *snap,
 	return r;
 }
 
+/* Whether new mappings may have to be made: not for an exchange with the twin. */
+static bool needs_mappings(const struct scoot_region *region)
+{
+	return !region->twin || region->map.n_runs > 1 || !region->map.runs[0].owned;
+}
+
 int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = NULL;
 	CLEANUP(freep) struct taken_run *runs = NULL;
 	size_t n_runs = region->map.n_runs;
 	bool is_plain, wants_overlay = false;
-	int r;
+	int r = 0;
 
-	r = scoot_check_memory();
+	if (needs_mappings(region))
+		r = scoot_check_memory();
 	if (!r)
 		r = classify(region, &runs, &wants_overlay);
 	if (r)
