@@ -96,10 +96,14 @@ static void run_task(struct cowi_task *task)
 	case COWI_ASIDE_FULL:
 		/* The next take, say, should not find both CPUs taken by what the last one left. */
 		drop_piece(aside);
-		if (aside->dropped_bytes < aside->size_bytes)
+		if (aside->dropped_bytes < aside->size_bytes) {
 			cowi_post_later(aside->client, task, is_awaited(aside->client) ? 1 : 0);
-		else
-			make_ready(aside);
+			break;
+		}
+		/* The table above those of the pieces: freed by a move to here, it would have the
+		 * take wait until all CPUs have been interrupted. */
+		(void)space_clear(aside->addr, aside->size_bytes);
+		make_ready(aside);
 		break;
 	}
 }
