@@ -45,7 +45,7 @@ static const struct {
 	[QUOTA_FDS] = {"descriptors", "descriptors", false},
 	[QUOTA_REGION_BYTES] = {"region memory", "region-bytes", true},
 	[QUOTA_KEPT_BYTES] = {"kept pages", "kept-bytes", true},
-	[QUOTA_QUEUED_BYTES] = {"unread replies", "queued-bytes", true},
+	[QUOTA_QUEUED_BYTES] = {"replies and requests under way", "queued-bytes", true},
 };
 static_assert(ARRAY_SIZE(kinds) == QUOTA_N, "every kind has words");
 

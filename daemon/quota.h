@@ -23,7 +23,7 @@ enum quota_kind {
 	QUOTA_FDS,
 	QUOTA_REGION_BYTES, /* size of backings, whether touched or not */
 	QUOTA_KEPT_BYTES,   /* old pages in stores and overlays */
-	QUOTA_QUEUED_BYTES, /* replies that clients have not read */
+	QUOTA_QUEUED_BYTES, /* replies that clients have not read, requests under way, holds */
 	QUOTA_N,
 };
 

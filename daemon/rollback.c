@@ -225,6 +225,7 @@ int rpc_snapshot_rollback(struct rpc_call *call)
 	struct rollback *rollback;
 	struct snapshot *snap;
 	struct region *region;
+	int r;
 
 	region = region_find(call->session, request->region_id);
 	snap = region ? snapshot_find(call->session, request->snapshot_id) : NULL;
@@ -233,6 +234,9 @@ int rpc_snapshot_rollback(struct rpc_call *call)
 	if (snap->region != region || snap->mode != COW__V1__MODE__MODE_UFFD)
 		return err_raise(-EINVAL, "snapshot %llu is not one of region %llu in mode uffd",
 				 (unsigned long long)snap->id, (unsigned long long)region->id);
+	r = rpc_charge(call, sizeof(*rollback) + 2 * page_size_bytes());
+	if (r)
+		return r;
 	rollback = calloc(1, sizeof(*rollback));
 	if (!rollback)
 		return err_oom(sizeof(*rollback), "rolling back");

@@ -88,6 +88,23 @@ char *rpc_strdup(struct rpc_call *call, const char *text)
 	return copy;
 }
 
+int rpc_charge(struct rpc_call *call, size_t n_bytes)
+{
+	int r;
+
+	r = call->charge.user
+		    ? quota_charge_more(&call->charge, n_bytes)
+		    : quota_charge(&call->charge, call->session->user, QUOTA_QUEUED_BYTES, n_bytes);
+	return r > 0 ? -EDQUOT : r;
+}
+
+static void free_request(struct rpc_call *call)
+{
+	if (call->request)
+		cow__v1__request__free_unpacked(call->request, NULL);
+	call->request = NULL;
+}
+
 static void call_free(struct rpc_call *call)
 {
 	if (call->link) {
@@ -103,8 +120,8 @@ static void call_free(struct rpc_call *call)
 		free(chunk);
 	}
 	fdset_deinit(&call->fds);
-	if (call->request)
-		cow__v1__request__free_unpacked(call->request, NULL);
+	free_request(call);
+	charge_deinit(&call->charge);
 	session_unref(call->session);
 	free(call);
 }
@@ -157,6 +174,7 @@ void rpc_finish(struct rpc_call *call, int error)
 				    n_bytes, WIRE_PACKET_MAX_BYTES),
 			  err_sentence());
 	call->reply.n_fds = (uint32_t)call->n_reply_fds;
+	charge_deinit(&call->charge); /* if the reply has to wait, it is charged for that */
 	session_send(session, &call->reply, call->reply_fds, call->n_reply_fds);
 	stats_add(&session->daemon->stats, requests, 1);
 	hist_add(&session->daemon->stats.request_latency, now_nsec() - call->received_nsec);
@@ -238,8 +256,10 @@ int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, st
 	}
 	link_call(call);
 	r = run_call(call, method);
-	if (r == RPC_E_DEFERRED) /* @call may be gone already */
+	if (r == RPC_E_DEFERRED) {
+		free_request(call);
 		return 0;
+	}
 	if (r == RPC_E_FATAL) {
 		call_free(call);
 		return r;

@@ -7,7 +7,7 @@
  *
  * A handler returns
  *   0              the reply in @call->reply is complete
- *   RPC_E_DEFERRED it kept @call, and rpc_finish() will be called later, in the loop thread
+ *   RPC_E_DEFERRED it kept @call, and rpc_finish() will be called later, by a task of the loop
  *   RPC_E_FATAL    the client broke the protocol: its connection ends, nobody else notices
  *   -errno         sent as the reply's error, with err_sentence()
  */
@@ -15,6 +15,7 @@
 #define COWD_RPC_H
 
 #include "common/wire.h"
+#include "daemon/quota.h"
 #include "proto/cow.pb-c.h"
 
 #define RPC_E_DEFERRED 1
@@ -26,7 +27,9 @@ struct rpc_chunk;
 /**
  * struct rpc_call - one request on its way to a reply
  * @session:   who asks; a reference
- * @request:   decoded; owned
+ * @request:   decoded; until the handler returns, whatever it returns. Decoded it is up to fifty
+ *             times as large as its packet, and a call may be under way as long as its client likes
+ * @charge:    QUOTA_QUEUED_BYTES: what rpc_charge() was told of
  * @fds:       descriptors of the request; a handler takes those it keeps with fdset_take()
  * @reply:     to be filled in by the handler: result_case and its message, allocated by rpc_alloc()
  * @reply_fds: descriptors of the reply, lent until rpc_finish() or the handler's return
@@ -35,6 +38,7 @@ struct rpc_call {
 	struct session *session;
 	uint64_t id;
 	Cow__V1__Request *request;
+	struct charge charge;
 	struct fdset fds;
 	Cow__V1__Reply reply;
 	int reply_fds[WIRE_FDS_MAX];
@@ -48,9 +52,19 @@ struct rpc_call {
 /* Calls of one session that may be without a reply at a time; more are answered with EBUSY. */
 #define RPC_CALLS_MAX 64
 
-/** rpc_alloc() - zeroed memory that lives as long as @call; NULL with a sentence when out of memory
+/**
+ * rpc_alloc() - zeroed memory that lives as long as @call; NULL with a sentence when out of memory
+ *
+ * Context: as rpc_charge().
  */
 void *rpc_alloc(struct rpc_call *call, size_t n_bytes);
+/**
+ * rpc_charge() - @n_bytes are kept for @call until its reply is sent
+ *
+ * For what a deferred call needs and no other limit bounds. Context: the loop thread, or the one
+ * that has @call meanwhile. Return: 0; -EDQUOT with a sentence, and the call is to end with it.
+ */
+int rpc_charge(struct rpc_call *call, size_t n_bytes) MUST_CHECK;
 /* Entries of a list sent at a time: with the longest names they stay below WIRE_PACKET_MAX_BYTES.
  */
 #define RPC_LIST_MAX 200

@@ -489,6 +489,8 @@ int rpc_snapshot_save(struct rpc_call *call)
 		return err_raise(-EBUSY, "snapshot %llu is for one save, which was begun",
 				 (unsigned long long)snap->id);
 	r = check_access(call->fds.fds[0]);
+	if (!r) /* for as long as nobody reads what it writes */
+		r = rpc_charge(call, sizeof(*call) + sizeof(*save));
 	if (r)
 		return r;
 	save = malloc(sizeof(*save));

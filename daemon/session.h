@@ -27,10 +27,11 @@ struct save;
 struct hold {
 	struct snapshot *snapshot; /* a reference */
 	struct session *session;
-	uint64_t id;        /* of the snapshot */
-	unsigned int count; /* Take and Open add one, Release takes one away */
-	UT_hash_handle hh;  /* in session->holds */
-	struct hold *prev;  /* in snapshot->holds, a list of utlist.h */
+	struct charge charge; /* of QUOTA_QUEUED_BYTES, to the session's user */
+	uint64_t id;          /* of the snapshot */
+	uint64_t count;       /* Take and Open add one, Release takes one away */
+	UT_hash_handle hh;    /* in session->holds */
+	struct hold *prev;    /* in snapshot->holds, a list of utlist.h */
 	struct hold *next;
 };
 

@@ -226,21 +226,38 @@ int rpc_snapshot_release(struct rpc_call *call)
 /* --- read: memory may have to come back from swap, so a job does it ----------------------------
  */
 
+/* The bytes have memory from when they are read until their reply is sent, and not before. */
+
 struct snapshot_reader {
 	struct job job;
 	struct rpc_call *call;
 	struct snapshot *snap; /* a reference */
-	Cow__V1__ReadReply *reply;
 	uint64_t off;
+	size_t n_bytes;
+	Cow__V1__ReadReply reply;
 	struct outcome outcome;
 };
+
+static int read_bytes(struct snapshot_reader *reader)
+{
+	ProtobufCBinaryData *data = &reader->reply.data;
+	int r;
+
+	r = rpc_charge(reader->call, reader->n_bytes);
+	if (r)
+		return r;
+	data->data = rpc_alloc(reader->call, reader->n_bytes);
+	if (!data->data)
+		return -ENOMEM;
+	data->len = reader->n_bytes;
+	return snapshot_read(reader->snap, data->data, data->len, reader->off);
+}
 
 static void reader_run(struct job *job)
 {
 	struct snapshot_reader *reader = container_of(job, struct snapshot_reader, job);
 
-	outcome_set(&reader->outcome, snapshot_read(reader->snap, reader->reply->data.data,
-						    reader->reply->data.len, reader->off));
+	outcome_set(&reader->outcome, read_bytes(reader));
 }
 
 static void reader_done(struct job *job)
@@ -253,9 +270,9 @@ static void reader_done(struct job *job)
 	r = outcome_raise(&reader->outcome);
 	if (!r) {
 		call->reply.result_case = COW__V1__REPLY__RESULT_READ;
-		call->reply.read = reader->reply;
+		call->reply.read = &reader->reply;
+		stats_add(&snap->daemon->stats, read_bytes, reader->n_bytes);
 	}
-	stats_add(&snap->daemon->stats, read_bytes, reader->reply->data.len);
 	rpc_finish(call, r); /* last use of @reader, which is of the call's memory */
 	snapshot_unref(snap);
 }
@@ -277,14 +294,8 @@ int rpc_snapshot_read(struct rpc_call *call)
 	reader = rpc_alloc(call, sizeof(*reader));
 	if (!reader)
 		return -ENOMEM;
-	reader->reply = rpc_alloc(call, sizeof(*reader->reply));
-	if (!reader->reply)
-		return -ENOMEM;
-	cow__v1__read_reply__init(reader->reply);
-	reader->reply->data.len = (size_t)min_u64(request->size_bytes, WIRE_DATA_MAX_BYTES);
-	reader->reply->data.data = rpc_alloc(call, reader->reply->data.len);
-	if (!reader->reply->data.data)
-		return -ENOMEM;
+	cow__v1__read_reply__init(&reader->reply);
+	reader->n_bytes = (size_t)min_u64(request->size_bytes, WIRE_DATA_MAX_BYTES);
 	reader->call = call;
 	reader->snap = snapshot_ref(snap);
 	reader->off = request->off;

@@ -362,6 +362,7 @@ struct snapshot *snapshot_find(struct session *session, uint64_t id)
 int snapshot_hold(struct snapshot *snap, struct session *session)
 {
 	struct hold *hold;
+	int r;
 
 	HASH_FIND(hh, session->holds, &snap->id, sizeof(snap->id), hold);
 	if (hold) {
@@ -371,8 +372,13 @@ int snapshot_hold(struct snapshot *snap, struct session *session)
 	hold = malloc(sizeof(*hold));
 	if (!hold)
 		return err_oom(sizeof(*hold), "a hold on a snapshot");
-	*hold = (struct hold){.snapshot = snapshot_ref(snap), .session = session, .count = 1};
-	hold->id = snap->id;
+	*hold = (struct hold){.session = session, .id = snap->id, .count = 1};
+	r = quota_charge(&hold->charge, session->user, QUOTA_QUEUED_BYTES, sizeof(*hold));
+	if (r) {
+		free(hold);
+		return r > 0 ? -EDQUOT : r;
+	}
+	hold->snapshot = snapshot_ref(snap);
 	HASH_ADD(hh, session->holds, id, sizeof(hold->id), hold);
 	DL_PREPEND(snap->holds, hold);
 	snap->n_holders++;
@@ -386,6 +392,7 @@ static void drop_hold(struct hold *hold)
 	HASH_DEL(hold->session->holds, hold);
 	DL_DELETE(snap->holds, hold);
 	snap->n_holders--;
+	charge_deinit(&hold->charge);
 	free(hold);
 	snapshot_unref(snap);
 }

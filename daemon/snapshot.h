@@ -95,7 +95,7 @@ DEFINE_CLEANUP(snapshot_unref, struct snapshot *)
 
 /** snapshot_find() - one that @session holds, or NULL with a sentence; lent */
 struct snapshot *snapshot_find(struct session *session, uint64_t id);
-/** snapshot_hold() - one more hold for @session. 0 or -ENOMEM */
+/** snapshot_hold() - one more hold for @session. 0; -EDQUOT, -ENOMEM */
 int snapshot_hold(struct snapshot *snap, struct session *session);
 /** snapshot_release() - one hold less. 0 or -ENOENT */
 int snapshot_release(struct session *session, uint64_t id);

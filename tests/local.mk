@@ -45,10 +45,13 @@ tests_libproof_la_SOURCES = \
 	tests/system/pairs.h \
 	tests/system/proof.c \
 	tests/system/proof.h \
+	tests/system/raw.c \
+	tests/system/raw.h \
 	$(NULL)
 PROOF_LDADD = tests/libproof.la $(TESTS_SYSTEM_LDADD)
 
 PROOF_TESTS = \
+	tests/system/bounded-memory \
 	tests/system/budget \
 	tests/system/cowctl-snapshot \
 	tests/system/death \
@@ -68,6 +71,9 @@ PROOF_TESTS = \
 	$(NULL)
 check_PROGRAMS += $(PROOF_TESTS)
 TESTS += $(PROOF_TESTS)
+tests_system_bounded_memory_CFLAGS = $(TESTS_CFLAGS)
+tests_system_bounded_memory_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_bounded_memory_LDADD = $(PROOF_LDADD)
 tests_system_budget_CFLAGS = $(TESTS_CFLAGS)
 tests_system_budget_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_budget_LDADD = $(PROOF_LDADD)

@@ -13,18 +13,15 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
-#include "common/wire.h"
-#include "proto/cow.pb-c.h"
 #include "system/fuse-file.h"
 #include "system/proof.h"
+#include "system/raw.h"
 
 enum {
 	REGION_BYTES = 4 << 20,
@@ -62,74 +59,12 @@ static void work_on(uint32_t mode)
 /* --- a raw connection --------------------------------------------------------------------------
  */
 
-static int connect_raw(void)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-
-	ck_assert_int_ge(fd, 0);
-	ck_assert_uint_lt(strlen(proof_address()), sizeof(addr.sun_path));
-	strcpy(addr.sun_path, proof_address());
-	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	return fd;
-}
-
-static int send_request(int sock, Cow__V1__Request *request, const int *fds, size_t n_fds)
-{
-	uint8_t buf[1024];
-	size_t len = cow__v1__request__get_packed_size(request);
-
-	ck_assert_uint_le(len, sizeof(buf));
-	cow__v1__request__pack(request, buf);
-	return wire_send(sock, buf, len, fds, n_fds, MSG_DONTWAIT);
-}
-
-static int send_hello(int sock)
-{
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Hello hello;
-
-	cow__v1__hello__init(&hello);
-	hello.version = 1;
-	request.id = 1;
-	request.call_case = COW__V1__REQUEST__CALL_HELLO;
-	request.hello = &hello;
-	return send_request(sock, &request, NULL, 0);
-}
-
-/* Next reply, or NULL at the end of the connection; descriptors in it are closed. */
-static Cow__V1__Reply *receive(int sock)
-{
-	static uint8_t buf[WIRE_PACKET_MAX_BYTES];
-	CLEANUP(fdset_deinit) struct fdset fds = {};
-	Cow__V1__Reply *reply;
-	size_t len;
-
-	if (wire_recv(sock, buf, sizeof(buf), &len, &fds, 0))
-		return NULL;
-	reply = cow__v1__reply__unpack(NULL, len, buf);
-	ck_assert_ptr_nonnull(reply);
-	return reply;
-}
-
-static int connect_and_greet(void)
-{
-	Cow__V1__Reply *reply;
-	int sock = connect_raw();
-
-	ck_assert_int_eq(send_hello(sock), 0);
-	reply = receive(sock);
-	ck_assert(reply && !reply->error);
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return sock;
-}
-
 /* cowd ends the connection: nothing but an error may come, then the end. */
 static void check_ended(int sock)
 {
 	Cow__V1__Reply *reply;
 
-	while ((reply = receive(sock))) {
+	while ((reply = raw_receive(sock))) {
 		ck_assert_uint_ne(reply->error, 0);
 		cow__v1__reply__free_unpacked(reply, NULL);
 	}
@@ -208,13 +143,13 @@ START_TEST(client_that_never_reads_is_cut_off)
 	int r = 0, sock;
 
 	proof_holdings(&at_first);
-	sock = connect_and_greet();
+	sock = raw_greet();
 	request.call_case = COW__V1__REQUEST__CALL_STATS;
 	request.stats = &stats;
 	for (request.id = 2; !r || r == -EAGAIN; request.id++) {
 		struct pollfd pfd = {.fd = sock, .events = POLLOUT};
 
-		r = send_request(sock, &request, NULL, 0);
+		r = raw_send(sock, &request, NULL, 0);
 		/* cowd may also stop reading from it; then it has done enough against us */
 		if (r == -EAGAIN && !poll(&pfd, 1, 2000))
 			break;
@@ -233,7 +168,7 @@ START_TEST(silent_connections_hinder_nobody)
 
 	proof_holdings(&at_first);
 	for (size_t i = 0; i < ARRAY_SIZE(socks); i++)
-		socks[i] = connect_raw();
+		socks[i] = raw_connect();
 	work_on(COW_MODE_SCOOT);
 	for (size_t i = 0; i < ARRAY_SIZE(socks); i++)
 		fd_close(socks[i]);
@@ -255,7 +190,7 @@ START_TEST(rubbish_ends_the_connection_and_nothing_else)
 
 	proof_holdings(&at_first);
 	for (size_t i = 0; i < ARRAY_SIZE(packets); i++) {
-		int early = connect_raw(), late = connect_and_greet();
+		int early = raw_connect(), late = raw_greet();
 
 		ck_assert_int_eq(wire_send(early, packets[i], 8, NULL, 0, 0), 0);
 		ck_assert_int_eq(wire_send(late, packets[i], 8, NULL, 0, 0), 0);
@@ -282,7 +217,7 @@ START_TEST(descriptors_must_be_those_that_are_named)
 		for (size_t sent = 0; sent <= WIRE_FDS_MAX; sent += 5) {
 			Cow__V1__Request request = COW__V1__REQUEST__INIT;
 			Cow__V1__Status status = COW__V1__STATUS__INIT;
-			int sock = connect_and_greet();
+			int sock = raw_greet();
 
 			if (sent == named) /* 0 and 0 is right */
 				sent++;
@@ -290,7 +225,7 @@ START_TEST(descriptors_must_be_those_that_are_named)
 			request.n_fds = named;
 			request.call_case = COW__V1__REQUEST__CALL_STATUS;
 			request.status = &status;
-			ck_assert_int_eq(send_request(sock, &request, many, sent), 0);
+			ck_assert_int_eq(raw_send(sock, &request, many, sent), 0);
 			check_ended(sock);
 			fd_close(sock);
 		}
@@ -315,8 +250,8 @@ static uint64_t create_region(int sock)
 	request.region_create = &create;
 	create.mode = COW__V1__MODE__MODE_UFFD;
 	create.size_bytes = REGION_BYTES;
-	ck_assert_int_eq(send_request(sock, &request, NULL, 0), 0);
-	reply = receive(sock);
+	ck_assert_int_eq(raw_send(sock, &request, NULL, 0), 0);
+	reply = raw_receive(sock);
 	ck_assert_msg(reply && !reply->error, "%s", reply ? reply->sentence : "ended");
 	id = reply->region->region_id;
 	cow__v1__reply__free_unpacked(reply, NULL);
@@ -334,7 +269,7 @@ static void send_attach(int sock, uint64_t region_id, int fd)
 	request.n_fds = 1;
 	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
 	request.region_attach = &attach;
-	ck_assert_int_eq(send_request(sock, &request, &fd, 1), 0);
+	ck_assert_int_eq(raw_send(sock, &request, &fd, 1), 0);
 }
 
 static void send_map(int sock, uint64_t snapshot_id, int fd)
@@ -348,7 +283,7 @@ static void send_map(int sock, uint64_t snapshot_id, int fd)
 	request.n_fds = 1;
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_MAP;
 	request.snapshot_map = &map;
-	ck_assert_int_eq(send_request(sock, &request, &fd, 1), 0);
+	ck_assert_int_eq(raw_send(sock, &request, &fd, 1), 0);
 }
 
 /* In place of the userfaultfd of a region or a view something else. */
@@ -362,7 +297,7 @@ START_TEST(what_is_no_userfaultfd_ends_the_connection)
 
 	proof_holdings(&at_first);
 	for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
-		int sock = connect_and_greet();
+		int sock = raw_greet();
 
 		send_attach(sock, create_region(sock), lies[i]);
 		check_ended(sock);
@@ -391,7 +326,7 @@ START_TEST(what_never_answers_is_not_asked_whether_it_is_a_userfaultfd)
 	region = proof_region(COW_MODE_UFFD, REGION_BYTES);
 	proof_ok(cow_snapshot_new(&snap, region));
 	for (int i = 0; i < 8; i++) {
-		int attaching = connect_and_greet(), mapping = connect_and_greet();
+		int attaching = raw_greet(), mapping = raw_greet();
 
 		send_attach(attaching, create_region(attaching), fd);
 		send_map(mapping, cow_snapshot_id(snap), fd);
@@ -418,7 +353,7 @@ START_TEST(absurd_sizes_are_refused)
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		Cow__V1__Request create = COW__V1__REQUEST__INIT;
 		Cow__V1__RegionCreate region;
-		int sock = connect_and_greet();
+		int sock = raw_greet();
 		Cow__V1__Reply *reply;
 
 		cow__v1__region_create__init(&region);
@@ -427,8 +362,8 @@ START_TEST(absurd_sizes_are_refused)
 		create.region_create = &region;
 		region.mode = COW__V1__MODE__MODE_SCOOT;
 		region.size_bytes = sizes[i];
-		ck_assert_int_eq(send_request(sock, &create, NULL, 0), 0);
-		reply = receive(sock);
+		ck_assert_int_eq(raw_send(sock, &create, NULL, 0), 0);
+		reply = raw_receive(sock);
 		if (reply) {
 			ck_assert_uint_ne(reply->error, 0);
 			ck_assert_str_ne(reply->sentence, "");
@@ -440,18 +375,6 @@ START_TEST(absurd_sizes_are_refused)
 	proof_wait_for_holdings(&at_first);
 }
 END_TEST
-
-/* Return: the answer to @request, for the caller to free */
-static Cow__V1__Reply *ask(int sock, Cow__V1__Request *request)
-{
-	Cow__V1__Reply *reply;
-
-	ck_assert_int_eq(send_request(sock, request, NULL, 0), 0);
-	while ((reply = receive(sock)) && !reply->id)
-		cow__v1__reply__free_unpacked(reply, NULL); /* an event */
-	ck_assert_ptr_nonnull(reply);
-	return reply;
-}
 
 /* A region of mode scoot, attached, with @id and @backing_id. */
 static void make_scoot_region(int sock, uint64_t *id, uint64_t *backing_id)
@@ -467,7 +390,7 @@ static void make_scoot_region(int sock, uint64_t *id, uint64_t *backing_id)
 	request.id = 2;
 	request.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
 	request.region_create = &create;
-	reply = ask(sock, &request);
+	reply = raw_ask(sock, &request);
 	ck_assert_msg(!reply->error, "%s", reply->sentence);
 	*id = reply->region->region_id;
 	*backing_id = reply->region->backing_id;
@@ -478,7 +401,7 @@ static void make_scoot_region(int sock, uint64_t *id, uint64_t *backing_id)
 	request.id = 3;
 	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
 	request.region_attach = &attach;
-	reply = ask(sock, &request);
+	reply = raw_ask(sock, &request);
 	ck_assert_msg(!reply->error, "%s", reply->sentence);
 	cow__v1__reply__free_unpacked(reply, NULL);
 }
@@ -507,7 +430,7 @@ START_TEST(sparse_extents_without_end_are_refused)
 		Cow__V1__Extent extents[10], *pointers[10];
 		Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
 		Cow__V1__Request request = COW__V1__REQUEST__INIT;
-		int sock = connect_and_greet();
+		int sock = raw_greet();
 		Cow__V1__Reply *reply;
 		uint64_t backing_id;
 
@@ -524,7 +447,7 @@ START_TEST(sparse_extents_without_end_are_refused)
 		request.id = 4;
 		request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 		request.snapshot_take = &take;
-		reply = ask(sock, &request);
+		reply = raw_ask(sock, &request);
 		ck_assert_msg(reply->error == cases[i].error, "case %zu: %u: %s", i, reply->error,
 			      reply->sentence);
 		ck_assert(!reply->error || strstr(reply->sentence, "sparse"));
