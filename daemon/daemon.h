@@ -11,6 +11,7 @@
 #include "daemon/job.h"
 #include "daemon/loop.h"
 #include "daemon/options.h"
+#include "daemon/priority.h"
 #include "daemon/probe.h"
 #include "daemon/quota.h"
 #include "daemon/stats.h"
@@ -27,6 +28,7 @@ struct daemon {
 	struct probe probe; /* what this kernel can do */
 	struct stats stats;
 	struct loop *loop;
+	struct priority priority;
 	struct job_pool *jobs; /* arming, reading, dropping: short */
 	struct job_pool *savers;
 	struct worker_pool *workers;

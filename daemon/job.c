@@ -113,6 +113,14 @@ static void *pool_thread(void *arg)
 	return NULL;
 }
 
+void job_pool_set_policy(struct job_pool *pool, int policy)
+{
+	const struct sched_param param = {.sched_priority = 0};
+
+	for (unsigned int i = 0; i < pool->n_threads; i++)
+		(void)pthread_setschedparam(pool->threads[i], policy, &param);
+}
+
 /* Signals are the main thread's (signalfd); a thread inherits the mask of its maker. */
 static int start_threads(struct job_pool *pool, unsigned int n_threads)
 {

@@ -56,6 +56,9 @@ struct job_pool *job_pool_free(struct job_pool *pool);
  */
 bool job_pool_finish(struct job_pool *pool);
 
+/** job_pool_set_policy() - run its threads under scheduling policy @policy; best effort */
+void job_pool_set_policy(struct job_pool *pool, int policy);
+
 /** job_submit() - queue; @job->run, ->done and ->client_id are set; from the loop thread */
 void job_submit(struct job_pool *pool, struct job *job);
 

@@ -38,6 +38,8 @@ libcowd_la_SOURCES = \
 	daemon/outcome.h \
 	daemon/peer.c \
 	daemon/peer.h \
+	daemon/priority.c \
+	daemon/priority.h \
 	daemon/probe.c \
 	daemon/probe.h \
 	daemon/quota.c \

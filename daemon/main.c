@@ -10,7 +10,6 @@
 
 #include <fcntl.h>
 #include <grp.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -155,19 +154,6 @@ static void find_admin_group(struct daemon *daemon)
 	daemon->has_admin_gid = true;
 }
 
-/*
- * Whom cowd serves goes first: a program that tells it of a snapshot is not to be taken off its CPU
- * by the thread that the message wakes, which the kernel likes to place there. Not so for fault
- * workers, whose programs wait. Whoever started cowd in another class knows why.
- */
-static void give_way(void)
-{
-	const struct sched_param param = {.sched_priority = 0};
-
-	if (sched_getscheduler(0) == SCHED_OTHER)
-		(void)sched_setscheduler(0, SCHED_BATCH, &param);
-}
-
 /* A thread inherits the class of its maker: fault workers come before the others. */
 static int start_threads(struct daemon *daemon)
 {
@@ -176,7 +162,7 @@ static int start_threads(struct daemon *daemon)
 	r = worker_pool_new(&daemon->workers, daemon, daemon->options.n_workers);
 	if (r)
 		return r;
-	give_way();
+	priority_give_way(&daemon->priority);
 	r = job_pool_new(&daemon->jobs, daemon->loop, N_JOB_THREADS, "cowd-job");
 	if (!r)
 		r = job_pool_new(&daemon->savers, daemon->loop, daemon->options.n_savers,

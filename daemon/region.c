@@ -81,6 +81,8 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	HASH_ADD(hh, daemon->regions, id, sizeof(region->id), region);
 	region->session = session;
 	DL_PREPEND(session->regions, region);
+	if (mode == COW__V1__MODE__MODE_UFFD)
+		priority_await(daemon, 1);
 	*out = region;
 	return 0;
 }
@@ -111,6 +113,8 @@ static void end_done(struct job *job)
 {
 	struct region *region = container_of(job, struct region, end_job);
 
+	if (region->mode == COW__V1__MODE__MODE_UFFD)
+		priority_await(region->daemon, -1);
 	served_deinit(&region->served);
 	pthread_rwlock_destroy(&region->chain_lock);
 	region_free(region);

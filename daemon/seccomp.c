@@ -20,6 +20,7 @@
 #include "config.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -201,6 +202,9 @@ static int add_conditional(scmp_filter_ctx ctx)
 		{"ioctl", SCMP_A1(SCMP_CMP_MASKED_EQ, IOCTL_TYPE_MASK, IOCTL_PAGEMAP)},
 		{"prctl", SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME)},
 		{"prctl", SCMP_A0(SCMP_CMP_EQ, PR_SET_VMA)},
+		/* priority.h: the first region whose program waits comes, or the last one goes */
+		{"sched_setscheduler", SCMP_A1(SCMP_CMP_EQ, SCHED_OTHER)},
+		{"sched_setscheduler", SCMP_A1(SCMP_CMP_EQ, SCHED_BATCH)},
 		{"tgkill", SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid())},
 	};
 	int r = 0;
