@@ -11,7 +11,8 @@
  * of its words, and that number is between those counted before and after the call.
  *
  *   COW_ORACLE_STEPS    steps of each variant (default: about a hundred)
- *   COW_ORACLE_SECONDS  stop after that time instead, whatever the steps
+ *   COW_ORACLE_SECONDS  stop after that time instead, whatever the steps, hours if need be;
+ *                       COWD_TEST_SECONDS (run-test.sh) has to allow for it, for each variant
  *   COW_ORACLE_SEED     the sequence; the one used is in the log
  *   COW_ORACLE_VERBOSE  say each step
  *

@@ -8,7 +8,8 @@
  * COW_ORACLE_STEPS sets the number of steps (default 600), COW_ORACLE_SEED the sequence,
  * COW_ORACLE_THREADS how many threads write at once (default 4, at most 64). COW_ORACLE_SECONDS
  * goes on for so long instead, hours if need be, each round of steps with a seed of its own, which
- * is said, and with which a round that fails can be had again.
+ * is said, and with which a round that fails can be had again; COWD_TEST_SECONDS (run-test.sh) has
+ * to allow for it.
  *
  * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release (in
  * daemon/store.c), with overlay() looking at the snapshot's own store only
