@@ -12,9 +12,10 @@
 #include "libclient/conn.h"
 
 /* Old page tables dropped at a time; the client's mmap lock is held meanwhile, replies wait. */
-#define PIECE_BYTES ((uint64_t)2 << 20)
-#define LOOK_MSEC   2
-#define READY_MAX   4
+#define PIECE_BYTES    ((uint64_t)2 << 20)
+#define PIECES_AT_ONCE 2
+#define LOOK_MSEC      2
+#define READY_MAX      4
 
 static void aside_free(struct cowi_aside *aside)
 {
@@ -79,6 +80,17 @@ static void drop_piece(struct cowi_aside *aside)
 	aside->dropped_bytes += n_bytes;
 }
 
+/*
+ * There is no hurry: the program has what is left of the CPU, and between two pieces whoever waits
+ * for its mmap lock, as cowd does to let writers go on.
+ */
+static unsigned int pause_msec(const struct cowi_aside *aside)
+{
+	bool is_due = aside->dropped_bytes / PIECE_BYTES % PIECES_AT_ONCE == 0;
+
+	return is_due || is_awaited(aside->client) ? 1 : 0;
+}
+
 static void run_task(struct cowi_task *task)
 {
 	struct cowi_aside *aside = container_of(task, struct cowi_aside, task);
@@ -94,10 +106,9 @@ static void run_task(struct cowi_task *task)
 			free(aside);
 		break;
 	case COWI_ASIDE_FULL:
-		/* The next take, say, should not find both CPUs taken by what the last one left. */
 		drop_piece(aside);
 		if (aside->dropped_bytes < aside->size_bytes) {
-			cowi_post_later(aside->client, task, is_awaited(aside->client) ? 1 : 0);
+			cowi_post_later(aside->client, task, pause_msec(aside));
 			break;
 		}
 		/* The table above those of the pieces: freed by a move to here, it would have the
