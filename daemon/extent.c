@@ -66,9 +66,29 @@ static int check_cover(const struct snapshot *snap)
 	return 0;
 }
 
+/* Words for a bit for each page of an extent. */
+static uint64_t n_present_words(uint64_t size_bytes)
+{
+	return size_bytes / page_size_bytes() / 64 + 1;
+}
+
+/* What extents of a snapshot take, before anything is made of them. */
+static int charge(struct snapshot *snap, Cow__V1__Extent *const *list, size_t n)
+{
+	uint64_t n_bytes = n * sizeof(*snap->extents);
+	int r;
+
+	for (size_t i = 0; i < n; i++)
+		if (list[i]->sparse) /* a size that makes no sense is refused below */
+			n_bytes += n_present_words(min_u64(list[i]->size_bytes, snap->size_bytes)) *
+				   sizeof(*snap->extents->present);
+	r = quota_charge(&snap->extents_charge, snap->region->user, QUOTA_KEPT_BYTES, n_bytes);
+	return r > 0 ? -EDQUOT : r;
+}
+
 /*
- * Each sparse extent costs a bit for each of its pages, which nobody is charged for: all together
- * they may have as many pages as the snapshot, whose size is charged.
+ * To see which pages a sparse extent has takes time for each of them: all together they may have as
+ * many as the snapshot.
  */
 static int check_sparse(const struct snapshot *snap)
 {
@@ -93,6 +113,9 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
 
 	if (!n || n > EXTENTS_MAX)
 		return err_raise(-EINVAL, "a snapshot of %zu extents", n);
+	r = charge(snap, list, n);
+	if (r)
+		return r;
 	snap->extents = calloc(n, sizeof(*snap->extents));
 	if (!snap->extents)
 		return err_oom(n * sizeof(*snap->extents), "extents");
@@ -113,13 +136,12 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
 static int find_present(struct snapshot_extent *extent)
 {
 	uint64_t size = page_size_bytes();
-	uint64_t n_pages = extent->size_bytes / size;
 	uint64_t end = extent->backing_off + extent->size_bytes;
 	uint64_t pos = extent->backing_off;
 
-	extent->present = calloc(n_pages / 64 + 1, sizeof(*extent->present));
+	extent->present = calloc(n_present_words(extent->size_bytes), sizeof(*extent->present));
 	if (!extent->present)
-		return err_oom(n_pages / 8, "extents");
+		return err_oom(extent->size_bytes / size / 8, "extents");
 	for (; pos < end; pos += size) {
 		off_t data = lseek(extent->backing->ro_fd, (off_t)pos, SEEK_DATA);
 		uint64_t idx;

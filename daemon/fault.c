@@ -124,7 +124,9 @@ static int keep(struct region *region, struct snapshot *snap, uint64_t first, si
 	uint32_t slots[RUN_PAGES_MAX];
 	int r;
 
-	r = store_pool_get(region->pool, slots, n);
+	r = store_prepare(&snap->store, first, n);
+	if (!r)
+		r = store_pool_get(region->pool, slots, n);
 	if (r)
 		return r;
 	r = fill_slots(region, first, slots, n);
@@ -294,12 +296,38 @@ static uint64_t count_missing(const struct region *region, uint64_t idx, uint64_
 	return max_u64(min_u64(n, (uint64_t)data / size - idx), 1);
 }
 
+/*
+ * Pages [@idx, @idx + @n) are zero in every snapshot that has not kept them. Return: how many may
+ * be written now, 0: the writer has to wait.
+ */
+static uint64_t keep_zeroes(struct region *region, uint64_t idx, uint64_t n)
+{
+	struct snapshot *snap = region->newest;
+	uint64_t n_kept = 0;
+	int r;
+
+	r = store_prepare(&snap->store, idx, n);
+	if (r && n > 1) {
+		n = 1;
+		r = store_prepare(&snap->store, idx, n);
+	}
+	if (r && is_needed(region, idx)) {
+		if (wait_for_room(region, snap))
+			return 0;
+		snapshot_lose(region, idx, err_sentence());
+	}
+	while (!r && n_kept < n && store_put(&snap->store, idx + n_kept, STORE_ZERO) == 0)
+		n_kept++;
+	stats_add(&region->daemon->stats, pages_kept, n_kept);
+	return max_u64(n_kept, 1);
+}
+
 /* A touch of a page that memory has not got: zero, in every snapshot that has not kept it. */
 static int serve_missing(struct region *region, uint64_t idx, bool is_write, void *buf)
 {
 	uint64_t addr = addr_of(region, idx);
 	size_t size = page_size_bytes();
-	uint64_t n = 1, n_kept = 0;
+	uint64_t n = 1;
 
 	if (region->newest && !is_write) {
 		memset(buf, 0, size);
@@ -308,13 +336,10 @@ static int serve_missing(struct region *region, uint64_t idx, bool is_write, voi
 				 addr, size);
 	}
 	if (region->newest) {
-		n = count_missing(region, idx, run_length(region, idx));
-		while (n_kept < n &&
-		       store_put(&region->newest->store, idx + n_kept, STORE_ZERO) == 0)
-			n_kept++;
-		n = max_u64(n_kept, 1);
+		n = keep_zeroes(region, idx, count_missing(region, idx, run_length(region, idx)));
+		if (!n)
+			return 0;
 		region->last_end_idx = idx + n;
-		stats_add(&region->daemon->stats, pages_kept, n_kept);
 	}
 	return fold_uffd(region, uffdio_zeropage(region->uffd, addr, n * size), addr, n * size);
 }

@@ -70,6 +70,7 @@ libcowd_la_SOURCES = \
 	daemon/stats.h \
 	daemon/stock.c \
 	daemon/stock.h \
+	daemon/store-index.c \
 	daemon/store.c \
 	daemon/store.h \
 	daemon/sweep.c \

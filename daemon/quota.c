@@ -237,6 +237,13 @@ int quota_charge_more(struct charge *charge, uint64_t amount)
 	return 0;
 }
 
+void quota_charge_anyway(struct charge *charge, uint64_t amount)
+{
+	assert(charge->user);
+	atomic_fetch_add(&charge->user->held[charge->kind], amount);
+	charge->amount += amount;
+}
+
 void quota_refund(struct charge *charge, uint64_t amount)
 {
 	assert(charge->user && amount <= charge->amount);

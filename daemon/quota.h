@@ -22,7 +22,7 @@ enum quota_kind {
 	QUOTA_SNAPSHOTS,
 	QUOTA_FDS,
 	QUOTA_REGION_BYTES, /* size of backings, whether touched or not */
-	QUOTA_KEPT_BYTES,   /* old pages in stores and overlays */
+	QUOTA_KEPT_BYTES,   /* old pages in stores, indices of stores, extents of snapshots */
 	QUOTA_QUEUED_BYTES, /* replies that clients have not read, requests under way, holds */
 	QUOTA_N,
 };
@@ -73,6 +73,13 @@ int quota_charge(struct charge *charge, struct quota_user *user, enum quota_kind
 		 uint64_t amount) MUST_CHECK;
 /** quota_charge_more() - add to a charge that is not empty; same outcomes */
 int quota_charge_more(struct charge *charge, uint64_t amount) MUST_CHECK;
+/**
+ * quota_charge_anyway() - the same, whatever the limit says
+ *
+ * For what cannot be refused and is bounded otherwise. Until the uid holds less than its limit
+ * again, it is refused everything else of the kind.
+ */
+void quota_charge_anyway(struct charge *charge, uint64_t amount);
 /** quota_refund() - give part back; any thread */
 void quota_refund(struct charge *charge, uint64_t amount);
 /** charge_deinit() - give everything back; idempotent; any thread */

@@ -34,6 +34,7 @@ static void free_extents(struct snapshot *snap)
 		backing_unref(snap->extents[i].backing);
 	}
 	free(snap->extents);
+	charge_deinit(&snap->extents_charge);
 	snap->extents = NULL;
 	snap->n_extents = 0;
 }
@@ -179,7 +180,8 @@ void snapshot_drain(struct snapshot *snap, uint64_t off)
 	atomic_store(&snap->drained_pages, end);
 	/* It leaves the chain when it is lost, whoever saves it. */
 	if (snap->is_chained)
-		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, first, end);
+		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL,
+				align_down(first, STORE_TOUCH_PAGES), end);
 	pthread_rwlock_unlock(&region->chain_lock);
 	region_wake_waiters(region);
 }

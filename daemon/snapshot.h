@@ -83,6 +83,8 @@ struct snapshot {
 	/* other modes */
 	struct snapshot_extent *extents;
 	size_t n_extents;
+	struct charge
+		extents_charge; /* of QUOTA_KEPT_BYTES: the list, and the bits of sparse ones */
 
 	UT_hash_handle hh; /* in daemon->snapshots */
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Slots and who owns them; contracts and locks are in store.h.
+ * Pools of slots; contracts and locks are in store.h, stores are in store-index.c.
  *
  * A pool grows by arenas: a piece of its memfd, mapped once and never moved. For each slot of an
  * arena there are two bits: *used*, it was given out; *warm*, it has memory. Memory comes with
@@ -33,8 +33,6 @@
 #define CHARGE_SLOTS    32u
 /* Lose their memory at a time, which takes the kernel some tens of microseconds. */
 #define TRIM_SLOTS      256u
-/* Entries of a store for each bit of its touched map. */
-#define TOUCH_SHIFT     10u
 
 struct arena {
 	char *mem;
@@ -49,6 +47,7 @@ struct store_pool {
 	pthread_mutex_t lock;
 	struct quota_user *user;
 	struct charge charge;
+	struct charge index_charge; /* of all its stores */
 	struct charge fd_charge;
 	uint64_t n_charged; /* slots; at least as many as are warm */
 	int fd;
@@ -98,6 +97,7 @@ struct store_pool *store_pool_free(struct store_pool *pool)
 	free(pool->arenas);
 	pool->fd = fd_close(pool->fd);
 	charge_deinit(&pool->charge);
+	charge_deinit(&pool->index_charge);
 	charge_deinit(&pool->fd_charge);
 	quota_user_unref(pool->user);
 	pthread_mutex_destroy(&pool->lock);
@@ -461,137 +461,28 @@ uint64_t store_pool_used(struct store_pool *pool)
 	return n_used;
 }
 
-static size_t slots_bytes(const struct store *store)
+int store_pool_charge_index(struct store_pool *pool, uint64_t n_bytes)
 {
-	return align_up(store->n_pages * sizeof(*store->slots), page_size_bytes());
+	struct charge *charge = &pool->index_charge;
+	int r;
+
+	pthread_mutex_lock(&pool->lock);
+	r = charge->user ? quota_charge_more(charge, n_bytes)
+			 : quota_charge(charge, pool->user, QUOTA_KEPT_BYTES, n_bytes);
+	pthread_mutex_unlock(&pool->lock);
+	return r > 0 ? STORE_E_QUOTA : r;
 }
 
-int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages)
+void store_pool_force_index(struct store_pool *pool, uint64_t n_bytes)
 {
-	size_t n_touched = (n_pages >> TOUCH_SHIFT) / 64 + 1;
-	void *slots;
-
-	*store = (struct store){.pool = pool, .n_pages = n_pages};
-	store->touched = calloc(n_touched, sizeof(*store->touched));
-	if (!store->touched)
-		return err_oom(n_touched * sizeof(*store->touched), "a snapshot");
-	/* Reads as STORE_EMPTY and takes memory only where pages are kept. */
-	slots = mmap(NULL, slots_bytes(store), PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (slots == MAP_FAILED) {
-		store_deinit(store);
-		return err_oom(slots_bytes(store), "a snapshot");
-	}
-	store->slots = slots;
-	return 0;
+	pthread_mutex_lock(&pool->lock);
+	quota_charge_anyway(&pool->index_charge, n_bytes);
+	pthread_mutex_unlock(&pool->lock);
 }
 
-void store_deinit(struct store *store)
+void store_pool_refund_index(struct store_pool *pool, uint64_t n_bytes)
 {
-	if (store->slots) {
-		store_hand_down(store, NULL, 0, store->n_pages);
-		(void)munmap(store->slots, slots_bytes(store));
-	}
-	store->slots = NULL;
-	free(store->touched);
-	store->touched = NULL;
-}
-
-static void touch(struct store *store, uint64_t idx)
-{
-	uint64_t bit = 1ULL << ((idx >> TOUCH_SHIFT) % 64);
-	_Atomic uint64_t *word = &store->touched[(idx >> TOUCH_SHIFT) / 64];
-
-	if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
-		atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
-}
-
-/* [@first, @end) is empty, and nobody puts anything there now. */
-static void untouch(struct store *store, uint64_t first, uint64_t end)
-{
-	uint64_t bit = 1ULL << ((first >> TOUCH_SHIFT) % 64);
-
-	if (first % (1u << TOUCH_SHIFT) || (end % (1u << TOUCH_SHIFT) && end != store->n_pages))
-		return;
-	atomic_fetch_and_explicit(&store->touched[(first >> TOUCH_SHIFT) / 64], ~bit,
-				  memory_order_relaxed);
-}
-
-bool store_is_touched(const struct store *store, uint64_t idx)
-{
-	uint64_t word = atomic_load_explicit(&store->touched[(idx >> TOUCH_SHIFT) / 64],
-					     memory_order_relaxed);
-
-	return word >> ((idx >> TOUCH_SHIFT) % 64) & 1;
-}
-
-int store_put(struct store *store, uint64_t idx, uint32_t slot)
-{
-	uint32_t empty = STORE_EMPTY;
-
-	/* First: whoever finds the bit unset takes the page to be empty. */
-	touch(store, idx);
-	if (!atomic_compare_exchange_strong_explicit(&store->slots[idx], &empty, slot,
-						     memory_order_release, memory_order_relaxed))
-		return STORE_E_KEPT;
-	atomic_fetch_add_explicit(&store->n_kept, 1, memory_order_relaxed);
-	if (slot >= SLOT_FIRST)
-		atomic_fetch_add_explicit(&store->n_slots, 1, memory_order_relaxed);
-	return 0;
-}
-
-uint64_t store_next_touched(const struct store *store, uint64_t idx)
-{
-	uint64_t n_bits = (store->n_pages + STORE_TOUCH_PAGES - 1) >> TOUCH_SHIFT;
-
-	for (uint64_t bit = idx >> TOUCH_SHIFT; bit < n_bits; bit = (bit / 64 + 1) * 64) {
-		uint64_t word =
-			atomic_load_explicit(&store->touched[bit / 64], memory_order_relaxed) >>
-			(bit % 64);
-
-		if (!word)
-			continue;
-		bit += (uint64_t)__builtin_ctzll(word);
-		return max_u64(idx, bit << TOUCH_SHIFT);
-	}
-	return store->n_pages;
-}
-
-/* One stretch of entries that share a bit of the touched map. */
-static void hand_down_stretch(struct store *from, struct store *to, uint64_t first, uint64_t end)
-{
-	uint32_t dropped[64];
-	size_t n_dropped = 0;
-
-	for (uint64_t i = first; i < end; i++) {
-		uint32_t slot = store_get(from, i);
-
-		if (slot == STORE_EMPTY)
-			continue;
-		atomic_store_explicit(&from->slots[i], STORE_EMPTY, memory_order_relaxed);
-		atomic_fetch_sub_explicit(&from->n_kept, 1, memory_order_relaxed);
-		if (slot >= SLOT_FIRST)
-			atomic_fetch_sub_explicit(&from->n_slots, 1, memory_order_relaxed);
-		if (to && store_put(to, i, slot) == 0)
-			continue;
-		dropped[n_dropped++] = slot;
-		if (n_dropped == ARRAY_SIZE(dropped)) {
-			store_pool_put(from->pool, dropped, n_dropped);
-			n_dropped = 0;
-		}
-	}
-	store_pool_put(from->pool, dropped, n_dropped);
-}
-
-void store_hand_down(struct store *from, struct store *to, uint64_t first, uint64_t end)
-{
-	static_assert(STORE_TOUCH_PAGES == 1u << TOUCH_SHIFT, "a bit is for that many entries");
-
-	for (uint64_t i = store_next_touched(from, first); i < end;) {
-		uint64_t next = min_u64(end, ((i >> TOUCH_SHIFT) + 1) << TOUCH_SHIFT);
-
-		hand_down_stretch(from, to, i, next);
-		untouch(from, i, next);
-		i = store_next_touched(from, next);
-	}
+	pthread_mutex_lock(&pool->lock);
+	quota_refund(&pool->index_charge, n_bytes);
+	pthread_mutex_unlock(&pool->lock);
 }

@@ -11,7 +11,14 @@
  * any thread that holds the region's chain lock shared; they are moved and cleared with it held
  * exclusively. The pool's own lock guards the choice of slots only and is the last one taken.
  *
- * A slot's memory is charged to the uid (QUOTA_KEPT_BYTES) before the slot is given out.
+ * A slot's memory is charged to the uid (QUOTA_KEPT_BYTES) before the slot is given out. So is what
+ * a store takes to say which slot has which page: its maps when it is made, and its entries, 4
+ * bytes for each page, by stretches of STORE_TOUCH_PAGES of them, before the first one is used.
+ *
+ * Handing down cannot fail. A stretch that goes as a whole takes its charge with it. Only where the
+ * older store gets pages of a stretch of which the newer one keeps the rest, as when a snapshot is
+ * drained by its save, one more stretch is charged whatever the limit says: one for each snapshot
+ * that is being drained, at most, and until the rest of it follows.
  */
 #ifndef COWD_STORE_H
 #define COWD_STORE_H
@@ -72,16 +79,23 @@ bool store_pool_trim(struct store_pool *pool, size_t n_keep);
 /** store_pool_used() - slots given out now */
 uint64_t store_pool_used(struct store_pool *pool);
 
+/* For store-index.c: QUOTA_KEPT_BYTES, part of the pool's charge. */
+int store_pool_charge_index(struct store_pool *pool, uint64_t n_bytes) MUST_CHECK;
+void store_pool_force_index(struct store_pool *pool, uint64_t n_bytes);
+void store_pool_refund_index(struct store_pool *pool, uint64_t n_bytes);
+
 struct store {
 	struct store_pool *pool;   /* borrowed from the region */
 	_Atomic uint32_t *slots;   /* one for each page */
 	_Atomic uint64_t *touched; /* bit i: slots[i * 1024] to [i * 1024 + 1023] may be in use */
+	_Atomic uint64_t *paid;    /* … may have memory, which is charged */
+	_Atomic uint64_t n_paid;   /* bits of it that are set */
 	uint64_t n_pages;
 	_Atomic uint64_t n_kept;  /* entries that are not empty */
 	_Atomic uint64_t n_slots; /* those that take memory */
 };
 
-/** store_init() - an empty one. 0 or -errno; on failure as store_deinit() leaves it */
+/** store_init() - an empty one. 0; -EDQUOT, -ENOMEM; on failure as store_deinit() leaves it */
 int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages);
 /** store_deinit() - idempotent; its slots are given back to the pool */
 void store_deinit(struct store *store);
@@ -101,7 +115,13 @@ bool store_is_touched(const struct store *store, uint64_t idx);
 uint64_t store_next_touched(const struct store *store, uint64_t idx);
 
 /**
- * store_put() - keep page @idx
+ * store_prepare() - pages [@first, @first + @n) are going to be kept
+ *
+ * Context: as store_put(). Return: 0; STORE_E_QUOTA, with a sentence.
+ */
+int store_prepare(struct store *store, uint64_t first, uint64_t n) MUST_CHECK;
+/**
+ * store_put() - keep page @idx, after store_prepare() of it, with the chain lock held all the while
  * @slot: STORE_ZERO, or a slot already filled, which the store owns on success
  *
  * The bytes are visible to whoever sees the entry. Return: 0; STORE_E_KEPT, @slot is still the

@@ -10,6 +10,7 @@
 
 #include "daemon/rpc.h"
 #include "daemon/session.h"
+#include "daemon/snapshot.h"
 #include "unit/frame.h"
 
 #define REGION_BYTES (1 << 20)
@@ -187,14 +188,27 @@ END_TEST
 /* --- calls that stay under way: saves to a pipe that nobody reads -------------------------------
  */
 
-static uint64_t make_snapshot(int sock)
+/* Past events, such as the progress of a save, which come when they come. */
+static Cow__V1__Reply *receive_reply(int sock)
+{
+	Cow__V1__Reply *reply = frame_receive(sock, NULL);
+
+	while (reply && !reply->id) {
+		cow__v1__reply__free_unpacked(reply, NULL);
+		reply = frame_receive(sock, NULL);
+	}
+	return reply;
+}
+
+/* Of a region of its own. Return: what cowd answers, 0 with @id of the snapshot. */
+static uint32_t take_snapshot(int sock, uint64_t *id)
 {
 	Cow__V1__Request request;
 	Cow__V1__RegionCreate create;
 	Cow__V1__SnapshotTake take;
 	Cow__V1__Extent extent, *extents = &extent;
 	Cow__V1__Reply *reply;
-	uint64_t id;
+	uint32_t error;
 
 	cow__v1__request__init(&request);
 	cow__v1__region_create__init(&create);
@@ -204,7 +218,7 @@ static uint64_t make_snapshot(int sock)
 	request.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
 	request.region_create = &create;
 	frame_send(sock, &request, NULL, 0);
-	reply = frame_receive(sock, NULL);
+	reply = receive_reply(sock);
 	ck_assert_msg(reply && !reply->error, "%s", reply ? reply->sentence : "end");
 
 	cow__v1__snapshot_take__init(&take);
@@ -219,12 +233,40 @@ static uint64_t make_snapshot(int sock)
 	request.snapshot_take = &take;
 	frame_send(sock, &request, NULL, 0);
 	cow__v1__reply__free_unpacked(reply, NULL);
-	reply = frame_receive(sock, NULL);
-	ck_assert_msg(reply && !reply->error, "%s", reply ? reply->sentence : "end");
-	id = reply->snapshot->snapshot_id;
+	reply = receive_reply(sock);
+	ck_assert_ptr_nonnull(reply);
+	error = reply->error;
+	if (!error)
+		*id = reply->snapshot->snapshot_id;
 	cow__v1__reply__free_unpacked(reply, NULL);
+	return error;
+}
+
+static uint64_t make_snapshot(int sock)
+{
+	uint64_t id = 0;
+	uint32_t error = take_snapshot(sock, &id);
+
+	ck_assert_uint_eq(error, 0);
 	return id;
 }
+
+/* Broken by a charge() of daemon/extent.c that is for nothing. */
+START_TEST(extents_are_charged)
+{
+	AUTO_FD int sock = frame_greet();
+	uint64_t id = 0;
+	uint32_t error;
+
+	quota_set_limit(frame.quota, QUOTA_KEPT_BYTES, sizeof(struct snapshot_extent));
+	(void)make_snapshot(sock);
+	ck_assert_uint_eq(quota_total(frame.quota, QUOTA_KEPT_BYTES),
+			  sizeof(struct snapshot_extent));
+	error = take_snapshot(sock, &id);
+	ck_assert_uint_eq(error, EDQUOT);
+	ck_assert_uint_eq(quota_total(frame.quota, QUOTA_SNAPSHOTS), 1);
+}
+END_TEST
 
 static void send_save(int sock, uint64_t id, uint64_t snapshot_id, int pipe_fd)
 {
@@ -301,15 +343,10 @@ static void send_read(int sock, uint64_t id, uint64_t snapshot_id)
 	frame_send(sock, &request, NULL, 0);
 }
 
-/* Past the progress of saves, which comes when it comes. */
 static void expect_reply(int sock, uint64_t id, int error)
 {
-	Cow__V1__Reply *reply = frame_receive(sock, NULL);
+	Cow__V1__Reply *reply = receive_reply(sock);
 
-	while (reply && !reply->id) {
-		cow__v1__reply__free_unpacked(reply, NULL);
-		reply = frame_receive(sock, NULL);
-	}
 	ck_assert_msg(reply && reply->id == id && reply->error == (uint32_t)error,
 		      "not the reply to %llu", (unsigned long long)id);
 	cow__v1__reply__free_unpacked(reply, NULL);
@@ -371,6 +408,7 @@ int main(void)
 	tcase_add_test(tcase, an_unknown_call_leaves_no_descriptors_behind);
 	tcase_add_test(tcase, an_id_that_is_in_use_ends_the_connection);
 	tcase_add_test(tcase, requests_under_way_are_charged);
+	tcase_add_test(tcase, extents_are_charged);
 	tcase_add_test(tcase, too_many_calls_at_once_are_busy);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
