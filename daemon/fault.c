@@ -208,8 +208,10 @@ static size_t keep_or_lose(struct region *region, uint64_t idx, size_t n)
 		n = 1;
 		r = keep(region, snap, idx, n);
 	}
-	if (r && wait_for_room(region, snap))
-		return 0;
+	if (r && wait_for_room(region, snap)) {
+		room_wait(region);
+		return keep(region, snap, idx, 1) ? 0 : 1;
+	}
 	if (r)
 		snapshot_lose(region, idx, err_sentence());
 	return n;
@@ -312,9 +314,14 @@ static uint64_t keep_zeroes(struct region *region, uint64_t idx, uint64_t n)
 		r = store_prepare(&snap->store, idx, n);
 	}
 	if (r && is_needed(region, idx)) {
-		if (wait_for_room(region, snap))
+		if (!wait_for_room(region, snap)) {
+			snapshot_lose(region, idx, err_sentence());
+			return 1;
+		}
+		room_wait(region);
+		r = store_prepare(&snap->store, idx, 1);
+		if (r)
 			return 0;
-		snapshot_lose(region, idx, err_sentence());
 	}
 	while (!r && n_kept < n && store_put(&snap->store, idx + n_kept, STORE_ZERO) == 0)
 		n_kept++;

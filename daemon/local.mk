@@ -48,6 +48,8 @@ libcowd_la_SOURCES = \
 	daemon/region.c \
 	daemon/region.h \
 	daemon/rollback.c \
+	daemon/room.c \
+	daemon/room.h \
 	daemon/rpc.c \
 	daemon/rpc.h \
 	daemon/sandbox.c \

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <uthash.h>
+#include <utlist.h>
 
 #include "common/err.h"
 #include "common/format.h"
@@ -25,11 +26,14 @@ struct quota_user {
 	uid_t uid;
 	unsigned int n_refs; /* quota->lock */
 	_Atomic uint64_t held[QUOTA_N];
+	struct quota_waiter *waiters; /* quota->lock, as changes of the next one */
+	_Atomic bool has_waiters;
 	UT_hash_handle hh;
 };
 
 struct quota {
-	pthread_mutex_t lock; /* table and reference counts; nothing else is locked inside it */
+	pthread_mutex_t
+		lock; /* table, references, waiters; only what wakes those is locked in it */
 	struct quota_user *users;
 	_Atomic uint64_t limits[QUOTA_N];
 };
@@ -83,9 +87,28 @@ struct quota *quota_free(struct quota *quota)
 	return NULL;
 }
 
+/* With the lock held. */
+static void wake_all(struct quota_user *user)
+{
+	atomic_store(&user->has_waiters, false);
+	while (user->waiters) {
+		struct quota_waiter *waiter = user->waiters;
+
+		DL_DELETE(user->waiters, waiter);
+		atomic_store(&waiter->user, NULL);
+		waiter->wake(waiter);
+	}
+}
+
 void quota_set_limit(struct quota *quota, enum quota_kind kind, uint64_t limit)
 {
 	atomic_store(&quota->limits[kind], limit);
+	if (kind != QUOTA_KEPT_BYTES)
+		return;
+	pthread_mutex_lock(&quota->lock);
+	for (struct quota_user *user = quota->users; user; user = user->hh.next)
+		wake_all(user);
+	pthread_mutex_unlock(&quota->lock);
 }
 
 uint64_t quota_total(struct quota *quota, enum quota_kind kind)
@@ -170,6 +193,13 @@ uint64_t quota_user_held(const struct quota_user *user, enum quota_kind kind)
 	return atomic_load(&user->held[kind]);
 }
 
+uint64_t quota_user_left(const struct quota_user *user, enum quota_kind kind)
+{
+	uint64_t limit = atomic_load(&user->quota->limits[kind]);
+
+	return limit - min_u64(limit, atomic_load(&user->held[kind]));
+}
+
 static int raise_exceeded(const struct quota_user *user, enum quota_kind kind, uint64_t held,
 			  uint64_t limit, uint64_t amount)
 {
@@ -210,6 +240,51 @@ static void give_back(struct quota_user *user, enum quota_kind kind, uint64_t am
 
 	assert(before >= amount);
 	(void)before;
+	/*
+	 * Whoever begins to wait is in the list before it looks at what is held once more: either
+	 * it sees that less is, or it is seen here.
+	 */
+	if (!amount || kind != QUOTA_KEPT_BYTES || !atomic_load(&user->has_waiters))
+		return;
+	pthread_mutex_lock(&user->quota->lock);
+	wake_all(user);
+	pthread_mutex_unlock(&user->quota->lock);
+}
+
+bool quota_wait(struct quota_waiter *waiter, struct quota_user *user)
+{
+	bool is_new;
+
+	pthread_mutex_lock(&user->quota->lock);
+	is_new = !atomic_load(&waiter->user);
+	if (is_new) {
+		atomic_store(&waiter->user, user);
+		DL_PREPEND(user->waiters, waiter);
+		atomic_store(&user->has_waiters, true);
+	}
+	pthread_mutex_unlock(&user->quota->lock);
+	return is_new;
+}
+
+void quota_unwait(struct quota_waiter *waiter)
+{
+	/* Its account is as good as its owner says: only whether it is in the list changes. */
+	struct quota_user *user = atomic_load(&waiter->user);
+
+	if (!user)
+		return;
+	pthread_mutex_lock(&user->quota->lock);
+	if (atomic_load(&waiter->user)) {
+		DL_DELETE(user->waiters, waiter);
+		atomic_store(&waiter->user, NULL);
+		atomic_store(&user->has_waiters, user->waiters != NULL);
+	}
+	pthread_mutex_unlock(&user->quota->lock);
+}
+
+bool quota_has_waiters(const struct quota_user *user)
+{
+	return atomic_load(&user->has_waiters);
 }
 
 int quota_charge(struct charge *charge, struct quota_user *user, enum quota_kind kind,

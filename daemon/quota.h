@@ -40,6 +40,20 @@ struct charge {
 	uint64_t amount;
 };
 
+/**
+ * struct quota_waiter - one who was refused, and wants to know when it is worth to try again
+ * @wake: called once, when something of QUOTA_KEPT_BYTES was given back or its limit set; in any
+ *        thread, with any lock held: it passes the word on, and calls nothing of quota.h
+ *
+ * Embedded in its owner. The rest is under the accounts' lock.
+ */
+struct quota_waiter {
+	void (*wake)(struct quota_waiter *waiter);
+	struct quota_user *_Atomic user; /* NULL: not waiting */
+	struct quota_waiter *prev;
+	struct quota_waiter *next;
+};
+
 /** quota_kind_key() - what @kind is called in [limits] of cowd.conf */
 const char *quota_kind_key(enum quota_kind kind);
 /** quota_kind_is_bytes() - whether it is counted in bytes rather than in pieces */
@@ -62,6 +76,9 @@ uid_t quota_user_uid(const struct quota_user *user);
 /** quota_user_held() - how much of @kind is charged now */
 uint64_t quota_user_held(const struct quota_user *user, enum quota_kind kind);
 
+/** quota_user_left() - how much more may be charged */
+uint64_t quota_user_left(const struct quota_user *user, enum quota_kind kind);
+
 /**
  * quota_charge() - take @amount of @kind
  * @charge: gets it; must be empty (zeroed or deinited) before; holds a reference on @user
@@ -82,6 +99,19 @@ int quota_charge_more(struct charge *charge, uint64_t amount) MUST_CHECK;
 void quota_charge_anyway(struct charge *charge, uint64_t amount);
 /** quota_refund() - give part back; any thread */
 void quota_refund(struct charge *charge, uint64_t amount);
+/**
+ * quota_wait() - have @waiter woken
+ * @user: lent, until it was woken or quota_unwait() was called
+ *
+ * What is given back after this wakes it: whoever was refused before tries once more. Any thread.
+ * Return: whether it was not waiting already.
+ */
+bool quota_wait(struct quota_waiter *waiter, struct quota_user *user);
+/** quota_unwait() - it is not woken any more; idempotent; any thread */
+void quota_unwait(struct quota_waiter *waiter);
+/** quota_has_waiters() - whether anybody waits for what @user may keep */
+bool quota_has_waiters(const struct quota_user *user);
+
 /** charge_deinit() - give everything back; idempotent; any thread */
 void charge_deinit(struct charge *charge);
 

@@ -68,6 +68,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region->lost_task.run = snapshot_lost_task;
 	region->moved_task.run = sweep_moved_task;
 	stock_init(&region->stock);
+	room_init(&region->room);
 	(void)snprintf(region->name, sizeof(region->name), "%s", name ? name : "");
 
 	r = charge(region, mode);
@@ -103,6 +104,7 @@ static void end_run(struct job *job)
 
 	if (region->served.is_ready)
 		worker_remove(&region->served);
+	room_deinit(&region->room);
 	if (region->uffd >= 0 && !region->is_gone)
 		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
 	region->uffd = fd_close(region->uffd);

@@ -57,6 +57,7 @@
 #include "daemon/follow.h"
 #include "daemon/job.h"
 #include "daemon/quota.h"
+#include "daemon/room.h"
 #include "daemon/stock.h"
 #include "daemon/store.h"
 #include "daemon/worker.h"
@@ -123,6 +124,7 @@ struct region {
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain */
 	_Atomic uint64_t n_faults;
 	struct stock stock;       /* of slots made ready ahead */
+	struct room room;         /* for more pages of its user */
 	struct follow follow;     /* served.lock: where its writers run */
 	uint64_t last_end_idx;    /* served.lock: where the last fault's pages ended, and … */
 	uint32_t run_pages;       /* … how many to keep at once if the next one is there */
@@ -135,7 +137,8 @@ struct region {
 	_Atomic unsigned int n_leaving; /* snapshots that nobody has, still in the chain */
 	struct region_op calm_op;       /* unregistering it when no snapshot is left */
 	struct region_op trim_op;       /* giving memory of the pool back; stock.c */
-	bool is_trimmed;                /* all of it; trim_op's */
+	bool is_trimmed;                /* all of it; trim_op's, as the next one */
+	size_t n_trim_keep;             /* but so many slots */
 	_Atomic uint64_t sweep_off;     /* below it, pages are mapped and protected */
 	bool wants_sweep;               /* served.lock: from its first fault on */
 	bool is_sweeping;               /* loop thread, as the next two */

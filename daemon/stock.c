@@ -18,7 +18,8 @@ static void stock_run(struct job *job)
 	struct stock *stock = container_of(job, struct stock, job);
 	struct region *region = container_of(stock, struct region, stock);
 
-	(void)store_pool_stock(region->pool, stock->n_now, stock->max_warm);
+	if (!quota_has_waiters(region->user))
+		(void)store_pool_stock(region->pool, stock->n_now, stock->max_warm);
 }
 
 static void stock_done(struct job *job)
@@ -27,6 +28,8 @@ static void stock_done(struct job *job)
 	struct region *region = container_of(stock, struct region, stock);
 
 	atomic_store(&stock->is_wanted, false);
+	if (quota_has_waiters(region->user)) /* since it began */
+		stock_trim(region);
 	region_unref(region);
 }
 
@@ -73,26 +76,28 @@ void stock_want(struct region *region)
 
 /* --- and giving it back ----------------------------------------------------------------------- */
 
-/* Unused slots that keep their memory. */
+/* Unused slots that keep their memory: none, when somebody waits for as much as one. */
 static size_t n_to_keep(struct region *region)
 {
-	return region_is_frozen(region) ? WARM_SLOTS : 0;
+	return !quota_has_waiters(region->user) && region_is_frozen(region) ? WARM_SLOTS : 0;
 }
 
 static void trim_run(struct region_op *op)
 {
 	struct region *region = container_of(op, struct region, trim_op);
 
-	do
-		region->is_trimmed = !store_pool_trim(region->pool, n_to_keep(region));
-	while (!region->is_trimmed && !region_should_yield(region));
+	do {
+		region->n_trim_keep = n_to_keep(region);
+		region->is_trimmed = !store_pool_trim(region->pool, region->n_trim_keep);
+	} while (!region->is_trimmed && !region_should_yield(region));
 }
 
 static void trim_done(struct region_op *op)
 {
 	struct region *region = container_of(op, struct region, trim_op);
 
-	if (!region->is_trimmed)
+	/* Who has begun to wait since found this one under way. */
+	if (!region->is_trimmed || (region->n_trim_keep && quota_has_waiters(region->user)))
 		region_submit(region, op);
 }
 

@@ -29,6 +29,10 @@
 #define LOW_SLOTS       48u
 /* Made ready at a time, so that those who keep pages meanwhile have the first ones soon. */
 #define STOCK_SLOTS     64u
+/* Made ready only if the uid may keep more than this besides: while they are, nobody has them, and
+ * a snapshot is not to be lost for want of what is about to be there. Threads that do it are few.
+ */
+#define STOCK_LEFT      ((uint64_t)512)
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u
 /* Lose their memory at a time, which takes the kernel some tens of microseconds. */
@@ -314,6 +318,8 @@ size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm)
 	size_t n_done = 0, n_more;
 
 	do {
+		if (quota_user_left(pool->user, QUOTA_KEPT_BYTES) < STOCK_LEFT * page_size_bytes())
+			break;
 		pthread_mutex_lock(&pool->lock);
 		pool->n_low = max_u64(n / 2, LOW_SLOTS);
 		n_more = min_u64(n - n_done, max_warm - min_u64(pool->n_warm, max_warm));

@@ -22,6 +22,7 @@
 #include <time.h>
 
 #include "system/proof.h"
+#include "system/raw.h"
 
 #define N_WRITERS 3
 
@@ -131,6 +132,59 @@ START_TEST(writers_wait_until_the_snapshot_is_released)
 }
 END_TEST
 
+/* Until a region has writers that wait, as `cowctl regions` would say. */
+static void await_waiting(void)
+{
+	Cow__V1__ListRegions list = COW__V1__LIST_REGIONS__INIT;
+	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	AUTO_FD int sock = raw_greet();
+	bool is_waiting = false;
+
+	request.call_case = COW__V1__REQUEST__CALL_LIST_REGIONS;
+	request.list_regions = &list;
+	for (request.id = 2; !is_waiting; request.id++) {
+		Cow__V1__Reply *reply = raw_ask(sock, &request);
+
+		ck_assert_msg(!reply->error, "%s", reply->sentence);
+		for (size_t i = 0; i < reply->regions->n_regions; i++)
+			is_waiting |= reply->regions->regions[i]->is_waiting;
+		cow__v1__reply__free_unpacked(reply, NULL);
+	}
+}
+
+/*
+ * Not the budget of the snapshot is used up, but what the uid may keep, by another region: they go
+ * on when that gives memory back, even if it is frozen still and would rather have kept some ready.
+ * Both seen to hang: with a refund that wakes nobody, and with n_to_keep() as if nobody waited.
+ */
+START_TEST(writers_wait_until_another_region_gives_back)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_region_unrefp) struct cow_region *other = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *newer = NULL;
+	struct cow_snapshot_params params = {.flags = COW_SNAPSHOT_WAIT};
+	struct cow_snapshot *older = NULL;
+	struct writer writer;
+
+	proof_cowd_kill();
+	proof_cowd_start("[limits]\nkept-bytes = 11M\n");
+	other = filled_region(6);
+	proof_ok(cow_snapshot_new(&older, other));
+	memset(cow_region_address(other), 1, 9 << 20);
+	if (_i)
+		proof_ok(cow_snapshot_new(&newer, other));
+	region = filled_region(7);
+	proof_ok(cow_snapshot_new_with(&snap, region, &params));
+	writers_start(&writer, cow_region_address(region), 1);
+	await_waiting();
+	proof_check_snapshot(snap, 7);
+	cow_snapshot_unref(older);
+	writers_join(&writer, 1);
+	proof_check_snapshot(snap, 7);
+}
+END_TEST
+
 struct reader {
 	pthread_t thread;
 	int fd;
@@ -223,6 +277,7 @@ int main(void)
 	}
 	tcase_add_test(tcase, a_spent_budget_loses_that_snapshot_alone);
 	tcase_add_test(tcase, writers_wait_until_the_snapshot_is_released);
+	tcase_add_loop_test(tcase, writers_wait_until_another_region_gives_back, 0, 2);
 	tcase_add_test(tcase, a_region_rewritten_while_saved_fits_a_small_budget);
 	tcase_add_test(tcase, budgets_that_make_no_sense_are_refused);
 	return proof_run(tcase);

@@ -113,6 +113,54 @@ START_TEST(a_charge_keeps_the_account_alive)
 }
 END_TEST
 
+struct sleeper {
+	struct quota_waiter waiter;
+	unsigned int n_woken;
+};
+
+static void count_wake(struct quota_waiter *waiter)
+{
+	container_of(waiter, struct sleeper, waiter)->n_woken++;
+}
+
+/* Broken by a refund that wakes nobody, and by a limit that is set and tells nobody. */
+START_TEST(who_waits_is_woken_once_by_what_makes_room)
+{
+	struct sleeper a = {.waiter.wake = count_wake}, b = {.waiter.wake = count_wake};
+	CLEANUP(quota_user_unrefp) struct quota_user *other = NULL;
+	struct charge kept = {0}, fds = {0}, theirs = {0};
+
+	ck_assert_int_eq(quota_user_get(&other, quota, 1001), 0);
+	ck_assert_int_eq(quota_charge(&kept, user, QUOTA_KEPT_BYTES, 10), 0);
+	ck_assert_int_eq(quota_charge(&fds, user, QUOTA_FDS, 10), 0);
+	ck_assert_int_eq(quota_charge(&theirs, other, QUOTA_KEPT_BYTES, 10), 0);
+	ck_assert(quota_wait(&a.waiter, user));
+	ck_assert(!quota_wait(&a.waiter, user));
+	ck_assert(quota_wait(&b.waiter, user));
+	ck_assert(quota_has_waiters(user) && !quota_has_waiters(other));
+	quota_refund(&fds, 5);
+	quota_refund(&theirs, 5);
+	quota_refund(&kept, 0);
+	ck_assert_uint_eq(a.n_woken + b.n_woken, 0);
+	quota_unwait(&b.waiter);
+	quota_unwait(&b.waiter);
+	quota_refund(&kept, 1);
+	quota_refund(&kept, 1);
+	ck_assert_uint_eq(a.n_woken, 1);
+	ck_assert_uint_eq(b.n_woken, 0);
+	ck_assert(!quota_has_waiters(user));
+	ck_assert(quota_wait(&a.waiter, user));
+	ck_assert(quota_wait(&b.waiter, other));
+	quota_set_limit(quota, QUOTA_KEPT_BYTES, 100);
+	ck_assert_uint_eq(a.n_woken, 2);
+	ck_assert_uint_eq(b.n_woken, 1);
+	charge_deinit(&kept);
+	charge_deinit(&fds);
+	charge_deinit(&theirs);
+	ck_assert_uint_eq(a.n_woken, 2);
+}
+END_TEST
+
 #define N_THREADS 4
 #define N_ROUNDS  100000
 
@@ -165,6 +213,7 @@ int main(void)
 	tcase_add_test(tcase, uids_do_not_pay_for_each_other);
 	tcase_add_test(tcase, a_charge_keeps_the_account_alive);
 	tcase_add_test(tcase, threads_never_pass_the_limit_together);
+	tcase_add_test(tcase, who_waits_is_woken_once_by_what_makes_room);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);

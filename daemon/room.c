@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Waiting for what others of the same uid give back; room.h says how. */
+#include "config.h"
+
+#include "daemon/room.h"
+
+#include "daemon/daemon.h"
+#include "daemon/region.h"
+#include "daemon/stock.h"
+
+static void post(struct room *room)
+{
+	struct region *region = container_of(room, struct region, room);
+
+	if (!atomic_exchange(&room->is_posted, true))
+		loop_post(region->daemon->loop, &room->task);
+}
+
+static void on_room(struct quota_waiter *waiter)
+{
+	struct room *room = container_of(waiter, struct room, waiter);
+
+	atomic_store(&room->is_there, true);
+	post(room);
+}
+
+static void wake_run(struct job *job)
+{
+	struct room *room = container_of(job, struct room, job);
+
+	region_wake_waiters(container_of(room, struct region, room));
+}
+
+static void wake(struct room *room);
+
+static void wake_done(struct job *job)
+{
+	struct room *room = container_of(job, struct room, job);
+	struct region *region = container_of(room, struct region, room);
+
+	room->is_waking = false;
+	if (room->wants_another)
+		wake(room);
+	region_unref(region);
+}
+
+static void wake(struct room *room)
+{
+	struct region *region = container_of(room, struct region, room);
+
+	room->wants_another = room->is_waking;
+	if (room->is_waking)
+		return;
+	room->is_waking = true;
+	room->job =
+		(struct job){.run = wake_run, .done = wake_done, .client_id = region->client_id};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &room->job);
+}
+
+static void room_task(struct task *task)
+{
+	struct room *room = container_of(task, struct room, task);
+	struct region *region = container_of(room, struct region, room);
+
+	atomic_store(&room->is_posted, false);
+	/* Its end is on its way, which wakes everybody. */
+	if (!region->n_refs)
+		return;
+	if (atomic_exchange(&room->is_there, false))
+		wake(room);
+	if (!atomic_exchange(&room->is_short, false))
+		return;
+	for (struct region *other = region->daemon->regions; other; other = other->hh.next) {
+		if (other->user == region->user)
+			stock_trim(other);
+	}
+}
+
+void room_init(struct room *room)
+{
+	*room = (struct room){.waiter.wake = on_room, .task.run = room_task};
+}
+
+void room_deinit(struct room *room)
+{
+	quota_unwait(&room->waiter);
+}
+
+void room_wait(struct region *region)
+{
+	if (!quota_wait(&region->room.waiter, region->user))
+		return;
+	atomic_store(&region->room.is_short, true);
+	post(&region->room);
+}

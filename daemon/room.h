@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writers of a region that wait until their uid may keep more.
+ *
+ * What they wait for may be another region's to give. The region is in its user's list of waiters
+ * (quota.h) from before it finds once more that there is no room, so nothing that is given back
+ * later is missed; then the writers are woken by a job, fault again, and wait again if others were
+ * first. So that there is something to give, all regions of that uid give back what they have
+ * ready and do not use, and make nothing more ready as long as anybody waits.
+ */
+#ifndef COWD_ROOM_H
+#define COWD_ROOM_H
+
+#include "daemon/job.h"
+#include "daemon/quota.h"
+
+struct region;
+
+struct room {
+	struct quota_waiter waiter;
+	struct task task;
+	struct job job;
+	_Atomic bool is_posted; /* the task */
+	_Atomic bool is_short;  /* it is to have others give back */
+	_Atomic bool is_there;  /* it is to wake those who wait */
+	bool is_waking;         /* loop thread, as the next one: the job is under way … */
+	bool wants_another;     /* … and too early for some */
+};
+
+/** room_init() - of a region */
+void room_init(struct room *room);
+/** room_deinit() - nobody waits any more; not with a turn of its faults under way; any thread */
+void room_deinit(struct room *room);
+/**
+ * room_wait() - have the region's writers woken when its uid may keep more
+ *
+ * By the one that serves, after region->has_waiters was set and before it tries once more. Any lock
+ * may be held.
+ */
+void room_wait(struct region *region);
+
+#endif
