@@ -13,8 +13,8 @@
  *
  * Each lies inside the snapshot and inside a backing that @session made, on page boundaries; those
  * that are not sparse cover the snapshot, and those that are have no more pages than it, all
- * together. The list, and the bits that extent_find_present() will need, are charged to the region's
- * user. Loop thread. Return: 0; -EINVAL, -ENOENT, -EDQUOT, -ENOMEM.
+ * together. The list, and the bits that extent_find_present() will need, are charged to the
+ * region's user. Loop thread. Return: 0; -EINVAL, -ENOENT, -EDQUOT, -ENOMEM.
  */
 int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
 		 size_t n);
