@@ -19,7 +19,9 @@
 #include "daemon/session.h"
 #include "daemon/snapshot.h"
 
-#define N_MSGS 16
+#define N_MSGS       16
+/* A touch of another part is another fault; regions of the same worker get their turns between. */
+#define POISON_BYTES ((uint64_t)2 << 20)
 
 /* With served.lock. How many bytes to fill at @off. */
 static uint64_t ahead_bytes(struct view *view, uint64_t off)
@@ -44,7 +46,8 @@ static int serve_page(struct view *view, uint64_t off, void *buf)
 
 	r = snapshot_read(view->snapshot, buf, n_bytes, off);
 	if (r && daemon->probe.has_poison)
-		r = uffdio_poison(view->uffd, view->addr + off, view->size_bytes - off);
+		r = uffdio_poison(view->uffd, view->addr + off,
+				  min_u64(view->size_bytes - off, POISON_BYTES));
 	else if (!r)
 		r = uffdio_copy(view->uffd, view->addr + off, buf, n_bytes, 0);
 	stats_add(&daemon->stats, view_pages, n_bytes / page_size_bytes());
