@@ -249,6 +249,11 @@ static void op_done(struct job *job)
 	struct region_op *op = container_of(job, struct region_op, job);
 	struct region *region = op->region;
 
+	if (op->goes_on) {
+		op->goes_on = false;
+		job_submit(region->daemon->jobs, &op->job);
+		return;
+	}
 	region->ops = op->next;
 	if (!region->ops)
 		region->ops_tail = &region->ops;

@@ -71,12 +71,13 @@ struct snapshot;
 /**
  * struct region_op - something that changes a region's chain of snapshots; embedded in its owner
  * @run:  in a job thread
- * @done: in the loop thread; may free the owner
+ * @done: in the loop thread, when all of it is done; may free the owner
  */
 struct region_op {
 	void (*run)(struct region_op *op);
 	void (*done)(struct region_op *op);
 	bool is_background;    /* those that are not go before it, and it makes room for them */
+	bool goes_on;          /* set by run(): a piece is done; again, before any other */
 	struct region *region; /* a reference, while submitted */
 	struct job job;
 	struct region_op *next;

@@ -4,8 +4,9 @@
  *
  * The pages that changed since are those that a store from the snapshot's own onward has; they are
  * written to the region's memory by cowd. Such a write is not trapped, so what newer snapshots need
- * of the page is kept first. This is done in pieces, with the region's faults held off during each;
- * the client knows not to write meanwhile.
+ * of the page is kept first. This is done in pieces, with the region's faults held off during each,
+ * and so many of them by a job that other clients' jobs get their turns; the region's other
+ * operations wait until all is done. The client knows not to write meanwhile.
  *
  * A page that a store has is not protected any more, so whether it was written since the last
  * rollback is not known, and pages that were written once would be written back ever after. So a
@@ -19,6 +20,7 @@
 #include <string.h>
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
@@ -27,12 +29,16 @@
 #include "daemon/session.h"
 #include "daemon/snapshot.h"
 
+/* Of one job. */
+#define TURN_USEC 10000
+
 struct rollback {
 	struct region_op op;
 	struct rpc_call *call;
 	struct snapshot *snap; /* a reference */
 	void *zeroes;          /* a page of them */
 	void *now;             /* room for a page of memory */
+	uint64_t first;        /* page from which on it is to be done */
 	size_t n_found;        /* of a piece, pages that the newest snapshot's store has, and … */
 	size_t n_away; /* … those of them that may leave it, counted from the piece's first */
 	uint16_t away[STORE_TOUCH_PAGES];
@@ -194,11 +200,17 @@ static int roll_piece(struct rollback *rollback, uint64_t first)
 static void rollback_run(struct region_op *op)
 {
 	struct rollback *rollback = container_of(op, struct rollback, op);
-	uint64_t n_pages = rollback->snap->region->n_pages;
+	const uint64_t n_pages = rollback->snap->region->n_pages;
+	const uint64_t until_usec = now_usec() + TURN_USEC;
 	int r = 0;
 
-	for (uint64_t first = 0; first < n_pages && !r; first += STORE_TOUCH_PAGES)
-		r = roll_piece(rollback, first);
+	while (rollback->first < n_pages && !r && !op->goes_on) {
+		r = roll_piece(rollback, rollback->first);
+		rollback->first += STORE_TOUCH_PAGES;
+		op->goes_on = !r && rollback->first < n_pages && now_usec() >= until_usec;
+	}
+	if (op->goes_on)
+		return;
 	outcome_set(&rollback->outcome, r);
 	region_wake_waiters(rollback->snap->region); /* pages that left a store made room */
 }

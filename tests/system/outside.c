@@ -101,6 +101,61 @@ START_TEST(another_process_of_the_user_freezes_a_region_being_written)
 }
 END_TEST
 
+#define ROLLED_BYTES ((size_t)32 << 20)
+#define N_FROZEN     8
+
+/* In a process of its own: the owner writes to page after page, and rolls all back to zeroes. */
+static void freeze_what_is_rolled_back(void *user)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	CLEANUP(freep) char *bytes = proof_alloc(ROLLED_BYTES);
+	uint64_t id = receive_id(user);
+
+	for (int i = 0; i < N_FROZEN; i++) {
+		CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+		uint64_t before = 1, now;
+
+		proof_ok(cow_snapshot_new_outside(&snap, client, id));
+		proof_ok(cow_snapshot_read(snap, bytes, ROLLED_BYTES, 0));
+		for (size_t off = 0; off < ROLLED_BYTES; off += page_size_bytes(), before = now) {
+			memcpy(&now, bytes + off, sizeof(now));
+			ck_assert_msg(before || !now, "page %zu is not rolled back yet",
+				      off / page_size_bytes());
+		}
+	}
+}
+
+/*
+ * Seen to fail: with op_done() (daemon/region.c) that submits an operation that goes on by
+ * region_submit(), behind a take that is waiting.
+ */
+START_TEST(rolling_back_is_one_step_to_others)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *zeroes = NULL;
+	struct outsider outsider = {.expected = 0};
+	siginfo_t info = {0};
+	pid_t pid;
+
+	ck_assert_int_eq(pipe2(outsider.id_fds, O_CLOEXEC), 0);
+	pid = proof_fork(freeze_what_is_rolled_back, &outsider);
+	region = proof_region(COW_MODE_UFFD, ROLLED_BYTES);
+	memset(region->addr, 0, ROLLED_BYTES);
+	proof_ok(cow_snapshot_new(&zeroes, region));
+	ck_assert_int_eq(write(outsider.id_fds[1], &region->id, sizeof(region->id)),
+			 sizeof(region->id));
+	while (!info.si_pid) {
+		for (size_t off = 0; off < ROLLED_BYTES; off += page_size_bytes())
+			*(_Atomic uint64_t *)(void *)(region->addr + off) = 1;
+		proof_ok(cow_region_rollback(region, zeroes));
+		for (size_t off = 0; off < ROLLED_BYTES; off += page_size_bytes())
+			ck_assert_uint_eq(*(_Atomic uint64_t *)(void *)(region->addr + off), 0);
+		ck_assert_int_eq(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT), 0);
+	}
+	proof_reap(pid, 0);
+}
+END_TEST
+
 START_TEST(another_user_is_told_that_there_is_none)
 {
 	struct outsider outsider = {.uid = 65534, .expected = -ENOENT};
@@ -137,6 +192,7 @@ int main(void)
 
 	proof_need_uffd();
 	tcase_add_test(tcase, another_process_of_the_user_freezes_a_region_being_written);
+	tcase_add_test(tcase, rolling_back_is_one_step_to_others);
 	tcase_add_test(tcase, another_user_is_told_that_there_is_none);
 	tcase_add_test(tcase, only_uffd_regions_can_be_frozen_from_outside);
 	return proof_run(tcase);
