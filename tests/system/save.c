@@ -129,6 +129,41 @@ START_TEST(holes_stay_holes)
 }
 END_TEST
 
+#define MIXED_BYTES proof_size((size_t)256 << 20)
+
+/*
+ * Every second page is all zero in the snapshot, and was written since: cowd has kept none of them,
+ * but knows of each. That the save is not done within the test's limit is the failure.
+ *
+ * Seen to fail: with seek_run() (daemon/snapshot-read.c) that looks for the end of data by
+ * SEEK_HOLE, which walks over the rest of the region for each page.
+ */
+START_TEST(zeroes_between_data_take_no_longer)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	CLEANUP(freep) char *saved = proof_alloc(MIXED_BYTES);
+	AUTO_FD int fd = proof_file();
+	size_t page = page_size_bytes();
+	char *base;
+
+	region = proof_region(COW_MODE_UFFD, MIXED_BYTES);
+	base = cow_region_address(region);
+	proof_fill(base, MIXED_BYTES, SEED);
+	for (size_t off = 0; off < MIXED_BYTES; off += 2 * page)
+		memset(base + off, 0, page);
+	proof_ok(cow_snapshot_new(&snap, region));
+	for (size_t off = 0; off < MIXED_BYTES; off += 2 * page)
+		base[off] = 'b';
+	proof_ok(cow_snapshot_save(snap, fd, NULL, NULL));
+	ck_assert_int_eq(pread(fd, saved, MIXED_BYTES, 0), MIXED_BYTES);
+	for (size_t off = 0; off < MIXED_BYTES; off += 2 * page) {
+		ck_assert(!saved[off] && !memcmp(saved + off, saved + off + 1, page - 1));
+		ck_assert(proof_is_filled(saved + off + page, page, SEED, off + page));
+	}
+}
+END_TEST
+
 struct reader {
 	pthread_t thread;
 	int fd;
@@ -413,6 +448,8 @@ int main(void)
 	tcase_add_loop_test(tcase, file_is_identical, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, file_is_written_from_its_offset_on, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, holes_stay_holes, 0, PROOF_N_MODES);
+	if (proof_has_uffd())
+		tcase_add_test(tcase, zeroes_between_data_take_no_longer);
 	tcase_add_loop_test(tcase, pipe_gets_all, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, socket_gets_all, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, full_disk_is_enospc, 0, PROOF_N_MODES);
