@@ -13,6 +13,7 @@
 #include <utlist.h>
 
 #include "common/err.h"
+#include "daemon/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
 
@@ -162,16 +163,25 @@ struct backing *backing_ref(struct backing *backing)
 	return backing;
 }
 
+/* Of a client that has ended they are the last descriptors, with which the pages go. */
+static void close_memory(struct backing *backing)
+{
+	int fds[] = {backing->ro_fd, backing->fd};
+	struct charge charges[] = {backing->bytes_charge, backing->fds_charge};
+	/* One that could not be made may have nothing of either. */
+	bool is_made = backing->id;
+
+	closer_give(is_made ? backing->daemon->closer : NULL, charges[1].user, fds, ARRAY_SIZE(fds),
+		    charges, ARRAY_SIZE(charges));
+}
+
 struct backing *backing_unref(struct backing *backing)
 {
 	if (!backing || --backing->n_refs)
 		return NULL;
 	if (backing->id)
 		HASH_DEL(backing->daemon->backings, backing);
-	backing->ro_fd = fd_close(backing->ro_fd);
-	backing->fd = fd_close(backing->fd);
-	charge_deinit(&backing->bytes_charge);
-	charge_deinit(&backing->fds_charge);
+	close_memory(backing);
 	free(backing);
 	return NULL;
 }

@@ -22,6 +22,7 @@ struct snapshot;
 struct backing;
 struct inheritor;
 struct worker_pool;
+struct closer;
 
 struct daemon {
 	struct options options;
@@ -32,6 +33,7 @@ struct daemon {
 	struct job_pool *jobs; /* arming, reading, dropping: short */
 	struct job_pool *savers;
 	struct worker_pool *workers;
+	struct closer *closer;
 	struct quota *quota;
 	int uffd_device_fd;    /* /dev/userfaultfd, -1 when there is none */
 	int uffd_device_errno; /* then: why */

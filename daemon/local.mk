@@ -13,6 +13,8 @@ libcowd_la_SOURCES = \
 	daemon/arm.c \
 	daemon/backing.c \
 	daemon/backing.h \
+	daemon/closer.c \
+	daemon/closer.h \
 	daemon/daemon.h \
 	daemon/extent.c \
 	daemon/extent.h \

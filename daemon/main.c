@@ -18,6 +18,7 @@
 #include "backends/uffdio.h"
 #include "common/clock.h"
 #include "common/err.h"
+#include "daemon/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/inherit.h"
 #include "daemon/listener.h"
@@ -167,6 +168,8 @@ static int start_threads(struct daemon *daemon)
 	if (!r)
 		r = job_pool_new(&daemon->savers, daemon->loop, daemon->options.n_savers,
 				 "cowd-saver");
+	if (!r)
+		r = closer_new(&daemon->closer);
 	return r;
 }
 
@@ -281,7 +284,9 @@ static void stop(struct cowd *cowd)
 	daemon->jobs = job_pool_free(daemon->jobs);
 	loop_unwatch(&cowd->signal_watch);
 	cowd->signal_watch.fd = fd_close(cowd->signal_watch.fd);
-	daemon->quota = quota_free(daemon->quota);
+	daemon->closer = closer_free(daemon->closer);
+	if (!daemon->closer)
+		daemon->quota = quota_free(daemon->quota);
 	daemon->loop = loop_free(daemon->loop);
 	daemon->uffd_device_fd = fd_close(daemon->uffd_device_fd);
 	daemon->statm_fd = fd_close(daemon->statm_fd);

@@ -166,14 +166,14 @@ int rpc_region_restore(struct rpc_call *call)
 {
 	const Cow__V1__RegionRestore *restore = call->request->region_restore;
 	CLEANUP(backing_unrefp) struct backing *backing = NULL;
-	AUTO_FD int memfd = fdset_take(&call->fds, 0);
+	int *memfd = &call->fds.fds[0];
 	struct region *region = NULL;
 	int r;
 
-	lose_earlier(call->session->daemon, memfd);
+	lose_earlier(call->session->daemon, *memfd);
 	r = check_mode(call->session->daemon, restore->mode);
 	if (!r && restore->mode == COW__V1__MODE__MODE_UFFD)
-		region = resume(call->session, memfd);
+		region = resume(call->session, *memfd);
 	if (region) {
 		r = reply_region(call, region);
 		if (r)
@@ -181,7 +181,7 @@ int rpc_region_restore(struct rpc_call *call)
 		return r;
 	}
 	if (!r)
-		r = backing_new_from(&backing, call->session, restore->size_bytes, &memfd);
+		r = backing_new_from(&backing, call->session, restore->size_bytes, memfd);
 	return r ? r : make_region(call, backing, restore->mode, restore->name);
 }
 

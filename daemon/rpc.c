@@ -20,6 +20,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
+#include "daemon/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
 
@@ -119,7 +120,7 @@ static void call_free(struct rpc_call *call)
 		call->chunks = chunk->next;
 		free(chunk);
 	}
-	fdset_deinit(&call->fds);
+	closer_give_set(call->session->daemon->closer, call->session->user, &call->fds);
 	free_request(call);
 	charge_deinit(&call->charge);
 	session_unref(call->session);

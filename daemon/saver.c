@@ -11,8 +11,8 @@
  *
  * Regular files are written at their offset with holes left out, existing data under a hole is
  * punched out, and the offset ends up behind the snapshot, as after write(2). With O_APPEND every
- * byte is written. A file on a FUSE file system may still make a thread wait for the process that
- * serves it.
+ * byte is written, and a file is closed before the reply. A file on a FUSE file system may still
+ * make a thread wait for the process that serves it.
  */
 #include "config.h"
 
@@ -28,6 +28,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
+#include "daemon/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/outcome.h"
 #include "daemon/rpc.h"
@@ -72,13 +73,14 @@ struct save {
 	struct snapshot *snap; /* a reference */
 	struct charge charge;
 	int fd;
-	bool is_cancelled;  /* loop thread */
-	uint64_t told_usec; /* 0: not yet, so that the client hears of it at once */
-	struct save *next;  /* in session->saves */
+	_Atomic bool is_cancelled; /* set by the loop thread */
+	uint64_t told_usec;        /* 0: not yet, so that the client hears of it at once */
+	struct save *next;         /* in session->saves */
 
 	/* one slice's thread, or the loop between slices */
 	enum sink sink;
 	enum slice_end end;
+	bool is_over; /* there is no slice after this one */
 	uint64_t off;
 	uint64_t data_end; /* up to here it was said to be data: to ask costs in proportion */
 	uint64_t base;
@@ -313,17 +315,45 @@ static int save_slice(struct save *save, char *buf)
 	return save->sink == SINK_FILE ? finish_file(save) : 0;
 }
 
+static int save_some(struct save *save)
+{
+	void *buf = NULL;
+	int r;
+
+	if (posix_memalign(&buf, page_size_bytes(), BUF_BYTES) != 0)
+		return err_oom(BUF_BYTES, "a save");
+	r = save_slice(save, buf);
+	free(buf);
+	return r;
+}
+
+/*
+ * Before the reply: a file of NFS says only now that its disk is full, and the reader of a pipe may
+ * be expected to see its end by then. Nobody waits for the end of a socket, which may take an hour.
+ */
+static int close_last(struct save *save)
+{
+	int error;
+
+	if (save->sink == SINK_UNKNOWN || save->sink == SINK_SOCKET)
+		return 0; /* save_finish() */
+	error = close(fd_steal(&save->fd)) < 0 ? errno : 0;
+	if (!error || error == EINTR)
+		return 0;
+	errno = error;
+	return err_raise_errno("cannot write the last of what was saved");
+}
+
 static void save_run_job(struct job *job)
 {
 	struct save *save = container_of(job, struct save, job);
-	void *buf = NULL;
+	int r = atomic_load(&save->is_cancelled) ? 0 : save_some(save);
 
-	if (posix_memalign(&buf, page_size_bytes(), BUF_BYTES) != 0) {
-		outcome_set(&save->outcome, err_oom(BUF_BYTES, "a save"));
-		return;
-	}
-	outcome_set(&save->outcome, save_slice(save, buf));
-	free(buf);
+	outcome_set(&save->outcome, r);
+	save->is_over = r || save->end == SLICE_DONE || atomic_load(&save->is_cancelled);
+	r = save->is_over ? close_last(save) : 0;
+	if (!save->outcome.error)
+		outcome_set(&save->outcome, r);
 }
 
 /* --- in the loop thread ----------------------------------------------------------------------- */
@@ -381,11 +411,12 @@ static void save_finish(struct save *save, int r)
 		stats_add(stats, saves_failed, 1);
 	else
 		stats_add(stats, saves, 1);
-	/* Before the reply: who has it may expect the pipe's reader to see its end. */
-	save->fd = fd_close(save->fd);
+	if (save->fd >= 0)
+		closer_give(save->snap->daemon->closer, save->call->session->user, &save->fd, 1,
+			    &save->charge, 1);
+	charge_deinit(&save->charge);
 	save->snap->n_saves--;
 	rpc_finish(save->call, r);
-	charge_deinit(&save->charge);
 	snapshot_unref(save->snap);
 	free(save);
 }
@@ -424,6 +455,11 @@ static void save_slice_done(struct job *job)
 
 	save->snap->saved_bytes = save->off;
 	r = outcome_raise(&save->outcome);
+	if (!r && save->is_cancelled && !save->is_over) {
+		job_submit(save->snap->daemon->savers,
+			   &save->job); /* while it was on its way here */
+		return;
+	}
 	if (!r && save->is_cancelled)
 		r = cancelled(save);
 	if (!r && save->end == SLICE_WAIT)
@@ -447,7 +483,7 @@ static void save_cancel(struct save *save)
 		return; /* save_slice_done() sees it */
 	loop_unwatch(&save->watch);
 	save->is_watching = false;
-	save_finish(save, cancelled(save));
+	job_submit(save->snap->daemon->savers, &save->job);
 }
 
 void save_drop_all(struct session *session)

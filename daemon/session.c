@@ -21,6 +21,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "common/wire.h"
+#include "daemon/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/peer.h"
@@ -97,9 +98,11 @@ void session_end(struct session *session, const char *why)
 	loop_unwatch(&session->pidfd_watch);
 	loop_unwatch(&session->watch);
 	session->pidfd = fd_close(session->pidfd);
-	session->sock = fd_close(session->sock);
+	/* The client sees the end at once. What is unread may have descriptors that do not close.
+	 */
+	(void)shutdown(session->sock, SHUT_RDWR);
+	closer_give(daemon->closer, session->user, &session->sock, 1, &session->fds_charge, 1);
 	session->queue = session_queue_free(session->queue);
-	charge_deinit(&session->fds_charge);
 	charge_deinit(&session->charge);
 	unlink_session(session);
 	session_unref(session);
@@ -147,6 +150,7 @@ static bool serve_packet(struct session *session)
 	static unsigned char packet[WIRE_PACKET_MAX_BYTES];
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
 	size_t n_bytes;
+	bool has_fds;
 	int r;
 
 	r = wire_recv(session->sock, packet, sizeof(packet), &n_bytes, &fds, MSG_DONTWAIT);
@@ -160,8 +164,13 @@ static bool serve_packet(struct session *session)
 		session_end(session, err_sentence());
 		return false;
 	}
+	has_fds = fds.n_fds;
 	if (rpc_dispatch(session, packet, n_bytes, &fds)) {
 		break_off(session, EPROTO, err_sentence());
+		return false;
+	}
+	if (has_fds && closer_check(session->daemon->closer, session->user)) {
+		break_off(session, EMFILE, err_sentence());
 		return false;
 	}
 	return true;

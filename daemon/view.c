@@ -217,13 +217,13 @@ static void map_done(struct job *job)
 int rpc_snapshot_map(struct rpc_call *call)
 {
 	const Cow__V1__SnapshotMap *request = call->request->snapshot_map;
-	AUTO_FD int uffd = fdset_take(&call->fds, 0);
+	int *uffd = &call->fds.fds[0];
 	struct daemon *daemon = call->session->daemon;
 	struct view *view = NULL;
 	struct snapshot *snap;
 	int r;
 
-	if (!uffdio_is_uffd(daemon->proc_self_fd_fd, uffd))
+	if (!uffdio_is_uffd(daemon->proc_self_fd_fd, *uffd))
 		return err_raise(RPC_E_FATAL, "the descriptor of a view is no userfaultfd");
 	snap = snapshot_find(call->session, request->snapshot_id);
 	if (!snap)
@@ -234,7 +234,7 @@ int rpc_snapshot_map(struct rpc_call *call)
 	    request->addr + snap->size_bytes < request->addr)
 		return err_raise(-EINVAL, "%#llx is no address for a view",
 				 (unsigned long long)request->addr);
-	r = view_new(&view, call->session, snap, request->addr, &uffd);
+	r = view_new(&view, call->session, snap, request->addr, uffd);
 	if (r)
 		return r;
 	view->call = call;

@@ -173,6 +173,7 @@ FRAME_TESTS = \
 	tests/unit/test-format \
 	tests/unit/test-loop \
 	tests/unit/test-options \
+	tests/unit/test-closer \
 	tests/unit/test-quota \
 	tests/unit/test-rpc \
 	tests/unit/test-sandbox \
@@ -189,6 +190,9 @@ tests_unit_test_loop_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_options_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_options_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_options_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_closer_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_closer_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_closer_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_quota_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_quota_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_quota_LDADD = $(TESTS_UNIT_LDADD)

@@ -52,6 +52,12 @@ static void serve_one(struct fuse_file *file, const struct fuse_in_header *in)
 	case FUSE_IOCTL:
 		atomic_fetch_add(&file->n_ioctls, 1);
 		break;
+	case FUSE_FLUSH:
+		if (!file->hangs_flushes)
+			answer(file, in, -ENOSYS, NULL, 0);
+		else
+			atomic_fetch_add(&file->n_flushes, 1);
+		break;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT:
@@ -107,9 +113,9 @@ static bool refuse_flushes(const struct fuse_file *file)
 	return true;
 }
 
-bool fuse_file_start(struct fuse_file *file)
+static bool start(struct fuse_file *file)
 {
-	*file = (struct fuse_file){.path = "/tmp/cowd-fuse-XXXXXX"};
+	(void)snprintf(file->path, sizeof(file->path), "/tmp/cowd-fuse-XXXXXX");
 	file->dev_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (file->dev_fd < 0 || !mount_it(file)) {
 		(void)printf("no file system of our own here: %s: %s\n",
@@ -118,11 +124,24 @@ bool fuse_file_start(struct fuse_file *file)
 		file->dev_fd = fd_close(file->dev_fd);
 		return false;
 	}
-	if (!pthread_create(&file->thread, NULL, serve, file) && refuse_flushes(file))
+	if (!pthread_create(&file->thread, NULL, serve, file) &&
+	    (file->hangs_flushes || refuse_flushes(file)))
 		return true;
 	(void)printf("no file system of our own here: %s\n", strerror(errno));
 	fuse_file_stop(file);
 	return false;
+}
+
+bool fuse_file_start(struct fuse_file *file)
+{
+	*file = (struct fuse_file){.hangs_flushes = false};
+	return start(file);
+}
+
+bool fuse_file_start_hanging(struct fuse_file *file)
+{
+	*file = (struct fuse_file){.hangs_flushes = true};
+	return start(file);
 }
 
 void fuse_file_stop(struct fuse_file *file)

@@ -17,11 +17,16 @@ struct fuse_file {
 	int dev_fd; /* /dev/fuse */
 	char path[64];
 	pthread_t thread;
-	_Atomic unsigned int n_ioctls; /* asked for, none answered */
+	_Atomic unsigned int n_ioctls;  /* asked for, none answered */
+	_Atomic unsigned int n_flushes; /* the same, when they hang */
+	bool hangs_flushes;
 };
 
 /** fuse_file_start() - Return: whether there is one now; else why not was printed */
 bool fuse_file_start(struct fuse_file *file);
+/** fuse_file_start_hanging() - the same; a close(2) of it is not answered either, not even one's
+ * own */
+bool fuse_file_start_hanging(struct fuse_file *file);
 /** fuse_file_stop() - who waits gets an error; the file stays open where it is open */
 void fuse_file_stop(struct fuse_file *file);
 

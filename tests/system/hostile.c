@@ -11,6 +11,7 @@
 
 #include <check.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -341,6 +342,91 @@ START_TEST(what_never_answers_is_not_asked_whether_it_is_a_userfaultfd)
 }
 END_TEST
 
+/* A socket with something unsent whose peer does not read, and which waits an hour for it. */
+static void lingering_pair(int fds[2])
+{
+	const struct linger linger = {.l_onoff = 1, .l_linger = 3600};
+	struct sockaddr_in addr = {.sin_family = AF_INET,
+				   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(addr);
+	AUTO_FD int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char bytes[65536] = "";
+
+	fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(listener, (const struct sockaddr *)&addr, len), 0);
+	ck_assert_int_eq(listen(listener, 1), 0);
+	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&addr, &len), 0);
+	ck_assert_int_eq(connect(fds[0], (const struct sockaddr *)&addr, len), 0);
+	fds[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	ck_assert_int_ge(fds[1], 0);
+	ck_assert_int_eq(setsockopt(fds[0], SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	while (send(fds[0], bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		;
+	ck_assert_int_eq(errno, EAGAIN);
+}
+
+/*
+ * What a client sends is closed while others are served, however long that takes, and what was
+ * charged for it is given back then.
+ *
+ * Seen to fail: with closer_give() (daemon/closer.c) that closes at once.
+ */
+START_TEST(a_close_that_waits_for_a_peer_hinders_nobody)
+{
+	struct proof_holdings at_first;
+	uint64_t region_id;
+	int fds[2], sock;
+
+	proof_holdings(&at_first);
+	lingering_pair(fds);
+	sock = raw_greet();
+	region_id = create_region(sock);
+	/* The last close is to be cowd's. */
+	ck_assert_int_eq(kill(proof_cowd(), SIGSTOP), 0);
+	send_attach(sock, region_id, fds[0]);
+	fd_close(fds[0]);
+	ck_assert_int_eq(kill(proof_cowd(), SIGCONT), 0);
+	check_ended(sock);
+	fd_close(sock);
+	work_on(COW_MODE_UFFD);
+	fd_close(fds[1]);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
+/* More of them than there are threads that close, each in a request that is refused. */
+static void send_to_be_closed(int fd)
+{
+	for (int i = 0; i < 8; i++) {
+		int sock = raw_greet();
+
+		send_attach(sock, create_region(sock), fd);
+		check_ended(sock);
+		fd_close(sock);
+	}
+}
+
+START_TEST(a_close_that_is_never_answered_hinders_nobody)
+{
+	struct proof_holdings at_first;
+	struct fuse_file file;
+	int fd;
+
+	proof_holdings(&at_first);
+	if (!fuse_file_start_hanging(&file))
+		return;
+	fd = open(file.path, O_RDWR | O_CLOEXEC);
+	ck_assert_msg(fd >= 0, "%s: %s", file.path, strerror(errno));
+	send_to_be_closed(fd);
+	while (!atomic_load(&file.n_flushes))
+		(void)sched_yield();
+	work_on(COW_MODE_UFFD);
+	fuse_file_stop(&file);
+	fd_close(fd);
+	proof_wait_for_holdings(&at_first);
+}
+END_TEST
+
 /* Sizes and offsets that no arithmetic may trust. */
 START_TEST(absurd_sizes_are_refused)
 {
@@ -469,6 +555,8 @@ int main(void)
 	tcase_add_test(tcase, descriptors_must_be_those_that_are_named);
 	if (proof_has_uffd()) {
 		tcase_add_test(tcase, what_is_no_userfaultfd_ends_the_connection);
+		tcase_add_test(tcase, a_close_that_waits_for_a_peer_hinders_nobody);
+		tcase_add_test(tcase, a_close_that_is_never_answered_hinders_nobody);
 		tcase_add_test(tcase, what_never_answers_is_not_asked_whether_it_is_a_userfaultfd);
 	}
 	tcase_add_test(tcase, absurd_sizes_are_refused);
