@@ -8,8 +8,9 @@
  * microseconds at any size, because page tables move as whole entries, no page is touched, and the
  * old page tables are dropped later (scoot_tidy_step()).
  *
- * From the second take on the private mapping is not made but moved into place, with page tables
- * that were filled ahead, and what was moved aside is kept for settling: scoot/twin.c.
+ * Where threads can be made to wait the private mapping is not made but moved into place: it is
+ * there before the first take, and from the second on with page tables that were filled ahead. What
+ * was moved aside is kept for settling: scoot/twin.c.
  *
  * Between the two steps the region's address is never unmapped: after mremap() it holds the same
  * shared mapping without page tables, so threads fault the same pages back in and go on. If the
@@ -83,6 +84,7 @@ struct roll {
  * be NULL
  * @wants_trim:  memory of @home or @second may be without a user
  * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
+ * @twin_is_bare: it is as scoot_twin_prepare() made it: for the first take
  * @room:        address space for the next one, or NULL
  * @room_is_mapped: something without pages is mapped there still
  * @populate_at: where the background goes on filling the twin's page tables
@@ -109,6 +111,7 @@ struct scoot_region {
 	uint64_t trim_at;
 	struct scoot_aside *twin;
 	bool twin_is_checked;
+	bool twin_is_bare;
 	struct scoot_aside *room;
 	bool room_is_mapped;
 	uint64_t populate_at;
@@ -126,6 +129,12 @@ struct scoot_region {
  * Sees to it that fork children do not inherit the mapping. Return: 0; -errno with a sentence.
  */
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd);
+/**
+ * scoot_twin_prepare() - have ready what the first take puts in place
+ *
+ * Of a region that is mapped shared throughout. Best effort: without it that take makes a mapping.
+ */
+void scoot_twin_prepare(struct scoot_region *region);
 /** scoot_adopt_check() - is it private anonymous memory, for reading and writing? 0; -EINVAL;
  * -errno */
 int scoot_adopt_check(const char *addr, uint64_t len);

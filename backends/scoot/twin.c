@@ -8,6 +8,9 @@
  * ahead of need, and where it is frozen the twin is the shared mapping that lay there. A take and
  * settling exchange the two, page tables and all.
  *
+ * For the first take the twin is made ahead as well, without access: so it gets no page tables, and
+ * no copies by mlockall(MCL_CURRENT), before there is any use for them.
+ *
  * That is kept up only while every run of the region is of home, at its own offset; whoever makes
  * it otherwise calls scoot_twin_drop() first, and the next shared mapping that is frozen as a whole
  * becomes the twin again. Costs page tables (1/512 of the region), address space (for the twin, and
@@ -79,7 +82,26 @@ void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside)
 	}
 	region->twin = steal_ptr(aside);
 	region->twin_is_checked = false;
+	region->twin_is_bare = false;
 	region->populate_at = 0;
+}
+
+void scoot_twin_prepare(struct scoot_region *region)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+
+	if (region->uffd < 0 || region->twin || is_limited() || is_overcommit_strict() ||
+	    scoot_check_memory() || scoot_aside_new(&aside, region->addr, region->size_bytes))
+		return;
+	if (space_map(aside->addr, region->size_bytes, MAP_PRIVATE | MAP_NORESERVE,
+		      region->home->fd, 0) ||
+	    madvise(aside->addr, region->size_bytes, MADV_DONTFORK) ||
+	    mprotect(aside->addr, region->size_bytes, PROT_NONE))
+		return;
+	region->twin = steal_ptr(&aside);
+	region->twin_is_checked = true;
+	region->twin_is_bare = true;
+	region->populate_at = region->size_bytes;
 }
 
 /* Whether there may be a twin is looked into when it is first used, not while a take waits. */
@@ -93,10 +115,15 @@ static bool has_twin(struct scoot_region *region)
 
 void scoot_twin_drop(struct scoot_region *region)
 {
+	region->populate_at = region->size_bytes;
+	if (region->twin_is_bare) { /* nothing to drop in it, and a mapping needs the room */
+		region->twin = scoot_aside_free(region->twin);
+		region->twin_is_bare = false;
+		return;
+	}
 	if (region->twin)
 		scoot_aside_push(region, steal_ptr(&region->twin));
 	region->room = scoot_aside_free(region->room);
-	region->populate_at = region->size_bytes;
 }
 
 /* What the program did to part of the region (mprotect(), madvise()) came to the twin with it. */
@@ -112,6 +139,10 @@ static bool is_clean(struct scoot_region *region)
 	uint64_t at = (uint64_t)(uintptr_t)region->twin->addr;
 	size_t n_runs;
 
+	/* Without access it has no page at all. What mlockall() locked would be copied when access
+	 * is given. */
+	if (region->twin_is_bare)
+		return !munlock(region->twin->addr, region->size_bytes);
 	return !pagemap_private(&region->pagemap, &at, at + page_size_bytes(), run, ARRAY_SIZE(run),
 				&n_runs) &&
 	       !n_runs;
@@ -140,7 +171,10 @@ int scoot_twin_swap_all(struct scoot_region *region)
 	region->twin = region->room;
 	region->room = twin;
 	region->room_is_mapped = true;
-	region->is_populated = true;
+	region->is_populated = !region->twin_is_bare;
+	if (region->twin_is_bare)
+		region->populate_at = 0;
+	region->twin_is_bare = false;
 	return 0;
 }
 

@@ -107,6 +107,7 @@ START_TEST(no_address_space_for_a_snapshot)
 	leave_some(getpid(), RLIMIT_AS);
 	/* Space for the first was set aside with the region; one beside it needs its own. */
 	proof_ok(cow_snapshot_new(&snap, region));
+	leave_some(getpid(), RLIMIT_AS); /* what was set aside besides has been given back */
 	if (mode != COW_MODE_UFFD)
 		check_error(cow_snapshot_new(&second, region), -ENOMEM, "ulimit -v");
 	ck_assert_ptr_null(second);
@@ -124,24 +125,23 @@ START_TEST(no_address_space_for_a_snapshot)
 }
 END_TEST
 
-/* Frozen memory is private memory, which counts as data whether it was written to or not. */
+/*
+ * Frozen memory is private memory, which counts as data, but the kernel counts what is mapped over
+ * against it: a take is not refused, though the mapping that was made ready cannot be used. Seen to
+ * fail: with scoot_take_over() that asks for no limit and goes on without mprotect().
+ */
 START_TEST(no_data_for_frozen_memory)
 {
 	CLEANUP(cow_region_unrefp)
 	struct cow_region *region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
 	struct cow_snapshot *first = NULL, *second = NULL;
 	char *memory = cow_region_address(region);
-	int r;
 
 	proof_fill(memory, REGION_BYTES, 1);
 	set_limit(getpid(), RLIMIT_DATA, used_bytes(getpid(), "VmData:"));
-	r = cow_snapshot_new(&first, region);
-	set_limit(getpid(), RLIMIT_DATA, RLIM_INFINITY);
-	ck_assert_int_eq(r, -ENOMEM);
-	ck_assert_msg(strstr(cow_last_error(), "ulimit -d"), "%s", cow_last_error());
-	ck_assert(proof_is_filled(memory, REGION_BYTES, 1, 0));
-
 	proof_ok(cow_snapshot_new(&first, region));
+	ck_assert(proof_is_filled(memory, REGION_BYTES, 1, 0));
+	set_limit(getpid(), RLIMIT_DATA, RLIM_INFINITY);
 	proof_fill(memory, REGION_BYTES, 2);
 	proof_ok(cow_snapshot_new(&second, region));
 	proof_check_snapshot(first, 1);

@@ -318,6 +318,60 @@ START_TEST(mlockall_is_in_the_way_of_new_mappings_only)
 }
 END_TEST
 
+/*
+ * What the first take puts in place is there before. Seen to fail: without scoot_twin_prepare(),
+ * and without munlock() in is_clean(), where giving access copies all that mlockall() has locked.
+ */
+START_TEST(a_first_take_makes_no_mapping)
+{
+	struct scoot_region *region = make_filled();
+	struct scoot_snapshot *snap;
+
+	scoot_twin_prepare(region);
+	ck_assert_ptr_nonnull(region->twin);
+	if (syscall(SYS_mlockall, MCL_CURRENT | MCL_FUTURE)) {
+		ck_assert(errno == ENOMEM || errno == EPERM);
+		end_region(region);
+		return;
+	}
+	snap = take(region);
+	ck_assert_uint_eq(n_private(region), 0);
+	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page_size_bytes());
+	memset(region->addr, 2, SIZE_BYTES / 2);
+	ck_assert_int_eq(syscall(SYS_munlockall), 0);
+	ck_assert_uint_eq(n_private(region), SIZE_BYTES / 2 / page_size_bytes());
+	scoot_snapshot_free(snap);
+	settle_all(region);
+	ck_assert_uint_eq(read_all(region), (SIZE_BYTES + SIZE_BYTES / 2) / page_size_bytes());
+	end_region(region);
+}
+END_TEST
+
+/* Address space set aside for the first take is there for it, though the twin is of no use. */
+START_TEST(a_limit_after_the_twin_was_made)
+{
+	struct scoot_region *region = make_filled();
+	struct rlimit before, now;
+	struct scoot_snapshot *snap;
+
+	scoot_twin_prepare(region);
+	ck_assert_ptr_nonnull(region->twin);
+	ck_assert_int_eq(getrlimit(RLIMIT_DATA, &before), 0);
+	now = before;
+	now.rlim_cur = (rlim_t)1 << 40;
+	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &now), 0);
+	snap = take(region);
+	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &before), 0);
+	ck_assert_ptr_nonnull(region->twin); /* the shared mapping that was moved aside */
+	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page_size_bytes());
+	memset(region->addr, 2, SIZE_BYTES);
+	scoot_snapshot_free(snap);
+	settle_all(region);
+	ck_assert_uint_eq(read_all(region), 2 * SIZE_BYTES / page_size_bytes());
+	end_region(region);
+}
+END_TEST
+
 /* Seen to fail: without MADV_DONTFORK on what becomes the twin. */
 START_TEST(a_fork_child_does_not_inherit_the_twin)
 {
@@ -482,6 +536,8 @@ int main(void)
 	tcase_add_test(tcase, a_fork_in_the_middle_of_settling);
 	tcase_add_test(tcase, copies_made_by_mlockall_are_not_put_in_place);
 	tcase_add_test(tcase, mlockall_is_in_the_way_of_new_mappings_only);
+	tcase_add_test(tcase, a_first_take_makes_no_mapping);
+	tcase_add_test(tcase, a_limit_after_the_twin_was_made);
 	tcase_add_test(tcase, a_fork_child_does_not_inherit_the_twin);
 	tcase_add_test(tcase, protections_do_not_come_back);
 	tcase_add_test(tcase, who_is_limited_in_memory_has_no_twin);
