@@ -47,59 +47,6 @@ static int expected_result(const Cow__V1__Request *request)
 	}
 }
 
-/* With client->lock held, as the latest request has been given its id. */
-static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_bytes, const int *fds,
-			size_t n_fds)
-{
-	struct cowi_packet *packet = malloc(sizeof(*packet) + n_bytes);
-
-	if (!packet)
-		return err_oom(sizeof(*packet) + n_bytes, "a request");
-	packet->next = NULL;
-	packet->request_id = conn->next_request_id;
-	packet->n_bytes = n_bytes;
-	packet->fds.n_fds = 0;
-	memcpy(packet->bytes, bytes, n_bytes);
-	for (size_t i = 0; i < n_fds; i++) {
-		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-
-		if (fd < 0) {
-			int r = err_raise_errno("cannot duplicate a descriptor for cowd");
-
-			fdset_deinit(&packet->fds);
-			free(packet);
-			return r;
-		}
-		packet->fds.fds[packet->fds.n_fds++] = fd;
-	}
-	*conn->out_end = packet;
-	conn->out_end = &packet->next;
-	return 0;
-}
-
-/*
- * With client->lock held. The packet has to keep its place behind those queued already, unless it
- * @is_urgent: what it cancels may be what they wait for.
- */
-static int send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
-		       size_t n_fds, bool is_urgent)
-{
-	struct cowi_conn *conn = client->conn;
-	int r = -EAGAIN;
-
-	if (is_urgent || (!conn->out && conn->n_under_way < COWI_UNDER_WAY_MAX))
-		r = wire_send(conn->sock, bytes, n_bytes, fds, n_fds, MSG_DONTWAIT);
-	if (!r)
-		conn->n_under_way++;
-	if (r == -EAGAIN) {
-		r = queue_packet(conn, bytes, n_bytes, fds, n_fds);
-		cowi_thread_wake(client);
-	}
-	if (r == -ECONNRESET)
-		r = err_raise(-ENOTCONN, "cowd at %s closed the connection", client->address);
-	return r;
-}
-
 /* With client->lock held: whether a request for @generation may go out now, by this thread. */
 static int check_connection(struct cow_client *client, uint64_t generation)
 {
@@ -127,7 +74,8 @@ static void pending_remove(struct cowi_conn *conn, struct cowi_pending *pending)
 
 /* With client->lock held. On success the client's thread answers @pending, sooner or later. */
 static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
-		  const int *fds, size_t n_fds, struct cowi_pending *pending)
+		  const int *fds, size_t n_fds, enum cowi_urgency urgency,
+		  struct cowi_pending *pending)
 {
 	struct cowi_conn *conn = client->conn;
 	uint8_t small[512];
@@ -152,8 +100,9 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 	pending->result_case = expected_result(request);
 	pending->next = conn->pending;
 	conn->pending = pending;
-	r = send_packet(client, bytes, n_bytes, fds, n_fds,
-			request->call_case == COW__V1__REQUEST__CALL_SAVE_CANCEL);
+	if (request->call_case == COW__V1__REQUEST__CALL_SAVE_CANCEL)
+		urgency = COWI_SEND_FIRST;
+	r = cowi_send_packet(client, bytes, n_bytes, fds, n_fds, urgency);
 	if (r)
 		pending_remove(conn, pending);
 	return r;
@@ -296,7 +245,7 @@ static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request
 	pthread_mutex_lock(&client->lock);
 	if (!in_thread)
 		begin_turn(client);
-	r = submit(client, generation, request, fds, n_fds, &pending);
+	r = submit(client, generation, request, fds, n_fds, COWI_SEND_NOW, &pending);
 	if (!r && !in_thread)
 		await(client, &pending, progress, user);
 	if (!in_thread)
@@ -329,9 +278,9 @@ int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *f
 	return r ? r : call(client, 0, request, fds, n_fds, reply, reply_fds, NULL, NULL);
 }
 
-int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
-		       const int *fds, size_t n_fds,
-		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
+static int call_async(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		      const int *fds, size_t n_fds, enum cowi_urgency urgency,
+		      void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
 {
 	struct cowi_pending *pending;
 	int r;
@@ -345,11 +294,24 @@ int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__
 	pending->on_reply = on_reply;
 	pending->user = user;
 	pthread_mutex_lock(&client->lock);
-	r = submit(client, generation, request, fds, n_fds, pending);
+	r = submit(client, generation, request, fds, n_fds, urgency, pending);
 	pthread_mutex_unlock(&client->lock);
 	if (r)
 		free(pending);
 	return r;
+}
+
+int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		       const int *fds, size_t n_fds,
+		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
+{
+	return call_async(client, generation, request, fds, n_fds, COWI_SEND_NOW, on_reply, user);
+}
+
+int cowi_call_soon_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		      void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
+{
+	return call_async(client, generation, request, NULL, 0, COWI_SEND_SOON, on_reply, user);
 }
 
 int cowi_call_async(struct cow_client *client, Cow__V1__Request *request, const int *fds,

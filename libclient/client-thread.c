@@ -4,10 +4,10 @@
  * connections.
  *
  * It blocks all signals, so that a program's handlers never run on its small stack, and it polls
- * for three things: the socket, the eventfd by which others ask something of it, and the time of
- * the next attempt to connect. Such attempts are made unasked only while there are regions: those
- * must be known to cowd before the next snapshot, and a caller should not have to wait for that. A
- * client without regions connects again when it is used again.
+ * for four things: the socket, the eventfd by which others ask something of it, the timer of what
+ * is to be sent soon, and the time of the next attempt to connect. Such attempts are made unasked
+ * only while there are regions: those must be known to cowd before the next snapshot, and a caller
+ * should not have to wait for that. A client without regions connects again when it is used again.
  *
  * A reply is handed over under client->lock: the answer of a synchronous call belongs to the caller
  * as soon as is_done is seen, and its memory is on that caller's stack.
@@ -35,28 +35,6 @@ void cowi_thread_wake(struct cow_client *client)
 
 	/* Full means that a wake-up is waiting already. */
 	(void)!write(client->conn->wake_fd, &one, sizeof(one));
-}
-
-bool cowi_has_output(struct cow_client *client)
-{
-	bool has_output;
-
-	pthread_mutex_lock(&client->lock);
-	has_output = client->conn->out && client->conn->n_under_way < COWI_UNDER_WAY_MAX;
-	pthread_mutex_unlock(&client->lock);
-	return has_output;
-}
-
-void cowi_drop_output(struct cowi_conn *conn)
-{
-	while (conn->out) {
-		struct cowi_packet *packet = conn->out;
-
-		conn->out = packet->next;
-		fdset_deinit(&packet->fds);
-		free(packet);
-	}
-	conn->out_end = &conn->out;
 }
 
 /*
@@ -188,18 +166,6 @@ static struct cowi_pending *pending_take(struct cow_client *client, uint64_t id)
 	return found;
 }
 
-/* With client->lock held: the first packet of the queue goes out of it. */
-static struct cowi_packet *pop_packet(struct cowi_conn *conn)
-{
-	struct cowi_packet *packet = conn->out;
-
-	conn->out = packet->next;
-	if (!conn->out)
-		conn->out_end = &conn->out;
-	fdset_deinit(&packet->fds);
-	return packet;
-}
-
 /*
  * Send one packet of the queue. A connection that has ended shows when reading. Anything else, as
  * too many descriptors of this user on their way, is the answer: *@id is the request's then.
@@ -217,7 +183,7 @@ static bool flush_one(struct cow_client *client, uint64_t *id, int *error)
 		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
 			      conn->out->fds.n_fds, MSG_DONTWAIT);
 	if (r != -EAGAIN) {
-		struct cowi_packet *packet = pop_packet(conn);
+		struct cowi_packet *packet = cowi_pop_packet(conn);
 
 		conn->n_under_way++;
 		if (r && r != -ECONNRESET)
@@ -490,6 +456,7 @@ static bool wait_for_work(struct cow_client *client)
 	struct pollfd pollfds[] = {
 		{.fd = conn->wake_fd, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
+		{.fd = conn->soon_fd, .events = POLLIN},
 	};
 	bool is_asked_to;
 	int timeout_msec;
@@ -506,7 +473,9 @@ static bool wait_for_work(struct cow_client *client)
 	(void)poll(pollfds, ARRAY_SIZE(pollfds), timeout_msec);
 	if (pollfds[0].revents & POLLIN)
 		(void)!read(conn->wake_fd, &count, sizeof(count));
-	if (pollfds[1].revents & POLLOUT)
+	if (pollfds[2].revents & POLLIN)
+		(void)!read(conn->soon_fd, &count, sizeof(count));
+	if ((pollfds[1].revents & POLLOUT) || (pollfds[2].revents & POLLIN))
 		cowi_flush(client);
 	return is_asked_to || pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
 }

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 
 #include "backends/uffdio.h"
 #include "common/clock.h"
@@ -99,6 +100,7 @@ void cowi_clients_fork_child(void)
 
 		conn->sock = fd_close(conn->sock);
 		conn->wake_fd = fd_close(conn->wake_fd);
+		conn->soon_fd = fd_close(conn->soon_fd);
 		conn->is_up = false;
 		conn->has_thread = false;
 		conn->n_turns = 0;
@@ -123,7 +125,12 @@ static struct cowi_conn *conn_new(void)
 	conn->out_end = &conn->out;
 	conn->tasks_end = &conn->tasks;
 	conn->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return conn->wake_fd < 0 ? NULL : steal_ptr(&conn);
+	/* Without it, for want of room for a descriptor, everything is sent at once. */
+	conn->soon_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (conn->wake_fd >= 0)
+		return steal_ptr(&conn);
+	conn->soon_fd = fd_close(conn->soon_fd);
+	return NULL;
 }
 
 void cowi_client_free(struct cow_client *client)
@@ -134,6 +141,7 @@ void cowi_client_free(struct cow_client *client)
 	if (conn) {
 		conn->sock = fd_close(conn->sock);
 		conn->wake_fd = fd_close(conn->wake_fd);
+		conn->soon_fd = fd_close(conn->soon_fd);
 		cowi_drop_output(conn);
 		free(conn);
 	}

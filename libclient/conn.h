@@ -16,6 +16,11 @@
  * does not fit the socket's buffer goes into a queue that the client's thread sends when there is
  * room, and as long as that queue is not empty everything goes through it, so that packets keep
  * their order.
+ *
+ * A packet that nobody waits for (cowi_call_soon_in()) goes into that queue at once, and a timer
+ * has the client's thread send it a moment later: waking cowd is what sending costs, 20 to 40 us in
+ * a virtual machine, and a program that takes a snapshot is not to stand still for it. Whoever
+ * sends or waits for something else meanwhile sends what is queued first.
  */
 #ifndef COWI_CONN_H
 #define COWI_CONN_H
@@ -42,6 +47,13 @@
  */
 #define COWI_TURNS_MAX 32u
 static_assert(COWI_TURNS_MAX < COWI_UNDER_WAY_MAX, "the client's own thread needs room");
+
+/*
+ * How long a packet of cowi_call_soon_in() waits at most: less than what anybody would notice, and
+ * about a tick of the kernel's, so that a timer for it seldom has to be programmed anew (which is
+ * 10 us, against 2, where that makes a virtual machine exit).
+ */
+#define COWI_SOON_NSEC 4000000L
 
 /* How often the user of a save that does not move is asked whether it is to go on. */
 #define COWI_PROGRESS_NSEC 200000000L
@@ -83,6 +95,7 @@ struct cowi_conn {
 	struct cow_client *client; /* whose it is */
 	int sock;                  /* -1 when down */
 	int wake_fd;               /* eventfd: the client's thread has something to do */
+	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
 	bool is_up;
 	bool is_ending; /* its end is not known to all snapshots yet */
 	bool was_up;    /* once */
@@ -135,16 +148,43 @@ bool cowi_receive(struct cow_client *client);
  * Any thread but the client's own, no lock held. Costs a system call if there is nothing.
  */
 void cowi_drain(struct cow_client *client);
-/** cowi_drop_output() - forget what is queued. With client->lock held */
-void cowi_drop_output(struct cowi_conn *conn);
 /** cowi_flush() - send what is queued, as far as it goes. Client's thread */
 void cowi_flush(struct cow_client *client);
-/** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else
- */
-bool cowi_has_output(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
  */
 void cowi_disconnect(struct cow_client *client, const char *because);
+
+/* --- output.c --------------------------------------------------------------------------------- */
+
+/* When a packet goes out. */
+enum cowi_urgency {
+	COWI_SEND_SOON,
+	COWI_SEND_NOW,   /* behind those that are queued already */
+	COWI_SEND_FIRST, /* what it cancels may be what they wait for */
+};
+
+/**
+ * cowi_send_packet() - or queue it, if it has to wait for its turn or for room
+ *
+ * With client->lock held, as the latest request has been given its id. @fds are lent. 0; -ENOTCONN;
+ * another -errno.
+ */
+int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
+		     size_t n_fds, enum cowi_urgency urgency);
+/**
+ * cowi_hurry() - send what is queued, as far as it goes, in place of the client's thread
+ *
+ * With client->lock held; any thread. What does not go is left to the client's thread.
+ */
+void cowi_hurry(struct cow_client *client);
+/** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else
+ */
+bool cowi_has_output(struct cow_client *client);
+/** cowi_drop_output() - forget what is queued. With client->lock held */
+void cowi_drop_output(struct cowi_conn *conn);
+/** cowi_pop_packet() - take the first packet, malloc()ed, out of the queue. With client->lock held
+ */
+struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn);
 
 /* --- region.c --------------------------------------------------------------------------------- */
 

@@ -205,6 +205,13 @@ int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__
 		       const int *fds, size_t n_fds,
 		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user);
 /**
+ * cowi_call_soon_in() - like cowi_call_async_in(), but the packet goes out within milliseconds
+ *
+ * So that the caller need not wake anybody. cowi_hurry() sends it at once.
+ */
+int cowi_call_soon_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		      void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user);
+/**
  * cowi_call_progress() - like cowi_call_in(), for SnapshotSave
  * @progress: called in this thread without a lock for each progress event; when it returns anything
  *            but 0 the call is cancelled and its reply awaited; may be NULL
@@ -240,7 +247,8 @@ int cowi_connect(struct cow_client *client);
 void cowi_post(struct cow_client *client, struct cowi_task *task);
 /** cowi_post_later() - the same, but not before @msec milliseconds have passed */
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec);
-/** cowi_post_unwoken() - the same, but something else has to wake the thread: an answer, say */
+/** cowi_post_unwoken() - the same, but something else has to wake the thread: cowi_call_soon_in()
+ */
 void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64_t msec);
 
 /**

@@ -21,6 +21,7 @@ libclient_internal_la_SOURCES = \
 	libclient/mode-scoot.c \
 	libclient/mode-scoot.h \
 	libclient/mode-uffd.c \
+	libclient/output.c \
 	libclient/region.c \
 	libclient/registry.c \
 	libclient/save.c \

@@ -3,9 +3,9 @@
  * Modes scoot and mmapcopy as the rest of the library sees them: backends/scoot does the mapping,
  * this file tells cowd; see mode-scoot.h.
  *
- * A take is over before cowd knows of it: SnapshotTake with the extents is sent, and its answer
- * comes to the client's thread. Only a take that needs an overlay while no spare one is there waits
- * for a round trip, before it freezes anything.
+ * A take is over before cowd knows of it: SnapshotTake with the extents is sent soon, and its
+ * answer comes to the client's thread. Only a take that needs an overlay while no spare one is
+ * there waits for a round trip, before it freezes anything.
  */
 #include "config.h"
 
@@ -265,7 +265,7 @@ static int tell_take(struct cow_snapshot *snap)
 	snap->is_pending = 1;
 	pthread_mutex_unlock(&client->lock);
 	cow_snapshot_ref(snap);
-	r = cowi_call_async_in(client, snap->generation, &request, NULL, 0, on_taken, snap);
+	r = cowi_call_soon_in(client, snap->generation, &request, on_taken, snap);
 	if (r) {
 		pthread_mutex_lock(&client->lock);
 		snap->is_pending = 0;

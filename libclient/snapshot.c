@@ -155,6 +155,8 @@ int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id)
 	if (r)
 		return r;
 	pthread_mutex_lock(&client->lock);
+	if (snap->is_pending)
+		cowi_hurry(client);
 	while (snap->is_pending)
 		pthread_cond_wait(&client->changed, &client->lock);
 	*id = snap->id;

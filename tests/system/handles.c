@@ -151,6 +151,44 @@ static int try_to_write(void)
 	return fchmod(ro_fd, 0777) ? 0 : 6;
 }
 
+static void await_snapshots(uint64_t n)
+{
+	struct proof_holdings now;
+
+	do
+		proof_holdings(&now);
+	while (now.n_snapshots != n);
+}
+
+/*
+ * cowd hears of a take that it was not needed for, whatever the program does next: nothing, ask for
+ * the snapshot's id, or release it. Seen to fail: without start_timer() in call.c the first waits
+ * for ever; without cowi_hurry() in cowi_snapshot_settle_id(), and with a timer of an hour, the
+ * second.
+ */
+START_TEST(cowd_hears_of_each_snapshot)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	struct proof_holdings before;
+	struct cow_snapshot *snap = NULL;
+
+	proof_holdings(&before);
+	proof_ok(cow_snapshot_new(&snap, region));
+	await_snapshots(before.n_snapshots + 1);
+	cow_snapshot_unref(snap);
+	await_snapshots(before.n_snapshots);
+	proof_ok(cow_snapshot_new(&snap, region));
+	ck_assert_uint_ne(cow_snapshot_id(snap), 0);
+	cow_snapshot_unref(snap);
+	for (int i = 0; i < 100; i++) {
+		proof_ok(cow_snapshot_new(&snap, region));
+		cow_snapshot_unref(snap);
+	}
+	await_snapshots(before.n_snapshots);
+}
+END_TEST
+
 START_TEST(what_is_for_reading_cannot_be_opened_for_writing)
 {
 	pid_t pid;
@@ -189,6 +227,7 @@ int main(void)
 	if (proof_has_uffd())
 		tcase_add_test(tcase, every_handle_hears_of_the_loss);
 	tcase_add_test(tcase, readers_do_not_wait_for_what_was_received);
+	tcase_add_test(tcase, cowd_hears_of_each_snapshot);
 	tcase_add_test(tcase, what_is_for_reading_cannot_be_opened_for_writing);
 	tcase_add_test(tcase, the_size_of_a_regions_memory_is_sealed);
 	return proof_run(tcase);

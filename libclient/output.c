@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/* What goes to cowd: at once, in its turn, or soon; see conn.h. */
+#include "config.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/timerfd.h>
+
+#include "libclient/conn.h"
+
+bool cowi_has_output(struct cow_client *client)
+{
+	bool has_output;
+
+	pthread_mutex_lock(&client->lock);
+	has_output = client->conn->out && client->conn->n_under_way < COWI_UNDER_WAY_MAX;
+	pthread_mutex_unlock(&client->lock);
+	return has_output;
+}
+
+void cowi_drop_output(struct cowi_conn *conn)
+{
+	while (conn->out) {
+		struct cowi_packet *packet = conn->out;
+
+		conn->out = packet->next;
+		fdset_deinit(&packet->fds);
+		free(packet);
+	}
+	conn->out_end = &conn->out;
+}
+
+/* With client->lock held, as the latest request has been given its id. */
+static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_bytes, const int *fds,
+			size_t n_fds)
+{
+	struct cowi_packet *packet = malloc(sizeof(*packet) + n_bytes);
+
+	if (!packet)
+		return err_oom(sizeof(*packet) + n_bytes, "a request");
+	packet->next = NULL;
+	packet->request_id = conn->next_request_id;
+	packet->n_bytes = n_bytes;
+	packet->fds.n_fds = 0;
+	memcpy(packet->bytes, bytes, n_bytes);
+	for (size_t i = 0; i < n_fds; i++) {
+		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+
+		if (fd < 0) {
+			int r = err_raise_errno("cannot duplicate a descriptor for cowd");
+
+			fdset_deinit(&packet->fds);
+			free(packet);
+			return r;
+		}
+		packet->fds.fds[packet->fds.n_fds++] = fd;
+	}
+	*conn->out_end = packet;
+	conn->out_end = &packet->next;
+	return 0;
+}
+
+struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn)
+{
+	struct cowi_packet *packet = conn->out;
+
+	conn->out = packet->next;
+	if (!conn->out)
+		conn->out_end = &conn->out;
+	fdset_deinit(&packet->fds);
+	return packet;
+}
+
+/*
+ * An error is left to be found by the client's thread: who waits for the answer is told by that
+ * alone.
+ */
+void cowi_hurry(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	int r = 0;
+
+	while (!r && conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX) {
+		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
+			      conn->out->fds.n_fds, MSG_DONTWAIT);
+		if (!r) {
+			free(cowi_pop_packet(conn));
+			conn->n_under_way++;
+		}
+	}
+	if (conn->out)
+		cowi_thread_wake(client);
+}
+
+/* With client->lock held: what is queued goes out a moment from now. False: there is no timer. */
+static bool start_timer(const struct cowi_conn *conn)
+{
+	const struct itimerspec when = {.it_value = {.tv_nsec = COWI_SOON_NSEC}};
+
+	return conn->soon_fd >= 0 && !timerfd_settime(conn->soon_fd, 0, &when, NULL);
+}
+
+/* With client->lock held. Whether the packet that was given the latest id is to be sent later. */
+static bool put_off(struct cow_client *client, const void *bytes, size_t n_bytes)
+{
+	struct cowi_conn *conn = client->conn;
+
+	/* Where something is queued its sending is under way, or has a timer already. */
+	return (conn->out || start_timer(conn)) && !queue_packet(conn, bytes, n_bytes, NULL, 0);
+}
+
+int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
+		     size_t n_fds, enum cowi_urgency urgency)
+{
+	struct cowi_conn *conn = client->conn;
+	int r = -EAGAIN;
+
+	if (urgency == COWI_SEND_SOON && put_off(client, bytes, n_bytes))
+		return 0;
+	if (urgency != COWI_SEND_FIRST)
+		cowi_hurry(client);
+	if (urgency == COWI_SEND_FIRST || (!conn->out && conn->n_under_way < COWI_UNDER_WAY_MAX))
+		r = wire_send(conn->sock, bytes, n_bytes, fds, n_fds, MSG_DONTWAIT);
+	if (!r)
+		conn->n_under_way++;
+	if (r == -EAGAIN) {
+		r = queue_packet(conn, bytes, n_bytes, fds, n_fds);
+		cowi_thread_wake(client);
+	}
+	if (r == -ECONNRESET)
+		r = err_raise(-ENOTCONN, "cowd at %s closed the connection", client->address);
+	return r;
+}
