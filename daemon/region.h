@@ -122,7 +122,7 @@ struct region {
 	pthread_rwlock_t chain_lock;
 	struct snapshot *oldest; /* chain_lock */
 	struct snapshot *newest;
-	struct store_pool *pool; /* set once, before the first snapshot is in the chain */
+	struct store_pool *pool; /* set once, before the first snapshot is in the chain; or NULL */
 	_Atomic uint64_t n_faults;
 	struct stock stock;       /* of slots made ready ahead */
 	struct room room;         /* for more pages of its user */

@@ -49,7 +49,7 @@ static void snapshot_free(struct snapshot *snap)
 	free(snap);
 }
 
-/* What only mode uffd needs; the pool is made with the first snapshot. */
+/* What only mode uffd needs. */
 static int init_store(struct snapshot *snap)
 {
 	struct region *region = snap->region;
@@ -58,6 +58,13 @@ static int init_store(struct snapshot *snap)
 	if (!region->pool)
 		r = store_pool_new(&region->pool, region->n_pages, region->user);
 	return r ? r : store_init(&snap->store, region->pool, region->n_pages);
+}
+
+void snapshot_new_ahead(struct region *region)
+{
+	if (!region->pool && store_pool_new(&region->pool, region->n_pages, region->user))
+		return; /* the first snapshot will meet the same, and say so */
+	store_init_ahead(region->pool, region->n_pages);
 }
 
 int snapshot_new(struct snapshot **out, struct region *region, const char *name)

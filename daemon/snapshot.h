@@ -91,6 +91,12 @@ struct snapshot {
 
 /** snapshot_new() - of @region, charged to its user, not yet frozen. 0 or -errno */
 int snapshot_new(struct snapshot **out, struct region *region, const char *name);
+/**
+ * snapshot_new_ahead() - of a region of mode uffd: have what the next one needs of the kernel
+ *
+ * While nobody waits for it: making it takes longer than freezing. Best effort.
+ */
+void snapshot_new_ahead(struct region *region);
 struct snapshot *snapshot_ref(struct snapshot *snap);
 struct snapshot *snapshot_unref(struct snapshot *snap);
 DEFINE_CLEANUP(snapshot_unref, struct snapshot *)

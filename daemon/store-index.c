@@ -21,9 +21,9 @@
 static_assert(STORE_TOUCH_PAGES == 1u << TOUCH_SHIFT, "a bit is for that many entries");
 #define STRETCH_BYTES (STORE_TOUCH_PAGES * sizeof(uint32_t))
 
-static size_t slots_bytes(const struct store *store)
+static size_t slots_bytes(uint64_t n_pages)
 {
-	return align_up(store->n_pages * sizeof(*store->slots), page_size_bytes());
+	return align_up(n_pages * sizeof(uint32_t), page_size_bytes());
 }
 
 /* Of each of the two maps. */
@@ -66,24 +66,39 @@ static void clear_bit(_Atomic uint64_t *map, uint64_t idx)
 				  ~(1ULL << ((idx >> TOUCH_SHIFT) % 64)), memory_order_relaxed);
 }
 
-static int map_slots(struct store *store)
+/* NULL when there is no memory for it. */
+static _Atomic uint32_t *map_slots(uint64_t n_pages)
 {
 	void *slots;
 
 	/* Reads as STORE_EMPTY and takes memory only where pages are kept. */
-	slots = mmap(NULL, slots_bytes(store), PROT_READ | PROT_WRITE,
+	slots = mmap(NULL, slots_bytes(n_pages), PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (slots == MAP_FAILED)
-		return err_oom(slots_bytes(store), "a snapshot");
+		return NULL;
 	/* One entry would take as much as those of 2 GiB of the region; and a kernel that has no
 	 * huge pages does not know the advice. */
-	(void)madvise(slots, slots_bytes(store), MADV_NOHUGEPAGE);
-	store->slots = slots;
-	return 0;
+	(void)madvise(slots, slots_bytes(n_pages), MADV_NOHUGEPAGE);
+	return slots;
+}
+
+void store_unmap(_Atomic uint32_t *slots, uint64_t n_pages)
+{
+	if (slots)
+		(void)munmap(slots, slots_bytes(n_pages));
+}
+
+void store_init_ahead(struct store_pool *pool, uint64_t n_pages)
+{
+	_Atomic uint32_t **spare = store_pool_spare(pool);
+
+	if (!*spare)
+		*spare = map_slots(n_pages);
 }
 
 int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages)
 {
+	_Atomic uint32_t **spare = store_pool_spare(pool);
 	int r;
 
 	*store = (struct store){.pool = pool, .n_pages = n_pages};
@@ -96,20 +111,20 @@ int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages)
 		return err_oom(maps_bytes(store), "a snapshot");
 	}
 	store->paid = store->touched + n_map_words(store);
-	r = map_slots(store);
-	if (r)
-		store_deinit(store);
-	return r;
+	store->slots = *spare ? steal_ptr(spare) : map_slots(n_pages);
+	if (store->slots)
+		return 0;
+	store_deinit(store);
+	return err_oom(slots_bytes(n_pages), "a snapshot");
 }
 
 void store_deinit(struct store *store)
 {
 	if (!store->touched)
 		return;
-	if (store->slots) {
+	if (store->slots)
 		store_hand_down(store, NULL, 0, store->n_pages);
-		(void)munmap(store->slots, slots_bytes(store));
-	}
+	store_unmap(store->slots, store->n_pages);
 	store->slots = NULL;
 	free(store->touched);
 	store->touched = NULL;
@@ -273,7 +288,8 @@ static void give_back(struct store *store, uint64_t first, uint64_t end)
 
 	if (first < end)
 		(void)madvise((void *)(slots + off),
-			      min_u64(end * sizeof(*store->slots), slots_bytes(store)) - off,
+			      min_u64(end * sizeof(*store->slots), slots_bytes(store->n_pages)) -
+				      off,
 			      MADV_DONTNEED);
 }
 

@@ -64,6 +64,8 @@ struct store_pool {
 	uint64_t n_warm;
 	uint64_t n_low;
 	_Atomic bool is_low;
+	_Atomic uint32_t *spare; /* entries for n_pages, for the next store; or NULL */
+	uint64_t n_pages;
 };
 
 int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user *user)
@@ -74,7 +76,8 @@ int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user 
 	pool = malloc(sizeof(*pool));
 	if (!pool)
 		return err_oom(sizeof(*pool), "a store");
-	*pool = (struct store_pool){.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
+	*pool = (struct store_pool){
+		.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1, .n_pages = n_pages};
 	pool->user = quota_user_ref(user);
 	pool->arena_slots = (uint32_t)min_u64(align_up(n_pages, 64), ARENA_SLOTS_MAX);
 	pool->n_words = pool->arena_slots / 64;
@@ -99,6 +102,7 @@ struct store_pool *store_pool_free(struct store_pool *pool)
 		free(pool->arenas[i].used);
 	}
 	free(pool->arenas);
+	store_unmap(pool->spare, pool->n_pages);
 	pool->fd = fd_close(pool->fd);
 	charge_deinit(&pool->charge);
 	charge_deinit(&pool->index_charge);
@@ -107,6 +111,11 @@ struct store_pool *store_pool_free(struct store_pool *pool)
 	pthread_mutex_destroy(&pool->lock);
 	free(pool);
 	return NULL;
+}
+
+_Atomic uint32_t **store_pool_spare(struct store_pool *pool)
+{
+	return &pool->spare;
 }
 
 static int add_arena(struct store_pool *pool)

@@ -79,6 +79,8 @@ bool store_pool_trim(struct store_pool *pool, size_t n_keep);
 /** store_pool_used() - slots given out now */
 uint64_t store_pool_used(struct store_pool *pool);
 
+/* For store-index.c: where entries made ahead are, or NULL. */
+_Atomic uint32_t **store_pool_spare(struct store_pool *pool);
 /* For store-index.c: QUOTA_KEPT_BYTES, part of the pool's charge. */
 int store_pool_charge_index(struct store_pool *pool, uint64_t n_bytes) MUST_CHECK;
 void store_pool_force_index(struct store_pool *pool, uint64_t n_bytes);
@@ -95,8 +97,19 @@ struct store {
 	_Atomic uint64_t n_slots; /* those that take memory */
 };
 
-/** store_init() - an empty one. 0; -EDQUOT, -ENOMEM; on failure as store_deinit() leaves it */
+/**
+ * store_init() - an empty one
+ *
+ * Context: one thread at a time for each pool, as the next. Return: 0; -EDQUOT, -ENOMEM; on failure
+ * as store_deinit() leaves it.
+ */
 int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages);
+/** store_init_ahead() - do now what the next store_init() would wait for the kernel for; best
+ * effort
+ */
+void store_init_ahead(struct store_pool *pool, uint64_t n_pages);
+/** store_unmap() - entries for @n_pages; may be NULL */
+void store_unmap(_Atomic uint32_t *slots, uint64_t n_pages);
 /** store_deinit() - idempotent; its slots are given back to the pool */
 void store_deinit(struct store *store);
 

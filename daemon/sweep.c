@@ -13,6 +13,7 @@
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
 #include "daemon/region.h"
+#include "daemon/snapshot.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)
 /* Mapped by one call, which holds the client's mmap lock: its own calls get their turns between. */
@@ -91,4 +92,6 @@ void sweep_moved_task(struct task *task)
 		(struct job){.run = sweep_run, .done = sweep_done, .client_id = region->client_id};
 	region_ref(region);
 	job_submit(region->daemon->jobs, &region->sweep_job);
+	/* Whoever took this one has its answer by now. */
+	snapshot_new_ahead(region);
 }
