@@ -2,6 +2,8 @@
 /* The Stats call: every counter and histogram with the words of stats.h. */
 #include "config.h"
 
+#include <string.h>
+
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/rpc.h"
@@ -27,6 +29,11 @@ static const struct {
 	STATS_HISTOGRAMS(X)
 #undef X
 };
+
+void stats_init(struct stats *stats)
+{
+	memset((void *)stats, 0, sizeof(*stats));
+}
 
 static int add_counters(struct rpc_call *call, Cow__V1__StatsReply *reply)
 {

@@ -40,6 +40,9 @@ struct stats {
 #undef X
 };
 
+/** stats_init() - zeroes, in memory that is there: no first fault waits for a page of it */
+void stats_init(struct stats *stats);
+
 #define stats_add(stats, counter, n)                                                               \
 	atomic_fetch_add_explicit(&(stats)->counter, (n), memory_order_relaxed)
 
