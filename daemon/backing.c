@@ -39,14 +39,19 @@ static int make_memfd(int *fd, uint64_t size_bytes)
 	return 0;
 }
 
-/* A second file description of the same memory that never was writable. */
+/*
+ * A second file description of the same memory that never was writable. Reading through it notes no
+ * time of access, which is a tenth of what reading a page takes, where the file is cowd's own.
+ */
 static int open_read_only(int *ro_fd, const struct daemon *daemon, int fd)
 {
 	char name[16];
 	int ro;
 
 	(void)snprintf(name, sizeof(name), "%d", fd);
-	ro = openat(daemon->proc_self_fd_fd, name, O_RDONLY | O_CLOEXEC);
+	ro = openat(daemon->proc_self_fd_fd, name, O_RDONLY | O_CLOEXEC | O_NOATIME);
+	if (ro < 0 && errno == EPERM)
+		ro = openat(daemon->proc_self_fd_fd, name, O_RDONLY | O_CLOEXEC);
 	if (ro < 0)
 		return err_raise_errno("cannot open a memfd for reading only");
 	*ro_fd = ro;

@@ -129,7 +129,8 @@ struct region {
 	struct follow follow;     /* served.lock: where its writers run */
 	uint64_t last_end_idx;    /* served.lock: where the last fault's pages ended, and … */
 	uint32_t run_pages;       /* … how many to keep at once if the next one is there */
-	uint32_t n_idle_turns;    /* served.lock */
+	uint32_t n_idle_turns;    /* served.lock, as the next one */
+	uint32_t n_tries;         /* turns in a row */
 	_Atomic bool has_waiters; /* a write waits for room in a store; set with chain_lock held */
 	bool can_move;            /* its userfaultfd reports moves and serves all kinds of faults */
 	enum region_registered registered; /* served.lock */

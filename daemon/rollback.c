@@ -85,7 +85,7 @@ static bool is_same(const struct rollback *rollback, uint64_t idx, const void *p
 {
 	size_t size = page_size_bytes();
 
-	return pread(rollback->snap->region->backing->fd, rollback->now, size,
+	return pread(rollback->snap->region->backing->ro_fd, rollback->now, size,
 		     (off_t)(idx * size)) == (ssize_t)size &&
 	       !memcmp(rollback->now, page, size);
 }

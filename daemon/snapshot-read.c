@@ -134,7 +134,7 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 	int r;
 
 	pthread_rwlock_rdlock(&region->chain_lock);
-	r = read_all(region->backing->fd, buf, len, off);
+	r = read_all(region->backing->ro_fd, buf, len, off);
 	/* What was read of memory is ordered before what is read of the stores. */
 	atomic_thread_fence(memory_order_acquire);
 	if (!r && snap->is_lost)
@@ -223,7 +223,7 @@ static int read_extent(const struct snapshot_extent *extent, char *buf, uint64_t
 		uint64_t run_end = presence_end(extent, pos, end);
 
 		if (is_present(extent, (pos - extent->off) / page_size_bytes()))
-			r = read_all(extent->backing->fd, buf + (pos - off), run_end - pos,
+			r = read_all(extent->backing->ro_fd, buf + (pos - off), run_end - pos,
 				     extent->backing_off + (pos - extent->off));
 		pos = run_end;
 	}

@@ -27,7 +27,8 @@
 	X(view_pages, "pages filled in views")
 
 #define STATS_HISTOGRAMS(X)                                                                        \
-	X(fault_latency, "ns", "from reading a fault to waking its thread")                        \
+	X(fault_latency, "ns",                                                                     \
+	  "from reading a fault to waking its thread; some of those in a row")                     \
 	X(arm_latency, "ns", "to write-protect a region")                                          \
 	X(request_latency, "ns", "from receiving a request to sending its reply")
 
