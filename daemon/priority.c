@@ -5,8 +5,34 @@
 #include "daemon/priority.h"
 
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "daemon/daemon.h"
+
+/* As linux/sched/types.h has it, which cannot be included beside sched.h. */
+struct attributes {
+	uint32_t size;
+	uint32_t policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime;
+	uint64_t deadline;
+	uint64_t period;
+};
+
+void priority_ask_for_slice(uint64_t nsec)
+{
+	struct attributes attributes = {.size = sizeof(attributes)};
+
+	/* Whoever started cowd in another class knows why. */
+	if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0) ||
+	    attributes.policy != SCHED_OTHER)
+		return;
+	attributes.runtime = nsec;
+	(void)syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
 
 void priority_give_way(struct priority *priority)
 {

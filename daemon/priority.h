@@ -10,12 +10,22 @@
  * other thread does (SCHED_OTHER), otherwise as ones that interrupt nobody (SCHED_BATCH). Savers
  * always are the latter, fault workers the former.
  *
+ * A fault worker has little to do and somebody waits for it, but the scheduler lets whoever runs go
+ * on for a while: a job that makes memory ready, or a client that faults without end. So workers
+ * ask for short slices, at which those who have longer ones give way at once (since Linux 6.12,
+ * sched_setattr(2); earlier ones do not look at it). The share of the CPU that they get is the
+ * same.
+ *
  * All of it belongs to the loop thread.
  */
 #ifndef COWD_PRIORITY_H
 #define COWD_PRIORITY_H
 
 #include <stdbool.h>
+#include <stdint.h>
+
+/* The shortest that there is. */
+#define PRIORITY_SLICE_NSEC 100000
 
 struct daemon;
 
@@ -23,6 +33,9 @@ struct priority {
 	bool is_ours; /* whoever started cowd in another class knows why */
 	unsigned int n_awaited;
 };
+
+/** priority_ask_for_slice() - of this thread, and of those that it makes: @nsec; 0: as usual */
+void priority_ask_for_slice(uint64_t nsec);
 
 /** priority_give_way() - this thread, and those that it makes from now on, interrupt nobody */
 void priority_give_way(struct priority *priority);

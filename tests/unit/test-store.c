@@ -90,10 +90,12 @@ START_TEST(what_is_given_back_is_refunded_when_trimmed)
 	for (size_t i = 0; i < 300; i++)
 		memset(store_pool_page(pool, slots[i]), 1, page_size_bytes());
 	store_pool_put(pool, slots, 250);
-	store_pool_trim(pool, 100);
+	while (store_pool_trim(pool, 100))
+		;
 	ck_assert_uint_eq(store_pool_used(pool), 50);
 	ck_assert_uint_eq(kept_bytes(), 150 * page_size_bytes());
-	store_pool_trim(pool, 0);
+	while (store_pool_trim(pool, 0))
+		;
 	ck_assert_uint_eq(kept_bytes(), 50 * page_size_bytes());
 	/* Those still in use were left alone. */
 	for (size_t i = 250; i < 300; i++)
