@@ -40,6 +40,27 @@ static int find_private(struct settle *settle, char *addr, uint64_t len)
 	return r || at >= end ? r : err_raise(-E2BIG, "a chunk has too many changed pages");
 }
 
+/* What the program did to it while it was in place (mprotect()) is undone. 0 or -errno */
+static int prepare_twin(struct settle *settle, const struct chunk *chunk)
+{
+	if (mprotect(chunk->twin, chunk->len, PROT_READ | PROT_WRITE))
+		return err_raise_errno("cannot give access to a shared mapping");
+	if (mincore(chunk->twin, chunk->len, settle->is_resident))
+		memset(settle->is_resident, 0, sizeof(settle->is_resident));
+	return 0;
+}
+
+static bool is_resident(const struct settle *settle, uint64_t off, uint64_t len)
+{
+	const uint64_t page = page_size_bytes();
+
+	for (uint64_t i = off / page; i < (off + len) / page; i++) {
+		if (!(settle->is_resident[i] & 1))
+			return false;
+	}
+	return true;
+}
+
 /* Write the private pages of the chunk, which are at @old now, to its backing. */
 static int write_back(struct settle *settle, const struct chunk *chunk, char *old)
 {
@@ -50,10 +71,14 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 		const struct page_run *run = &settle->runs[i];
 		uint64_t off = run->addr - (uint64_t)(uintptr_t)old;
 
-		r = is_within ? memfile_write_within(chunk->backing, old + off, run->len,
-						     chunk->backing_off + off)
-			      : memfile_write(chunk->backing, old + off, run->len,
-					      chunk->backing_off + off);
+		if (chunk->twin && is_resident(settle, off, run->len))
+			memcpy(chunk->twin + off, old + off, run->len);
+		else if (is_within)
+			r = memfile_write_within(chunk->backing, old + off, run->len,
+						 chunk->backing_off + off);
+		else
+			r = memfile_write(chunk->backing, old + off, run->len,
+					  chunk->backing_off + off);
 		settle->n_pages += run->len / page_size_bytes();
 	}
 	return r;
@@ -146,8 +171,7 @@ static int exchange(struct settle *settle, const struct chunk *chunk, char *old,
 	if (r)
 		return r;
 	r = chunk->from ? write_data(chunk, old) : write_back(settle, chunk, old);
-	if (!r && (mprotect(fresh, chunk->len, PROT_READ | PROT_WRITE) ||
-		   space_move(fresh, chunk->len, chunk->addr)))
+	if (!r && space_move(fresh, chunk->len, chunk->addr))
 		r = err_raise_errno("cannot move a shared mapping into place");
 	if (r)
 		hold_give_back(settle->uffd, settle->pagemap, chunk->addr, chunk->len, old);
@@ -161,10 +185,9 @@ int settle_chunk(struct settle *settle, const struct chunk *chunk)
 	const uint64_t skew = (uint64_t)(uintptr_t)chunk->addr & (SETTLE_CHUNK_BYTES - 1);
 	char *old = settle->side + skew;
 	char *fresh = chunk->twin ? chunk->twin : settle->side + SETTLE_CHUNK_BYTES + skew;
-	int r = 0;
+	int r;
 
-	if (!chunk->twin)
-		r = map_fresh(fresh, chunk);
+	r = chunk->twin ? prepare_twin(settle, chunk) : map_fresh(fresh, chunk);
 	if (!r)
 		r = hold_begin(settle->uffd, chunk->addr, chunk->len, settle->is_adopting);
 	if (!r) {

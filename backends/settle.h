@@ -4,10 +4,14 @@
  * owned again, while threads go on using it.
  *
  * One chunk at a time: threads that touch the chunk wait (hold.h), its private pages, now aside,
- * are written to the backing with pwrite(2), a shared mapping of the backing is moved into place,
- * threads go on; what is aside is dropped, or made a twin (scoot/twin.c), after that. So nobody
- * waits longer than for one chunk, and most of a chunk's cost (dropping page tables) is after the
- * wait. If a step fails, the chunk is as it was.
+ * are written to the backing, a shared mapping of the backing is moved into place, threads go on;
+ * what is aside is dropped, or made a twin (scoot/twin.c), after that. So nobody waits longer than
+ * for one chunk, and most of a chunk's cost (dropping page tables) is after the wait. If a step
+ * fails, the chunk is as it was.
+ *
+ * They are written through that shared mapping where it is there already with its page tables (a
+ * twin), else with pwrite(2), which takes twice as long. Never where the backing has no page in
+ * memory: what cannot be had is an error of pwrite(), and a signal in memcpy().
  *
  * The caller knows that nobody else refers to those bytes of the backing (extents_is_shared()).
  */
@@ -19,6 +23,9 @@
 
 /* One page-table pages' worth: moved aside as one entry where the kernel can. */
 #define SETTLE_CHUNK_BYTES ((uint64_t)2 << 20)
+
+/* Of 4 KiB, the smallest there are. */
+#define SETTLE_PAGES_MAX (SETTLE_CHUNK_BYTES >> 12)
 
 /* Every second page of a chunk, and what a search asks for as room. */
 #define SETTLE_RUNS_MAX 260
@@ -33,6 +40,7 @@
  * @side:    reserved address space, 2 * SETTLE_CHUNK_BYTES: the chunk's old pages, its new mapping
  * @n_pages: private pages written back so far
  * @runs:    those of the chunk at hand
+ * @is_resident: as mincore(2) says of the twin of the chunk at hand
  * @is_adopting: chunks are private anonymous memory that becomes a shared mapping: the same steps
  */
 struct settle {
@@ -42,6 +50,7 @@ struct settle {
 	uint64_t n_pages;
 	struct page_run runs[SETTLE_RUNS_MAX];
 	size_t n_runs;
+	unsigned char is_resident[SETTLE_PAGES_MAX];
 	bool is_adopting;
 };
 
