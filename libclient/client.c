@@ -176,6 +176,7 @@ static int client_alloc(struct cow_client **out, const char *address)
 	}
 	client->conn->client = client;
 	client->conn->refused_task.run = cowi_regions_retry;
+	client->conn->warm_task.run = cowi_scoot_warm;
 	client->conn->is_private = !strncmp(address, "exec:", 5);
 	/* Whole from here on: a fork in another thread goes over all that are in the list. */
 	list_add(client);

@@ -102,6 +102,8 @@ struct cowi_conn {
 	bool is_stopping;
 	bool wants_restore;            /* a region was made while the connection changed */
 	struct cowi_task refused_task; /* restores what cowd may take another time */
+	struct cowi_task warm_task;    /* cowi_scoot_warm() */
+	unsigned int warm_msec;        /* until its next turn; lock */
 	bool has_thread;
 	bool is_orphan;  /* the thread frees the client when it ends */
 	bool is_private; /* exec: */

@@ -396,6 +396,8 @@ int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *r
 		      struct fdset *fds);
 /** cowi_scoot_gone() - event SnapshotGone: nobody reads snapshot @id any more; client's thread */
 void cowi_scoot_gone(struct cow_client *client, uint64_t id);
+/** cowi_scoot_warm() - conn->warm_task */
+void cowi_scoot_warm(struct cowi_task *task);
 /** cowi_scoot_post_all() - have the background look for work in every region of this process */
 void cowi_scoot_post_all(void);
 /** cowi_fork_init() - register the pthread_atfork() handlers, once; called by cow_client_new() */

@@ -133,6 +133,7 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 	glue->region = region;
 	glue->task.run = cowi_scoot_run;
 	region->scoot_glue = glue;
+	cowi_scoot_warm_soon(region->client);
 	return 0;
 }
 

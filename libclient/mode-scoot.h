@@ -40,6 +40,8 @@ void cowi_scoot_post(struct cow_region *region);
 void cowi_scoot_post_unwoken(struct cow_region *region);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
+/** cowi_scoot_warm_soon() - there is a new region: fill page tables for its first take, in time */
+void cowi_scoot_warm_soon(struct cow_client *client);
 
 /** cowi_scoot_await() - takes @frozen: its memory stays frozen until cowd says @id is gone */
 void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,

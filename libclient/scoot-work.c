@@ -4,6 +4,10 @@
  * without a user is given back, page tables for the next take are filled and old ones dropped, and
  * an overlay is made ahead; see mode-scoot.h.
  *
+ * What a program writes before its first snapshot is looked for a second after the region was made,
+ * and then in four times as long each time, up to a minute: most programs have loaded what they
+ * hold by then, and one that takes no snapshot is left alone after that.
+ *
  * In the client's thread, a few milliseconds at a time, so that replies are not kept waiting. It
  * never waits for a region's take_lock, since whoever has that may be waiting for a reply that this
  * thread has to read: then the work is posted again.
@@ -13,12 +17,16 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "libclient/conn.h"
 #include "libclient/mode-scoot.h"
 
 /* So much at a time, and then a pause: half of one CPU at most, so that a program that needs its
  * CPUs keeps its pace. A take does not wait for the rest, it does what it needs of it itself. */
 #define TURN_USEC  3000
 #define PAUSE_MSEC 3
+
+#define WARM_FIRST_MSEC 1000
+#define WARM_LAST_MSEC  64000
 
 /* Released here, but not gone yet. */
 struct awaited {
@@ -308,4 +316,62 @@ void cowi_scoot_run(struct cowi_task *task)
 			post_later(region, PAUSE_MSEC);
 	}
 	cow_region_unref(region);
+}
+
+/* --- before the first snapshot ---------------------------------------------------------------- */
+
+void cowi_scoot_warm_soon(struct cow_client *client)
+{
+	pthread_mutex_lock(&client->lock);
+	client->conn->warm_msec = WARM_FIRST_MSEC;
+	pthread_mutex_unlock(&client->lock);
+	cowi_post_later(client, &client->conn->warm_task, WARM_FIRST_MSEC);
+}
+
+/* Return: whether it is to be looked at again. Who has the lock takes a snapshot, or frees it. */
+static bool warm_region(struct cow_region *region)
+{
+	bool is_new;
+
+	if (pthread_mutex_trylock(&region->take_lock))
+		return true;
+	is_new = region->scoot && scoot_twin_warm(region->scoot);
+	pthread_mutex_unlock(&region->take_lock);
+	if (is_new)
+		cowi_scoot_post(region);
+	return is_new;
+}
+
+/* Return: in how many milliseconds to look again; 0: not any more. */
+static unsigned int next_warm_msec(struct cowi_conn *conn, bool again)
+{
+	unsigned int msec;
+
+	pthread_mutex_lock(&conn->client->lock);
+	conn->warm_msec *= 4;
+	msec = again && !conn->is_stopping && conn->warm_msec <= WARM_LAST_MSEC ? conn->warm_msec
+										: 0;
+	pthread_mutex_unlock(&conn->client->lock);
+	return msec;
+}
+
+void cowi_scoot_warm(struct cowi_task *task)
+{
+	struct cowi_conn *conn = container_of(task, struct cowi_conn, warm_task);
+	struct cow_region **regions = NULL;
+	size_t n_regions = 0;
+	bool again = false;
+	unsigned int msec;
+
+	if (cowi_registry_list(&regions, &n_regions))
+		return;
+	for (size_t i = 0; i < n_regions; i++) {
+		if (regions[i]->client == conn->client && regions[i]->scoot_glue)
+			again |= warm_region(regions[i]);
+		cow_region_unref(regions[i]);
+	}
+	free((void *)regions);
+	msec = next_warm_msec(conn, again);
+	if (msec)
+		cowi_post_later(conn->client, task, msec);
 }

@@ -9,8 +9,8 @@
  * old page tables are dropped later (scoot_tidy_step()).
  *
  * Where threads can be made to wait the private mapping is not made but moved into place: it is
- * there before the first take, and from the second on with page tables that were filled ahead. What
- * was moved aside is kept for settling: scoot/twin.c.
+ * there before the first take, and has page tables that were filled ahead. What was moved aside is
+ * kept for settling: scoot/twin.c.
  *
  * Between the two steps the region's address is never unmapped: after mremap() it holds the same
  * shared mapping without page tables, so threads fault the same pages back in and go on. If the
@@ -84,7 +84,8 @@ struct roll {
  * be NULL
  * @wants_trim:  memory of @home or @second may be without a user
  * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
- * @twin_is_bare: it is as scoot_twin_prepare() made it: for the first take
+ * @twin_is_early: it was made by scoot_twin_prepare(): for the first take
+ * @twin_is_bare: and nobody has access to it yet
  * @room:        address space for the next one, or NULL
  * @room_is_mapped: something without pages is mapped there still
  * @populate_at: where the background goes on filling the twin's page tables
@@ -111,6 +112,7 @@ struct scoot_region {
 	uint64_t trim_at;
 	struct scoot_aside *twin;
 	bool twin_is_checked;
+	bool twin_is_early;
 	bool twin_is_bare;
 	struct scoot_aside *room;
 	bool room_is_mapped;
@@ -135,6 +137,12 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
  * Of a region that is mapped shared throughout. Best effort: without it that take makes a mapping.
  */
 void scoot_twin_prepare(struct scoot_region *region);
+/**
+ * scoot_twin_warm() - before the first take: have scoot_populate_step() fill what has been written
+ *
+ * Can be called again, when more has been. Under the lock. Return: whether there was no take yet.
+ */
+bool scoot_twin_warm(struct scoot_region *region);
 /** scoot_adopt_check() - is it private anonymous memory, for reading and writing? 0; -EINVAL;
  * -errno */
 int scoot_adopt_check(const char *addr, uint64_t len);

@@ -8,8 +8,8 @@
  * ahead of need, and where it is frozen the twin is the shared mapping that lay there. A take and
  * settling exchange the two, page tables and all.
  *
- * For the first take the twin is made ahead as well, without access: so it gets no page tables, and
- * no copies by mlockall(MCL_CURRENT), before there is any use for them.
+ * For the first take the twin is made ahead as well. As long as the region is new it is without
+ * access, so that it gets no copies by mlockall(MCL_CURRENT), which programs call when they start.
  *
  * That is kept up only while every run of the region is of home, at its own offset; whoever makes
  * it otherwise calls scoot_twin_drop() first, and the next shared mapping that is frozen as a whole
@@ -82,6 +82,7 @@ void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside)
 	}
 	region->twin = steal_ptr(aside);
 	region->twin_is_checked = false;
+	region->twin_is_early = false;
 	region->twin_is_bare = false;
 	region->populate_at = 0;
 }
@@ -100,8 +101,24 @@ void scoot_twin_prepare(struct scoot_region *region)
 		return;
 	region->twin = steal_ptr(&aside);
 	region->twin_is_checked = true;
+	region->twin_is_early = true;
 	region->twin_is_bare = true;
 	region->populate_at = region->size_bytes;
+}
+
+bool scoot_twin_warm(struct scoot_region *region)
+{
+	struct scoot_aside *twin = region->twin;
+
+	if (!region->twin_is_early)
+		return false;
+	/* What mlockall() has locked would be copied when access is given. */
+	if (region->twin_is_bare && (munlock(twin->addr, twin->len) ||
+				     mprotect(twin->addr, twin->len, PROT_READ | PROT_WRITE)))
+		return true;
+	region->twin_is_bare = false;
+	region->populate_at = 0;
+	return true;
 }
 
 /* Whether there may be a twin is looked into when it is first used, not while a take waits. */
@@ -115,15 +132,15 @@ static bool has_twin(struct scoot_region *region)
 
 void scoot_twin_drop(struct scoot_region *region)
 {
-	region->populate_at = region->size_bytes;
-	if (region->twin_is_bare) { /* nothing to drop in it, and a mapping needs the room */
+	if (region->twin_is_bare) /* there is nothing to drop in it */
 		region->twin = scoot_aside_free(region->twin);
-		region->twin_is_bare = false;
-		return;
-	}
 	if (region->twin)
 		scoot_aside_push(region, steal_ptr(&region->twin));
-	region->room = scoot_aside_free(region->room);
+	if (!region->twin_is_early) /* else the first mapping that is made needs it */
+		region->room = scoot_aside_free(region->room);
+	region->twin_is_early = false;
+	region->twin_is_bare = false;
+	region->populate_at = region->size_bytes;
 }
 
 /* What the program did to part of the region (mprotect(), madvise()) came to the twin with it. */
@@ -172,8 +189,9 @@ int scoot_twin_swap_all(struct scoot_region *region)
 	region->room = twin;
 	region->room_is_mapped = true;
 	region->is_populated = !region->twin_is_bare;
-	if (region->twin_is_bare)
-		region->populate_at = 0;
+	if (region->twin_is_early)
+		region->populate_at = 0; /* of what becomes the twin by settling not all is */
+	region->twin_is_early = false;
 	region->twin_is_bare = false;
 	return 0;
 }
