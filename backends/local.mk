@@ -24,6 +24,8 @@ libbackends_la_SOURCES = \
 	backends/settle.h \
 	backends/space.c \
 	backends/space.h \
+	backends/stop.c \
+	backends/stop.h \
 	backends/uffdio.c \
 	backends/uffdio.h \
 	$(NULL)

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Stop the other threads of this process, for a moment, from within.
+ *
+ * A thread cannot stop those beside it: no signal does it that the program could not catch or would
+ * not notice, and ptrace(2) refuses threads of one's own process. So a helper is made by clone(2),
+ * a process of its own that shares this one's memory and descriptors, and that seizes and
+ * interrupts every thread but the caller and those that are spared:
+ *
+ *	caller                               helper
+ *	clone(2), waits until it is not
+ *	STOP_SEIZING any more
+ *	                                     lists /proc/self/task, seizes what is new there, waits
+ *	                                     until all have stopped; again, until nobody is new
+ *	                                     STOP_DONE, waits until it is not any more
+ *	does what it wants to do alone
+ *	STOP_LEAVING, waits for its end
+ *	                                     detaches from all, ends
+ *
+ * All of this is one futex word, which the kernel sets to 0, and wakes who waits for it, when the
+ * helper ends (CLONE_CHILD_CLEARTID). So if it ends by itself, the caller knows that it could not.
+ *
+ * Stopped by PTRACE_INTERRUPT a thread is at the edge of the kernel, with no lock of it held, and
+ * none of its writes pending. A system call that it was in goes on when it does, but for those few
+ * that end with EINTR then (signal(7), on stop signals). Nothing is seen by the program's own
+ * waiting for children: the helper has no exit signal, and stops are told to it alone.
+ *
+ * Who is found at the moment that its signal is delivered reports that instead of the interrupt.
+ * The signal is given back when the helper detaches from it.
+ *
+ * It cannot be done where ptrace(2) is forbidden (seccomp, Yama, a process that is not dumpable),
+ * where a debugger has been before, beside workers of io_uring, whose requests would fail, and
+ *where a thread does not stop in time: one that waits for its vfork() child, say. Then everybody
+ *who was stopped goes on.
+ *
+ * If the caller's thread ends, by an exec of another one, say, the kernel ends the helper, and
+ *whoever it had stopped goes on. Who ends the helper alone, by SIGKILL, while the caller works, has
+ *threads go on too soon: nothing in a program does that by accident.
+ *
+ * Yama's ptrace_scope 1 allows a process to be traced by whom it names: the helper is named
+ * (PR_SET_PTRACER) and then nobody is, whoever had been before.
+ */
+#ifndef COW_BACKENDS_STOP_H
+#define COW_BACKENDS_STOP_H
+
+#include <sys/types.h>
+
+#include "common/util.h"
+
+struct stop;
+
+/**
+ * stop_begin() - stop all threads but the caller
+ * @out:       set on success; ends with stop_end()
+ * @is_spared: whether this thread is not to be stopped; called in the helper: it reads memory, and
+ *             does nothing else
+ *
+ * With all signals blocked; one caller at a time in the process, others wait here. Until stop_end()
+ * take no lock that a stopped thread could have, those of malloc() and stdio included. Keeps errno.
+ * Return: whether they have stopped; if not, nobody is.
+ */
+bool stop_begin(struct stop **out, bool (*is_spared)(pid_t id));
+/** stop_end() - let them go on. Return: NULL */
+struct stop *stop_end(struct stop *stop);
+
+#endif
