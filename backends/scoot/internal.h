@@ -73,6 +73,14 @@ int scoot_snapshot_new(struct scoot_snapshot **out, const struct scoot_region *r
 int scoot_snapshot_keep(struct scoot_snapshot *snap, const char *src, uint64_t off, uint64_t len);
 /** scoot_snapshot_note() - the overlay has data in that run, after all runs noted so far */
 int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len);
+/**
+ * scoot_snapshot_reserve() - the next @n_runs runs are noted without memory being asked for
+ *
+ * Return: 0 or -ENOMEM with a sentence.
+ */
+int scoot_snapshot_reserve(struct scoot_snapshot *snap, uint64_t n_runs);
+/** scoot_snapshot_trim() - give back what was reserved and not needed */
+void scoot_snapshot_trim(struct scoot_snapshot *snap);
 /** scoot_snapshot_note_data() - note all that the overlay has data for: a kept page is never a hole
  */
 int scoot_snapshot_note_data(struct scoot_snapshot *snap);

@@ -36,7 +36,8 @@
  * pages are copied to the overlay by a child made with a bare clone(2): like that of fork() it sees
  * them as they were at one instant (scoot/clone.c). They stay private, and come again with the next
  * take: between any look at a page and its replacement a thread could write to it, and no call
- * replaces a mapping on condition that nobody did.
+ * replaces a mapping on condition that nobody did. Unless the take is lent a way to stop the other
+ * threads: where that settles anything they are stopped, and it does as if its caller were alone.
  *
  * Pages of a run whose backing cowd does not know (extent.backing->id is 0, after a region that was
  * mmapcopied from has gone) go to the overlay whole.
@@ -72,11 +73,25 @@ struct roll {
 };
 
 /**
+ * struct scoot_stopper - stops the program's other threads for a part of a take
+ * @stop: return whether nobody runs now who could touch the region, but for the caller
+ * @go:   after a @stop that could: let them go on
+ *
+ * A stopped thread has what locks it had, malloc()'s among them: in between none is taken, and
+ * nothing allocated or freed.
+ */
+struct scoot_stopper {
+	bool (*stop)(struct scoot_stopper *stopper);
+	void (*go)(struct scoot_stopper *stopper);
+};
+
+/**
  * struct scoot_region
  * @home:        the memfd that the region was made with; offset in it is offset in the region
  * @map:         what is mapped now; changed under the region's lock only
  * @uffd:        to make threads wait; -1: none, nothing settles in the background
  * @is_alone:    during a take: nobody but the caller can touch the region, so nobody has to wait
+ * @stopper:     lent for a take without @uffd and not @is_alone; NULL: nobody may be stopped
  * @settle:      valid if @uffd is
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
  * @settle_at:   where the background goes on settling
@@ -102,6 +117,7 @@ struct scoot_region {
 	struct extents map;
 	int uffd;
 	bool is_alone;
+	struct scoot_stopper *stopper;
 	struct pagemap pagemap;
 	struct settle settle;
 	pthread_mutex_t asides_lock;

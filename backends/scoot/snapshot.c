@@ -37,6 +37,29 @@ struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap)
 	return NULL;
 }
 
+static int kept_realloc(struct scoot_snapshot *snap, size_t n_alloc)
+{
+	struct page_run *kept = reallocarray(snap->kept, n_alloc, sizeof(*kept));
+
+	if (!kept)
+		return err_oom(n_alloc * sizeof(*kept), "runs of changed pages");
+	snap->kept = kept;
+	snap->n_alloc = n_alloc;
+	return 0;
+}
+
+int scoot_snapshot_reserve(struct scoot_snapshot *snap, uint64_t n_runs)
+{
+	return snap->n_alloc - snap->n_kept >= n_runs ? 0
+						      : kept_realloc(snap, snap->n_kept + n_runs);
+}
+
+void scoot_snapshot_trim(struct scoot_snapshot *snap)
+{
+	if (snap->n_kept && snap->n_kept < snap->n_alloc)
+		(void)kept_realloc(snap, snap->n_kept);
+}
+
 int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len)
 {
 	struct page_run *last = snap->n_kept ? &snap->kept[snap->n_kept - 1] : NULL;
@@ -46,13 +69,10 @@ int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len)
 		return 0;
 	}
 	if (snap->n_kept == snap->n_alloc) {
-		size_t n_alloc = snap->n_alloc ? 2 * snap->n_alloc : 64;
-		struct page_run *kept = reallocarray(snap->kept, n_alloc, sizeof(*kept));
+		int r = kept_realloc(snap, snap->n_alloc ? 2 * snap->n_alloc : 64);
 
-		if (!kept)
-			return err_oom(n_alloc * sizeof(*kept), "runs of changed pages");
-		snap->kept = kept;
-		snap->n_alloc = n_alloc;
+		if (r)
+			return r;
 	}
 	snap->kept[snap->n_kept++] = (struct page_run){.addr = off, .len = len};
 	return 0;

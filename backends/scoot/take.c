@@ -19,8 +19,18 @@ enum run_kind {
 struct taken_run {
 	struct extent extent;
 	enum run_kind kind;
-	bool is_done; /* mapped again, in the state that its kind leads to */
+	bool is_done;   /* mapped again, in the state that its kind leads to */
+	bool is_frozen; /* and that is a fresh private mapping */
 };
+
+/* The other threads could not be stopped; nothing was done. */
+#define SCOOT_E_RUNNING 3
+
+/* Without a userfaultfd, that is: somebody may touch the region whom nothing makes wait. */
+static bool is_crowded(const struct scoot_region *region)
+{
+	return region->uffd < 0 && !region->is_alone;
+}
 
 static enum run_kind kind_of(const struct scoot_region *region, const struct extent *run)
 {
@@ -28,26 +38,39 @@ static enum run_kind kind_of(const struct scoot_region *region, const struct ext
 		return RUN_SHARED; /* cowd could not read it */
 	if (run->owned)
 		return RUN_OWNED;
-	if ((region->uffd < 0 && !region->is_alone) || run->backing->fd < 0 ||
+	if ((is_crowded(region) && !region->stopper) || run->backing->fd < 0 ||
 	    extents_is_shared(run->backing, run->backing_off, run->len, &region->map))
 		return RUN_SHARED;
 	return RUN_UNSHARED;
 }
 
-static int classify(const struct scoot_region *region, struct taken_run **out, bool *wants_overlay)
+/* What a take is going to be. */
+struct plan {
+	struct taken_run *runs;
+	size_t n_runs;
+	bool wants_overlay;
+	bool is_plain; /* one owned run */
+	bool by_clone; /* nobody can be made to wait, or nothing would be settled by that */
+};
+
+static int classify(const struct scoot_region *region, struct plan *plan)
 {
 	const struct extents *map = &region->map;
 	struct taken_run *runs = calloc(map->n_runs, sizeof(*runs));
+	bool settles = false;
 
 	if (!runs)
 		return err_oom(map->n_runs * sizeof(*runs), "the runs of a region");
-	*wants_overlay = false;
+	*plan = (struct plan){.runs = runs, .n_runs = map->n_runs};
 	for (size_t i = 0; i < map->n_runs; i++) {
 		runs[i].extent = map->runs[i];
 		runs[i].kind = kind_of(region, &map->runs[i]);
-		*wants_overlay |= runs[i].kind == RUN_SHARED;
+		plan->wants_overlay |= runs[i].kind == RUN_SHARED;
+		settles |= runs[i].kind == RUN_UNSHARED;
 	}
-	*out = runs;
+	plan->is_plain = extents_is_owned(map) && !plan->wants_overlay;
+	plan->by_clone = !plan->is_plain && is_crowded(region) && !settles;
+	plan->wants_overlay |= plan->by_clone;
 	return 0;
 }
 
@@ -129,48 +152,101 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 			r = freeze_anew(region, extent);
 		if (r)
 			return r;
-		extents_set(&region->map, extent->off, extent->len, extent->backing,
-			    extent->backing_off, false);
+		run->is_frozen = true;
 	}
 	run->is_done = true;
 	hold_end(region->uffd, region->addr + extent->off, extent->len);
 	return 0;
 }
 
-/*
- * Everything that is mapped is moved aside, then each run is finished. The cut is when the last run
- * was moved: nobody has passed the region's memory between the first and the last.
- */
-static int take_held(struct scoot_region *region, struct scoot_snapshot *snap,
-		     struct taken_run *runs, size_t n_runs)
+/* What every run that may have pages to keep could have to note. */
+static int reserve_kept(const struct plan *plan, struct scoot_snapshot *snap)
 {
-	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
-	size_t n_aside = 0;
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < plan->n_runs; i++) {
+		if (plan->runs[i].kind == RUN_SHARED)
+			n += plan->runs[i].extent.len / page_size_bytes() / 2 + 1;
+	}
+	return scoot_snapshot_reserve(snap, n);
+}
+
+/* From here to let_go() nobody touches the region. Return: 0; SCOOT_E_RUNNING; -errno. */
+static int keep_out(struct scoot_region *region, const struct plan *plan,
+		    struct scoot_snapshot *snap)
+{
 	int r;
 
-	r = scoot_aside_new(&aside, region->addr, region->size_bytes);
-	if (!r)
-		r = hold_begin(region->uffd, region->addr, region->size_bytes, false);
+	if (!is_crowded(region))
+		return hold_begin(region->uffd, region->addr, region->size_bytes, false);
+	r = reserve_kept(plan, snap);
 	if (r)
 		return r;
-	while (!r && n_aside < n_runs) {
+	return region->stopper->stop(region->stopper) ? 0 : SCOOT_E_RUNNING;
+}
+
+static void let_go(struct scoot_region *region, struct scoot_snapshot *snap)
+{
+	hold_end(region->uffd, region->addr, region->size_bytes);
+	if (!is_crowded(region))
+		return;
+	region->stopper->go(region->stopper);
+	scoot_snapshot_trim(snap);
+}
+
+/* Everything aside, then each run finished: no lock is taken here, and nothing allocated. */
+static int remap(struct scoot_region *region, const struct plan *plan, struct scoot_snapshot *snap,
+		 char *aside)
+{
+	struct taken_run *runs = plan->runs;
+	size_t n_aside = 0;
+	int r = 0;
+
+	while (!r && n_aside < plan->n_runs) {
 		const struct extent *run = &runs[n_aside].extent;
 
 		r = hold_take(region->uffd, &region->pagemap, region->addr + run->off, run->len,
-			      aside->addr + run->off);
+			      aside + run->off);
 		if (!r)
 			n_aside++;
 	}
-	for (size_t i = 0; !r && i < n_runs; i++)
-		r = finish_run(region, snap, &runs[i], aside->addr + runs[i].extent.off);
+	for (size_t i = 0; !r && i < plan->n_runs; i++)
+		r = finish_run(region, snap, &runs[i], aside + runs[i].extent.off);
 	for (size_t i = 0; r && i < n_aside; i++) {
 		const struct extent *run = &runs[i].extent;
 
 		if (!runs[i].is_done)
 			hold_give_back(region->uffd, &region->pagemap, region->addr + run->off,
-				       run->len, aside->addr + run->off);
+				       run->len, aside + run->off);
 	}
-	hold_end(region->uffd, region->addr, region->size_bytes);
+	return r;
+}
+
+/*
+ * The cut is when the last run was moved aside: nobody has passed the region's memory between the
+ * first and the last. The region's map, for which there is a lock, comes when all others go on: it
+ * is the caller's alone to read.
+ */
+static int take_held(struct scoot_region *region, const struct plan *plan,
+		     struct scoot_snapshot *snap)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+	int r;
+
+	r = scoot_aside_new(&aside, region->addr, region->size_bytes);
+	if (!r)
+		r = keep_out(region, plan, snap);
+	if (r)
+		return r;
+	r = remap(region, plan, snap, aside->addr);
+	let_go(region, snap);
+	for (size_t i = 0; i < plan->n_runs; i++) {
+		const struct extent *run = &plan->runs[i].extent;
+
+		if (plan->runs[i].is_frozen)
+			extents_set(&region->map, run->off, run->len, run->backing,
+				    run->backing_off, false);
+	}
 	scoot_aside_push(region, steal_ptr(&aside));
 	return r;
 }
@@ -181,43 +257,54 @@ static bool needs_mappings(const struct scoot_region *region)
 	return !region->twin || region->map.n_runs > 1 || !region->map.runs[0].owned;
 }
 
-int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
+static int take_as(struct scoot_region *region, const struct plan *plan, struct memfile *overlay,
+		   struct scoot_snapshot **out)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = NULL;
-	CLEANUP(freep) struct taken_run *runs = NULL;
-	size_t n_runs = region->map.n_runs;
-	bool is_plain, wants_overlay = false;
-	int r = 0;
+	int r;
 
-	if (needs_mappings(region))
-		r = scoot_check_memory();
-	if (!r)
-		r = classify(region, &runs, &wants_overlay);
-	if (r)
-		return r;
-	if (wants_overlay && !overlay)
-		return SCOOT_E_OVERLAY;
-	is_plain = extents_is_owned(&region->map) && !wants_overlay;
 	/* From here on the snapshot's map refers to the same bytes, so nothing is unshared any
 	 * more. */
 	r = scoot_snapshot_new(&snap, region);
 	if (!r)
-		r = extents_reserve(&region->map, n_runs);
+		r = extents_reserve(&region->map, plan->n_runs);
 	if (r)
 		return r;
-	if (wants_overlay)
+	if (plan->wants_overlay)
 		snap->overlay = memfile_ref(overlay);
-	if (is_plain)
+	if (plan->is_plain)
 		r = scoot_freeze_checked(region, 0, region->size_bytes);
-	else if (region->uffd < 0 && !region->is_alone)
+	else if (plan->by_clone)
 		r = scoot_take_by_clone(region, snap);
 	else
-		r = take_held(region, snap, runs, n_runs);
+		r = take_held(region, plan, snap);
 	if (r)
 		return r;
 	region->settle_at = 0;
 	*out = steal_ptr(&snap);
 	return 0;
+}
+
+int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
+{
+	CLEANUP(freep) struct taken_run *runs = NULL;
+	struct plan plan = {.runs = NULL};
+	int r = 0;
+
+	if (needs_mappings(region))
+		r = scoot_check_memory();
+	if (!r)
+		r = classify(region, &plan);
+	if (r)
+		return r;
+	runs = plan.runs;
+	if (plan.wants_overlay && !overlay)
+		return SCOOT_E_OVERLAY;
+	r = take_as(region, &plan, overlay, out);
+	if (r != SCOOT_E_RUNNING)
+		return r;
+	region->stopper = NULL;
+	return scoot_take(region, overlay, out);
 }
 
 int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out)
