@@ -62,10 +62,17 @@ struct cow_region_params {
 };
 
 /* Allocate the region's memory now rather than on first touch. */
-#define COW_REGION_POPULATE 1u
+#define COW_REGION_POPULATE     1u
 /* Modes scoot and mmapcopy: children of plain fork() do not get the region; those of cow_fork() do.
  */
-#define COW_REGION_NO_FORK  2u
+#define COW_REGION_NO_FORK      2u
+/*
+ * Modes scoot and mmapcopy, where cowd lends no userfaultfd: a snapshot of a program of several
+ * threads may stop the others by ptrace(2) while it is taken, so that what was written since the
+ * one before is settled and not copied again by each. A few system calls of theirs then fail with
+ * EINTR: signal(7), on stop signals. See cow-scoot(7).
+ */
+#define COW_REGION_STOP_THREADS 4u
 
 /**
  * cow_client_new() - connect to cowd

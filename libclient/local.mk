@@ -27,6 +27,7 @@ libclient_internal_la_SOURCES = \
 	libclient/save.c \
 	libclient/scoot-adopt.c \
 	libclient/scoot-alone.c \
+	libclient/scoot-stop.c \
 	libclient/scoot-work.c \
 	libclient/scoot.c \
 	libclient/snapshot.c \

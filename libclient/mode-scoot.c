@@ -276,14 +276,16 @@ static int tell_take(struct cow_snapshot *snap)
 	return r;
 }
 
-static int take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
+static int take(struct cow_region *region, struct memfile *overlay, struct scoot_snapshot **out)
 {
 	sigset_t saved;
 	int r;
 
-	cowi_alone_begin(region, &saved);
-	r = scoot_take(region, overlay, out);
-	cowi_alone_end(region, &saved);
+	cowi_alone_begin(region->scoot, &saved);
+	cowi_stop_begin(region);
+	r = scoot_take(region->scoot, overlay, out);
+	cowi_stop_end(region);
+	cowi_alone_end(region->scoot, &saved);
 	return r;
 }
 
@@ -309,14 +311,14 @@ static int freeze(struct cow_snapshot *snap)
 
 	if (glue->spare && glue->spare_generation != snap->generation)
 		glue->spare = memfile_unref(glue->spare);
-	r = take(region->scoot, glue->spare, &snap->scoot);
+	r = take(region, glue->spare, &snap->scoot);
 	if (r == SCOOT_E_OVERLAY) {
 		glue->wants_spare = true;
 		r = cowi_overlay_new(&glue->spare, &glue->spare_generation, region,
 				     snap->generation);
 		if (r)
 			return r;
-		r = take(region->scoot, glue->spare, &snap->scoot);
+		r = take(region, glue->spare, &snap->scoot);
 	}
 	if (r)
 		return glue->spare ? freeze_failed(glue, r) : r;
@@ -373,6 +375,7 @@ static int scoot_op_take(struct cow_snapshot *snap)
 		return err_raise(-E2BIG, "region \"%s\" is in %zu parts, too many for one snapshot",
 				 region->name, region->scoot->map.n_runs);
 	cowi_scoot_await_end(snap->client, snap->generation);
+	region->scoot_glue->stopper.has_failed = false;
 	r = freeze_for_cowd(snap);
 	if (!r) {
 		struct memfile *overlay = snap->scoot->overlay;

@@ -17,11 +17,23 @@
 #include "libclient/internal.h"
 
 /**
+ * struct cowi_stopper - of a region with COW_REGION_STOP_THREADS; take_lock
+ * @stop:       while they are stopped
+ * @has_failed: in the call under way: it is not tried again
+ */
+struct cowi_stopper {
+	struct scoot_stopper stopper;
+	struct stop *stop;
+	bool has_failed;
+};
+
+/**
  * struct cowi_scoot - a region's part in it
  * @region:       whose it is; it outlives this
  * @task:         background work; while @is_posted a reference on @region is held for it
  * @spare:        an overlay made ahead; take_lock
  * @wants_spare:  a take has needed an overlay; take_lock
+ * @stopper:      for takes; take_lock
  * @second_generation: of the connection that the region's second memory was made on; take_lock
  */
 struct cowi_scoot {
@@ -32,6 +44,7 @@ struct cowi_scoot {
 	uint64_t spare_generation;
 	uint64_t second_generation;
 	bool wants_spare;
+	struct cowi_stopper stopper;
 };
 
 /** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
@@ -98,8 +111,18 @@ void cowi_alone_end(struct scoot_region *region, const sigset_t *saved);
 /* First and last words of each thread of the library, but for one that lives for ever. */
 void cowi_alone_thread_begins(void);
 void cowi_alone_thread_ends(void);
+/** cowi_alone_is_own() - whether @id is a thread of the library; reads memory, and does nothing
+ * else
+ */
+bool cowi_alone_is_own(pid_t id);
 /* The parent's threads are not the child's. */
 void cowi_alone_fork_child(void);
+
+/* --- scoot-stop.c ----------------------------------------------------------------------------- */
+
+/** cowi_stop_begin() - after cowi_alone_begin(): lend the take a way to stop threads, if it may */
+void cowi_stop_begin(struct cow_region *region);
+void cowi_stop_end(struct cow_region *region);
 
 /* --- mmapcopy.c ------------------------------------------------------------------------------- */
 

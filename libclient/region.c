@@ -23,6 +23,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#define ALL_FLAGS (COW_REGION_POPULATE | COW_REGION_NO_FORK | COW_REGION_STOP_THREADS)
+
 static const struct cowi_mode_ops *ops_of(uint32_t mode)
 {
 	switch (mode) {
@@ -50,10 +52,9 @@ static int check_params(const struct cow_region_params *params)
 				 "%u is no mode of a region: use COW_MODE_UFFD, COW_MODE_SCOOT or "
 				 "COW_MODE_MMAPCOPY",
 				 params->mode);
-	if (params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK))
+	if (params->flags & ~ALL_FLAGS)
 		return err_raise(-EINVAL, "%#x are no flags that this library, %s, knows",
-				 params->flags & ~(COW_REGION_POPULATE | COW_REGION_NO_FORK),
-				 cow_version());
+				 params->flags & ~ALL_FLAGS, cow_version());
 	for (size_t i = 0; i < ARRAY_SIZE(params->reserved); i++) {
 		if (params->reserved[i])
 			return err_raise(-EINVAL,

@@ -53,7 +53,7 @@ void cowi_alone_fork_child(void)
 		atomic_store(&own[i], 0);
 }
 
-static bool is_own(pid_t id)
+bool cowi_alone_is_own(pid_t id)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
 		if (atomic_load(&own[i]) == id)
@@ -75,7 +75,7 @@ static bool is_alone(void)
 		if (id <= 0)
 			continue; /* "." and ".." */
 		has_self |= id == self;
-		is_other = id != self && !is_own(id);
+		is_other = id != self && !cowi_alone_is_own(id);
 	}
 	if (dir)
 		(void)closedir(dir);

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * COW_REGION_STOP_THREADS: where no userfaultfd makes the program's threads wait, a take that could
+ * settle something stops them all (backends/stop.h), but for the library's own, which touch no
+ * region but under its lock and may be what the program's other regions need.
+ *
+ * What has to be there before, since nothing can be allocated while threads are stopped: this
+ * thread's place for a sentence, which a thread's first use of it makes.
+ */
+#include "config.h"
+
+#include "backends/stop.h"
+#include "libclient/mode-scoot.h"
+
+static bool stop(struct scoot_stopper *stopper)
+{
+	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
+
+	(void)err_sentence();
+	self->has_failed = !stop_begin(&self->stop, cowi_alone_is_own);
+	return !self->has_failed;
+}
+
+static void go(struct scoot_stopper *stopper)
+{
+	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
+
+	self->stop = stop_end(self->stop);
+}
+
+void cowi_stop_begin(struct cow_region *region)
+{
+	struct cowi_stopper *self = &region->scoot_glue->stopper;
+
+	if (!(region->flags & COW_REGION_STOP_THREADS) || region->scoot->uffd >= 0 ||
+	    region->scoot->is_alone || self->has_failed)
+		return;
+	self->stopper = (struct scoot_stopper){.stop = stop, .go = go};
+	region->scoot->stopper = &self->stopper;
+}
+
+void cowi_stop_end(struct cow_region *region)
+{
+	region->scoot->stopper = NULL;
+}
