@@ -246,6 +246,7 @@ SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/scoot-oracle \
 	tests/system/scoot-malloc \
 	tests/system/scoot-readers \
+	tests/system/scoot-stop \
 	tests/system/scoot-traps \
 	$(NULL)
 check_PROGRAMS += $(SCOOT_TESTS)
@@ -294,6 +295,15 @@ tests_system_scoot_malloc_LDADD = $(PROOF_LDADD)
 tests_system_scoot_readers_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_readers_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_readers_LDADD = $(PROOF_LDADD)
+tests_system_scoot_stop_SOURCES = \
+	tests/system/scoot-stop.c \
+	tests/system/scoot-stop.h \
+	tests/system/scoot-stop-refused.c \
+	tests/system/scoot-stop-threads.c \
+	$(NULL)
+tests_system_scoot_stop_CFLAGS = $(TESTS_CFLAGS)
+tests_system_scoot_stop_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_scoot_stop_LDADD = $(PROOF_LDADD)
 tests_system_scoot_traps_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_traps_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_traps_LDADD = $(PROOF_LDADD)
