@@ -8,7 +8,7 @@
  * settled after its release; how many operations were done in the first 10 ms, 100 ms and second
  * after the take, against the half second before; what it took the library's thread to settle; and
  * how much the take settled and kept by itself. Without a userfaultfd only a program that is alone
- * settles, in the take: --threads 0.
+ * settles, in the take: --threads 0. Or one whose threads may be stopped: --stop-threads.
  */
 #include "config.h"
 
@@ -68,6 +68,7 @@ struct repeat {
 	uint64_t n_snapshots;
 	uint64_t n_threads;
 	bool is_json;
+	bool stops_threads;
 	const char *socket;
 	struct figures figures[2]; /* scoot, fork */
 	double copy_usec;          /* to memcpy() one page */
@@ -359,7 +360,7 @@ static int measure_scoot(struct repeat *repeat)
 	struct cow_region_params params = {
 		.size_bytes = repeat->size_bytes,
 		.mode = COW_MODE_SCOOT,
-		.flags = COW_REGION_NO_FORK,
+		.flags = COW_REGION_NO_FORK | (repeat->stops_threads ? COW_REGION_STOP_THREADS : 0),
 		.name = "cowbench repeat",
 	};
 	int r;
@@ -556,6 +557,7 @@ static int parse_options(struct repeat *repeat, int argc, char **argv)
 		 "a number of snapshots from 1 on"},
 		{"dirty", BENCH_NUMBER, &repeat->percent, 0, 100, "0 to 100 percent"},
 		{"threads", BENCH_NUMBER, &repeat->n_threads, 0, THREADS_MAX, "0 to 64"},
+		{"stop-threads", BENCH_FLAG, &repeat->stops_threads},
 		{"json", BENCH_FLAG, &repeat->is_json},
 		{"socket", BENCH_TEXT, &repeat->socket},
 	};

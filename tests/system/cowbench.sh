@@ -90,6 +90,11 @@ document 'what the take settled by itself' '.threads == 0 and (.modes.scoot | .d
 	and .take.settled_bytes == 1048576 and .take.kept_bytes == 0)'
 COWD_ADDRESS+=' --lend=no' expect 0 '^  in the take itself, MiB +settled 0.00' 'the same as a table' \
 	repeat -s 4 -n 1 --dirty 50 --threads 0
+# Beside others it settles too, if they may be stopped; or keeps, where ptrace(2) is forbidden.
+COWD_ADDRESS+=' --lend=no' expect 0 '' 'repeat by a program whose threads are stopped' \
+	repeat -s 4 -n 2 --dirty 50 --threads 2 --stop-threads --json
+document 'what the take settled or kept' '.threads == 2
+	and (.modes.scoot.take | .settled_bytes + .kept_bytes >= 1048576)'
 expect 0 '' 'rollback' rollback -s 4 -n 11 --dirty 10 --json
 document 'rollback as JSON' '
 	def figures: keys == ["max", "p50", "p99"] and 0 < .p50 and .p50 <= .p99 and .p99 <= .max;
