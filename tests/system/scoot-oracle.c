@@ -33,6 +33,13 @@
 #include <sys/wait.h>
 #include <time.h>
 
+/* What stops them has no threads, and shares memory: the thread sanitizer cannot follow that. */
+#ifdef __SANITIZE_THREAD__
+#define STOPS 0
+#else
+#define STOPS COW_REGION_STOP_THREADS
+#endif
+
 /*
  * Sizes are no multiples of a huge page. The larger one is settled in several chunks. With several
  * regions there are copies between them.
@@ -44,6 +51,9 @@ static const struct variant variants[] = {
 	{"scoot without userfaultfd", COW_MODE_SCOOT, "[daemon]\nlend = no\n", 1, 700, 80},
 	{"mmapcopy", COW_MODE_MMAPCOPY, NULL, 2, 701, 80},
 	{"mmapcopy without userfaultfd", COW_MODE_MMAPCOPY, "[daemon]\nlend = no\n", 2, 700, 50},
+	{"scoot, threads stopped", COW_MODE_SCOOT, "[daemon]\nlend = no\n", 1, 700, 80, STOPS},
+	{"mmapcopy, threads stopped", COW_MODE_MMAPCOPY, "[daemon]\nlend = no\n", 2, 700, 50,
+	 STOPS},
 };
 
 /* It does not follow a program that has threads into its children. */
@@ -459,6 +469,7 @@ static void start(struct oracle *oracle, const struct variant *variant)
 			&(struct cow_region_params){.size_bytes =
 							    oracle->region_words * sizeof(uint64_t),
 						    .mode = variant->mode,
+						    .flags = variant->flags,
 						    .name = "oracle"}));
 	(void)fprintf(stderr, "%s: COW_ORACLE_SEED=%#" PRIx64 "\n", variant->name, oracle->seed);
 }

@@ -29,6 +29,7 @@ struct variant {
 	size_t n_regions;
 	size_t n_pages; /* of each */
 	uint64_t n_steps;
+	uint32_t flags; /* of the regions */
 };
 
 /* The words that a thread writes, one after another. */
