@@ -110,6 +110,7 @@ static void calm_run(struct region_op *op)
 		if (region_should_yield(region))
 			return;
 		r = calm_piece(region, off);
+		job_give_way();
 	}
 }
 

@@ -6,6 +6,7 @@
 #define HASH_NONFATAL_OOM 1
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -200,6 +201,11 @@ void job_submit(struct job_pool *pool, struct job *job)
 	queue_job(pool, job);
 	pthread_mutex_unlock(&pool->lock);
 	pthread_cond_signal(&pool->wakeup); /* whom it wakes does not meet the lock */
+}
+
+void job_give_way(void)
+{
+	(void)sched_yield();
 }
 
 bool job_pool_finish(struct job_pool *pool)

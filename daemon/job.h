@@ -59,6 +59,14 @@ bool job_pool_finish(struct job_pool *pool);
 /** job_pool_set_policy() - run its threads under scheduling policy @policy; best effort */
 void job_pool_set_policy(struct job_pool *pool, int policy);
 
+/**
+ * job_give_way() - between two pieces of what nobody waits for: whoever wants the CPU has it
+ *
+ * A fault worker that is woken meanwhile would have to wait for the end of this thread's slice: for
+ * all of some hundred microseconds of pieces, however short each is.
+ */
+void job_give_way(void);
+
 /** job_submit() - queue; @job->run, ->done and ->client_id are set; from the loop thread */
 void job_submit(struct job_pool *pool, struct job *job);
 

@@ -11,7 +11,8 @@
  * always are the latter, fault workers the former.
  *
  * A fault worker has little to do and somebody waits for it, but the scheduler lets whoever runs go
- * on for a while: a job that makes memory ready, or a client that faults without end. So workers
+ * on for a while: a client that faults without end, or a job, which gives way between its pieces
+ * (job_give_way()). So workers
  * ask for short slices, at which those who have longer ones give way at once (since Linux 6.12,
  * sched_setattr(2); earlier ones do not look at it). The share of the CPU that they get is the
  * same.

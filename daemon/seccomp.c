@@ -55,7 +55,7 @@ static const struct allowed allowed[] = {
 	{"rseq", "the same"},
 	{"sched_setaffinity", "the same: workers pin themselves"},
 	{"sched_getaffinity", "glibc asks for the number of CPUs when it makes malloc arenas"},
-	{"sched_yield", "a fault that the kernel cannot resolve yet is tried again"},
+	{"sched_yield", "jobs give way; a fault that the kernel cannot resolve yet is tried again"},
 	{"getcpu", "where a worker runs, where the vDSO does not say"},
 	{"restart_syscall", "the kernel, after a stop"},
 	{"clock_gettime", "where the vDSO does not say"},

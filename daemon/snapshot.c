@@ -148,6 +148,7 @@ static bool hand_down(struct region *region, struct snapshot *snap)
 		store_hand_down(store, snap->older ? &snap->older->store : NULL, first,
 				min_u64(first + HAND_DOWN_PAGES, store->n_pages));
 		pthread_rwlock_unlock(&region->chain_lock);
+		job_give_way();
 	}
 	return true;
 }

@@ -89,6 +89,7 @@ static void trim_run(struct region_op *op)
 	do {
 		region->n_trim_keep = n_to_keep(region);
 		region->is_trimmed = !store_pool_trim(region->pool, region->n_trim_keep);
+		job_give_way();
 	} while (!region->is_trimmed && !region_should_yield(region));
 }
 

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 
 #include "common/err.h"
+#include "daemon/job.h"
 
 #ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
 #define MADV_POPULATE_WRITE 23
@@ -337,6 +338,7 @@ size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm)
 		pthread_mutex_unlock(&pool->lock);
 		n_more = n_more ? stock_some(pool, min_u64(n_more, STOCK_SLOTS)) : 0;
 		n_done += n_more;
+		job_give_way();
 	} while (n_more);
 	return n_done;
 }

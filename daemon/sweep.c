@@ -42,6 +42,7 @@ static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
 			return r;
 		/* Data that was taken away since SEEK_DATA is a hole as well. */
 		off += max_u64(done_bytes, page_size_bytes());
+		job_give_way();
 	}
 	return 0;
 }
