@@ -6,11 +6,15 @@
  * The client's threads read (90 %) and write (10 %) pages at random. Of each snapshot: the stall;
  * the longest that a write took during the take, while the snapshot lived, and while the region
  * settled after its release; how many operations were done in the first 10 ms, 100 ms and second
- * after the take, against the half second before; what it took the library's thread to settle; and
- * how much the take settled and kept by itself. Without a userfaultfd only a program that is alone
- * settles, in the take: --threads 0. Or one whose threads may be stopped: --stop-threads.
+ * after the take, by themselves and against the half second before, which is not the same for both:
+ * after a fork() pages that the child shared fault once more when it has gone; what it took the
+ * library's thread to settle; and how much the take settled and kept by itself. Without a
+ * userfaultfd only a program that is alone settles, in the take: --threads 0. Or one whose threads
+ * may be stopped: --stop-threads.
  */
 #include "config.h"
+
+#include "tools/bench-repeat.h"
 
 #include <dirent.h>
 #include <pthread.h>
@@ -27,62 +31,11 @@
 #include "libclient/internal.h"
 #include "tools/bench-options.h"
 #include "tools/bench.h"
-#include "tools/report.h"
-#include "tools/samples.h"
 
 #define MSEC        ((uint64_t)1000000)
 #define THREADS_MAX 64
 
-enum phase {
-	PHASE_QUIET,
-	PHASE_TAKE,
-	PHASE_LIVE,
-	PHASE_SETTLE,
-	N_PHASES,
-};
-
-enum window {
-	WINDOW_10_MS,
-	WINDOW_100_MS,
-	WINDOW_1_S,
-	N_WINDOWS,
-};
-
 static const uint64_t window_nsec[] = {10 * MSEC, 100 * MSEC, 1000 * MSEC};
-static const char *const window_names[] = {"10ms", "100ms", "1s"};
-
-struct figures {
-	struct samples stall;
-	uint64_t first_stall_nsec, last_stall_nsec;
-	uint64_t worst_nsec[N_PHASES];
-	double dip[N_WINDOWS];         /* sums, of ratios to the time before */
-	struct cow_snapshot_cost cost; /* sums; of scoot */
-	uint64_t settle_cpu_nsec;
-	uint64_t n_settled; /* pages */
-	uint64_t extra_bytes;
-};
-
-struct repeat {
-	uint64_t size_bytes;
-	uint64_t percent;
-	uint64_t n_snapshots;
-	uint64_t n_threads;
-	bool is_json;
-	bool stops_threads;
-	const char *socket;
-	struct figures figures[2]; /* scoot, fork */
-	double copy_usec;          /* to memcpy() one page */
-
-	/* of the mode that is being measured */
-	char *base;
-	struct cow_client *client;
-	struct cow_region *region; /* NULL: fork */
-	struct cow_snapshot *snap;
-	pid_t child;
-	int child_fd;
-	_Atomic int phase;
-	atomic_bool is_over;
-};
 
 struct worker {
 	struct repeat *repeat;
@@ -285,12 +238,13 @@ static int run_one(struct repeat *repeat, struct figures *figures, struct worker
 		   uint64_t *seed, bool is_first)
 {
 	uint64_t before, start, taken, after, cpu, n_settled;
-	double rate;
+	double rate, window_rate;
 	int r;
 
 	before = count_ops(repeat, workers);
 	pause_until(now_nsec() + 500 * MSEC);
 	rate = (double)(count_ops(repeat, workers) - before) / (500 * MSEC);
+	figures->before_rate += rate;
 	atomic_store(&repeat->phase, PHASE_TAKE);
 	before = count_ops(repeat, workers);
 	start = now_nsec();
@@ -309,7 +263,9 @@ static int run_one(struct repeat *repeat, struct figures *figures, struct worker
 	for (size_t i = 0; i < N_WINDOWS; i++) {
 		pause_until(start + window_nsec[i]);
 		after = count_ops(repeat, workers);
-		figures->dip[i] += (double)(after - before) / (double)(now_nsec() - start) / rate;
+		window_rate = (double)(after - before) / (double)(now_nsec() - start);
+		figures->rate[i] += window_rate;
+		figures->dip[i] += window_rate / rate;
 	}
 	dirty_pages(repeat, seed);
 	figures->extra_bytes = max_u64(figures->extra_bytes, extra_bytes(repeat));
@@ -405,150 +361,6 @@ static int measure_fork(struct repeat *repeat)
 	return r;
 }
 
-/* --- the result --------------------------------------------------------------------------------
- */
-
-static double usec(uint64_t nsec)
-{
-	return (double)nsec / 1000;
-}
-
-static double settle_usec(const struct figures *figures)
-{
-	return figures->n_settled ? usec(figures->settle_cpu_nsec) / (double)figures->n_settled : 0;
-}
-
-/* Null where nobody worked beside the snapshots, as the next. */
-static struct json_object *worst_of(const struct repeat *repeat, const struct figures *figures)
-{
-	static const char *const names[] = {"quiet", "take", "live", "settle"};
-	struct json_object *part;
-
-	static_assert(ARRAY_SIZE(names) == N_PHASES, "a name for each");
-	if (!repeat->n_threads)
-		return NULL;
-	part = json_object_new_object();
-	for (size_t i = 0; i < N_PHASES; i++)
-		json_object_object_add(part, names[i],
-				       json_object_new_double(usec(figures->worst_nsec[i])));
-	return part;
-}
-
-static struct json_object *dip_of(const struct repeat *repeat, const struct figures *figures)
-{
-	struct json_object *part;
-
-	if (!repeat->n_threads)
-		return NULL;
-	part = json_object_new_object();
-	for (size_t i = 0; i < N_WINDOWS; i++)
-		json_object_object_add(
-			part, window_names[i],
-			json_object_new_double(figures->dip[i] / (double)repeat->n_snapshots));
-	return part;
-}
-
-/* A mean of all snapshots. */
-static double each(const struct repeat *repeat, uint64_t sum)
-{
-	return (double)sum / (double)repeat->n_snapshots;
-}
-
-static void put_cost(const struct repeat *repeat, struct figures *figures, struct json_object *mode)
-{
-	struct json_object *part = json_object_new_object();
-
-	report_put_real(part, "settled_bytes", each(repeat, figures->cost.settled_bytes));
-	report_put_real(part, "kept_bytes", each(repeat, figures->cost.kept_bytes));
-	json_object_object_add(mode, "take", part);
-}
-
-static struct json_object *document_of(const struct repeat *repeat, struct figures *figures)
-{
-	struct json_object *mode = json_object_new_object();
-	struct json_object *part = json_object_new_object();
-
-	json_object_object_add(
-		part, "p50", json_object_new_double(usec(samples_quantile(&figures->stall, 0.5))));
-	json_object_object_add(
-		part, "p99", json_object_new_double(usec(samples_quantile(&figures->stall, 0.99))));
-	json_object_object_add(part, "max",
-			       json_object_new_double(usec(samples_quantile(&figures->stall, 1))));
-	json_object_object_add(part, "first",
-			       json_object_new_double(usec(figures->first_stall_nsec)));
-	json_object_object_add(part, "last",
-			       json_object_new_double(usec(figures->last_stall_nsec)));
-	json_object_object_add(mode, "stall_us", part);
-	json_object_object_add(mode, "worst_write_us", worst_of(repeat, figures));
-	json_object_object_add(mode, "dip", dip_of(repeat, figures));
-	json_object_object_add(mode, "settle_cpu_us_per_page",
-			       json_object_new_double(settle_usec(figures)));
-	json_object_object_add(mode, "extra_bytes", json_object_new_uint64(figures->extra_bytes));
-	return mode;
-}
-
-static int print_json(struct repeat *repeat)
-{
-	struct json_object *document = json_object_new_object();
-	struct json_object *modes = json_object_new_object();
-	int r;
-
-	json_object_object_add(document, "size_bytes", json_object_new_uint64(repeat->size_bytes));
-	json_object_object_add(document, "dirty_percent", json_object_new_uint64(repeat->percent));
-	json_object_object_add(document, "snapshots", json_object_new_uint64(repeat->n_snapshots));
-	json_object_object_add(document, "threads", json_object_new_uint64(repeat->n_threads));
-	json_object_object_add(document, "memcpy_us_per_page",
-			       json_object_new_double(repeat->copy_usec));
-	json_object_object_add(modes, "scoot", document_of(repeat, &repeat->figures[0]));
-	put_cost(repeat, &repeat->figures[0], json_object_object_get(modes, "scoot"));
-	json_object_object_add(modes, "fork", document_of(repeat, &repeat->figures[1]));
-	json_object_object_add(document, "modes", modes);
-	r = report_json(document);
-	json_object_put(document);
-	return r;
-}
-
-static void print_work(const struct figures *figures, double n)
-{
-	printf("  worst write, us              quiet %.0f, take %.0f, live %.0f, settle %.0f\n",
-	       usec(figures->worst_nsec[PHASE_QUIET]), usec(figures->worst_nsec[PHASE_TAKE]),
-	       usec(figures->worst_nsec[PHASE_LIVE]), usec(figures->worst_nsec[PHASE_SETTLE]));
-	printf("  operations, of those before  10 ms %.2f, 100 ms %.2f, 1 s %.2f\n",
-	       figures->dip[0] / n, figures->dip[1] / n, figures->dip[2] / n);
-}
-
-static void print_mode(const struct repeat *repeat, const char *name, struct figures *figures)
-{
-	const double n = (double)repeat->n_snapshots;
-
-	printf("%s\n", name);
-	printf("  stall, us                    p50 %.1f, p99 %.1f; first %.1f, last %.1f\n",
-	       usec(samples_quantile(&figures->stall, 0.5)),
-	       usec(samples_quantile(&figures->stall, 0.99)), usec(figures->first_stall_nsec),
-	       usec(figures->last_stall_nsec));
-	if (repeat->n_threads)
-		print_work(figures, n);
-	printf("  extra memory, MiB            %.1f\n", (double)figures->extra_bytes / (1 << 20));
-	if (figures->n_settled)
-		printf("  CPU to settle a page, us     %.2f (memcpy: %.2f)\n", settle_usec(figures),
-		       repeat->copy_usec);
-}
-
-static int print_result(struct repeat *repeat)
-{
-	if (repeat->is_json)
-		return print_json(repeat);
-	printf("%llu MiB, %llu %% written between %llu snapshots, %llu threads\n",
-	       (unsigned long long)(repeat->size_bytes >> 20), (unsigned long long)repeat->percent,
-	       (unsigned long long)repeat->n_snapshots, (unsigned long long)repeat->n_threads);
-	print_mode(repeat, "scoot", &repeat->figures[0]);
-	printf("  in the take itself, MiB      settled %.2f, kept %.2f\n",
-	       each(repeat, repeat->figures[0].cost.settled_bytes) / (1 << 20),
-	       each(repeat, repeat->figures[0].cost.kept_bytes) / (1 << 20));
-	print_mode(repeat, "fork", &repeat->figures[1]);
-	return 0;
-}
-
 static int parse_options(struct repeat *repeat, int argc, char **argv)
 {
 	const struct bench_option options[] = {
@@ -580,7 +392,7 @@ int bench_repeat(int argc, char **argv)
 	if (!r)
 		r = measure_fork(&repeat);
 	if (!r)
-		r = print_result(&repeat);
+		r = bench_repeat_report(&repeat);
 	for (size_t i = 0; i < ARRAY_SIZE(repeat.figures); i++)
 		samples_deinit(&repeat.figures[i].stall);
 	return r ? cli_fail(r, err_sentence(), "repeat") : CLI_OK;

@@ -48,6 +48,8 @@ cowbench_SOURCES = \
 	tools/bench-options.c \
 	tools/bench-options.h \
 	tools/bench-repeat.c \
+	tools/bench-repeat.h \
+	tools/bench-repeat-report.c \
 	tools/bench-rollback.c \
 	tools/bench-turn.c \
 	tools/bench-turn.h \
