@@ -179,6 +179,8 @@ int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_byte
  * With client->lock held; any thread. What does not go is left to the client's thread.
  */
 void cowi_hurry(struct cow_client *client);
+/** cowi_thread_wake_soon() - have it look within COWI_SOON_NSEC, which costs less; any thread */
+void cowi_thread_wake_soon(struct cow_client *client);
 /** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else
  */
 bool cowi_has_output(struct cow_client *client);

@@ -150,7 +150,7 @@ static uint64_t map_pages(char *dst, const char *src, uint64_t len)
 		done = mmapcopy_pages(to->scoot, (uint64_t)(dst - to->addr), from->scoot,
 				      (uint64_t)(src - from->addr), len);
 		unlock_both(to, from);
-		cowi_scoot_post(to);
+		cowi_scoot_post_soon(to); /* nobody waits for that */
 	}
 	cow_region_unref(from);
 	cow_region_unref(to);

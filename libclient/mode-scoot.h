@@ -51,6 +51,8 @@ struct cowi_scoot {
 void cowi_scoot_post(struct cow_region *region);
 /** cowi_scoot_post_unwoken() - the same, by the way: an answer to come wakes the thread */
 void cowi_scoot_post_unwoken(struct cow_region *region);
+/** cowi_scoot_post_soon() - the same, but it takes some milliseconds until the thread wakes */
+void cowi_scoot_post_soon(struct cow_region *region);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
 /** cowi_scoot_warm_soon() - there is a new region: fill page tables for its first take, in time */

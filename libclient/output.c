@@ -92,7 +92,7 @@ void cowi_hurry(struct cow_client *client)
 		cowi_thread_wake(client);
 }
 
-/* With client->lock held: what is queued goes out a moment from now. False: there is no timer. */
+/* With client->lock held: the client's thread wakes a moment from now. False: there is no timer. */
 static bool start_timer(const struct cowi_conn *conn)
 {
 	const struct itimerspec when = {.it_value = {.tv_nsec = COWI_SOON_NSEC}};
@@ -130,4 +130,15 @@ int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_byte
 	if (r == -ECONNRESET)
 		r = err_raise(-ENOTCONN, "cowd at %s closed the connection", client->address);
 	return r;
+}
+
+void cowi_thread_wake_soon(struct cow_client *client)
+{
+	bool is_started;
+
+	pthread_mutex_lock(&client->lock);
+	is_started = start_timer(client->conn);
+	pthread_mutex_unlock(&client->lock);
+	if (!is_started)
+		cowi_thread_wake(client);
 }

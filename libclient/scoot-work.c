@@ -158,6 +158,12 @@ void cowi_scoot_post_unwoken(struct cow_region *region)
 		cowi_post_unwoken(region->client, &region->scoot_glue->task, 0);
 }
 
+void cowi_scoot_post_soon(struct cow_region *region)
+{
+	cowi_scoot_post_unwoken(region);
+	cowi_thread_wake_soon(region->client);
+}
+
 /* A round trip to cowd. */
 static int fetch_overlay(struct memfile **out, struct cow_region *region, uint64_t generation)
 {

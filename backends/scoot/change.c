@@ -28,7 +28,9 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
 
-	if (scoot_aside_new(&aside, region->addr + off, len) ||
+	if (len == region->size_bytes && region->room && !region->twin)
+		aside = steal_ptr(&region->room);
+	if ((!aside && scoot_aside_new(&aside, region->addr + off, len)) ||
 	    hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr))
 		return; /* mmap() over it does the same, but takes its time */
 	scoot_aside_push(region, steal_ptr(&aside));
