@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/region.h"
@@ -104,13 +105,14 @@ static int calm_piece(struct region *region, uint64_t off)
 static void calm_run(struct region_op *op)
 {
 	struct region *region = container_of(op, struct region, calm_op);
+	uint64_t since_nsec = now_nsec();
 	int r = 0;
 
 	for (uint64_t off = 0; off < region->size_bytes && !r; off += UNREGISTER_BYTES) {
 		if (region_should_yield(region))
 			return;
 		r = calm_piece(region, off);
-		job_give_way();
+		job_give_way(&since_nsec);
 	}
 }
 

@@ -11,8 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/job.h"
+
+#define GIVE_WAY_NSEC 100000
 
 struct job_pool {
 	struct loop *loop;
@@ -203,9 +206,12 @@ void job_submit(struct job_pool *pool, struct job *job)
 	pthread_cond_signal(&pool->wakeup); /* whom it wakes does not meet the lock */
 }
 
-void job_give_way(void)
+void job_give_way(uint64_t *since_nsec)
 {
+	if (now_nsec() - *since_nsec < GIVE_WAY_NSEC)
+		return;
 	(void)sched_yield();
+	*since_nsec = now_nsec();
 }
 
 bool job_pool_finish(struct job_pool *pool)

@@ -61,11 +61,13 @@ void job_pool_set_policy(struct job_pool *pool, int policy);
 
 /**
  * job_give_way() - between two pieces of what nobody waits for: whoever wants the CPU has it
+ * @since_nsec: now_nsec() when the job began; when it was resumed last
  *
  * A fault worker that is woken meanwhile would have to wait for the end of this thread's slice: for
- * all of some hundred microseconds of pieces, however short each is.
+ * all of its pieces, however short each is. To give way costs the rest of the slice, so that is
+ * done when some time has passed.
  */
-void job_give_way(void);
+void job_give_way(uint64_t *since_nsec);
 
 /** job_submit() - queue; @job->run, ->done and ->client_id are set; from the loop thread */
 void job_submit(struct job_pool *pool, struct job *job);

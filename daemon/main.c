@@ -157,9 +157,9 @@ static void find_admin_group(struct daemon *daemon)
 }
 
 /*
- * A thread inherits the class of its maker: fault workers come before the others. None of them
- * allocates often, so all use one arena of malloc()'s: with one of its own the first allocation of
- * each would map that, 50 us that somebody's snapshot waits for.
+ * A thread inherits the class of its maker: fault workers come before the others. Jobs allocate now
+ * and then, and all use one arena of malloc()'s: with one of its own the first allocation of each
+ * thread would map that, 50 us that somebody's snapshot waits for.
  */
 static int start_threads(struct daemon *daemon)
 {

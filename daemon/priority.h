@@ -12,10 +12,9 @@
  *
  * A fault worker has little to do and somebody waits for it, but the scheduler lets whoever runs go
  * on for a while: a client that faults without end, or a job, which gives way between its pieces
- * (job_give_way()). So workers
- * ask for short slices, at which those who have longer ones give way at once (since Linux 6.12,
- * sched_setattr(2); earlier ones do not look at it). The share of the CPU that they get is the
- * same.
+ * (job_give_way()). So workers ask for short slices, at which those who have longer ones give way
+ * at once (since Linux 6.12, sched_setattr(2); earlier ones do not look at it). The share of the
+ * CPU that they get is the same.
  *
  * All of it belongs to the loop thread.
  */

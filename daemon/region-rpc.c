@@ -216,7 +216,7 @@ static void attach_done(struct job *job)
 	if (!r)
 		r = region_serve(region);
 	rpc_finish(attach->call, r);
-	if (!r)
+	if (!r && region->session)
 		snapshot_new_ahead(region);
 	region_unref(region);
 	free(attach);

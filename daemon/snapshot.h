@@ -94,7 +94,8 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 /**
  * snapshot_new_ahead() - of a region of mode uffd: have what the next one needs of the kernel
  *
- * While nobody waits for it: making it takes longer than freezing. Best effort.
+ * While nobody waits for it: making it takes longer than freezing. Once the region is attached, and
+ * while the sweep goes on that follows a take by a move. Best effort.
  */
 void snapshot_new_ahead(struct region *region);
 struct snapshot *snapshot_ref(struct snapshot *snap);

@@ -28,7 +28,7 @@
 
 #define STATS_HISTOGRAMS(X)                                                                        \
 	X(fault_latency, "ns",                                                                     \
-	  "from reading a fault to waking its thread; some of those in a row")                     \
+	  "from reading a fault to waking its thread; of those that follow at once one of eight")  \
 	X(arm_latency, "ns", "to write-protect a region")                                          \
 	X(request_latency, "ns", "from receiving a request to sending its reply")
 

@@ -4,6 +4,7 @@
 
 #include "daemon/stock.h"
 
+#include "common/clock.h"
 #include "daemon/daemon.h"
 #include "daemon/region.h"
 #include "daemon/snapshot.h"
@@ -85,11 +86,13 @@ static size_t n_to_keep(struct region *region)
 static void trim_run(struct region_op *op)
 {
 	struct region *region = container_of(op, struct region, trim_op);
+	uint64_t since_nsec = now_nsec();
 
 	do {
 		region->n_trim_keep = n_to_keep(region);
 		region->is_trimmed = !store_pool_trim(region->pool, region->n_trim_keep);
-		job_give_way();
+		if (region->n_trim_keep) /* else somebody may wait for it */
+			job_give_way(&since_nsec);
 	} while (!region->is_trimmed && !region_should_yield(region));
 }
 
@@ -104,7 +107,7 @@ static void trim_done(struct region_op *op)
 
 void stock_trim(struct region *region)
 {
-	if (region->trim_op.region || !region->pool)
+	if (region->trim_op.region || !region->pool || store_pool_is_cold(region->pool))
 		return;
 	region->trim_op.run = trim_run;
 	region->trim_op.done = trim_done;

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "daemon/job.h"
 
@@ -37,8 +38,7 @@
 #define STOCK_LEFT      ((uint64_t)512)
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u
-/* Lose their memory at a time, which takes the kernel some tens of microseconds, with the pool's
- * lock held. */
+/* Lose their memory at a time, which takes the kernel some tens of microseconds. */
 #define TRIM_SLOTS      64u
 
 struct arena {
@@ -269,12 +269,13 @@ static void mark(uint64_t *bits, uint32_t first, size_t n, bool is_set)
 }
 
 /* Reserve cold slots by taking them; charged. */
-static size_t reserve_cold(struct store_pool *pool, size_t *idx, uint32_t *first, size_t n)
+static size_t reserve_cold(struct store_pool *pool, size_t *idx, uint32_t *first, size_t n_max)
 {
 	struct arena *arena;
+	size_t n = 0;
 
 	for (*idx = pool->hint_arena; *idx < pool->n_arenas; ++*idx) {
-		n = find_cold(&pool->arenas[*idx], pool->arena_slots, first, n);
+		n = find_cold(&pool->arenas[*idx], pool->arena_slots, first, n_max);
 		if (n)
 			break;
 	}
@@ -327,6 +328,7 @@ static size_t stock_some(struct store_pool *pool, size_t n)
 
 size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm)
 {
+	uint64_t since_nsec = now_nsec();
 	size_t n_done = 0, n_more;
 
 	do {
@@ -338,7 +340,7 @@ size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm)
 		pthread_mutex_unlock(&pool->lock);
 		n_more = n_more ? stock_some(pool, min_u64(n_more, STOCK_SLOTS)) : 0;
 		n_done += n_more;
-		job_give_way();
+		job_give_way(&since_nsec);
 	} while (n_more);
 	return n_done;
 }
@@ -468,6 +470,16 @@ bool store_pool_trim(struct store_pool *pool, size_t n_keep)
 	}
 	pthread_mutex_unlock(&pool->lock);
 	return n;
+}
+
+bool store_pool_is_cold(struct store_pool *pool)
+{
+	bool is_cold;
+
+	pthread_mutex_lock(&pool->lock);
+	is_cold = !pool->n_warm;
+	pthread_mutex_unlock(&pool->lock);
+	return is_cold;
 }
 
 uint64_t store_pool_used(struct store_pool *pool)

@@ -60,6 +60,8 @@ void *store_pool_page(struct store_pool *pool, uint32_t slot);
 /** store_pool_pages() - the same for each of @n */
 void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages,
 		      size_t n);
+/** store_pool_is_cold() - whether no slot has memory, so that there is none to give back */
+bool store_pool_is_cold(struct store_pool *pool);
 /** store_pool_is_low() - whether few slots are left that have memory already; no lock */
 bool store_pool_is_low(const struct store_pool *pool);
 /**
