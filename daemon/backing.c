@@ -209,6 +209,30 @@ uint64_t backing_used_bytes(const struct backing *backing)
 	return fstat(backing->fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
+/* By a mapping that nobody touches. */
+bool backing_find_resident(const struct backing *backing, uint64_t *off, uint64_t *len,
+			   uint64_t end)
+{
+	unsigned char is_there[BACKING_LOOK_BYTES >> 12];
+	const size_t page = page_size_bytes();
+	const uint64_t n_bytes = min_u64(end - *off, BACKING_LOOK_BYTES);
+	size_t first = 0, n = n_bytes / page, last;
+	void *map = mmap(NULL, n_bytes, PROT_READ, MAP_SHARED, backing->ro_fd, (off_t)*off);
+
+	if (map == MAP_FAILED)
+		return false;
+	if (mincore(map, n_bytes, is_there))
+		n = 0;
+	(void)munmap(map, n_bytes);
+	while (first < n && !(is_there[first] & 1))
+		first++;
+	for (last = first; last < n && is_there[last] & 1;)
+		last++;
+	*off += first * page;
+	*len = (last - first) * page;
+	return first < n;
+}
+
 void backing_drop_all(struct session *session)
 {
 	while (session->backings) {

@@ -11,6 +11,7 @@
 #ifndef COWD_BACKING_H
 #define COWD_BACKING_H
 
+#include <stdbool.h>
 #include <uthash.h>
 
 #include "daemon/quota.h"
@@ -60,6 +61,19 @@ DEFINE_CLEANUP(backing_unref, struct backing *)
 
 /** backing_find() - one that @session made, or NULL with a sentence; lent */
 struct backing *backing_find(struct session *session, uint64_t id);
+
+/**
+ * backing_find_resident() - the first bytes of [@off, @end) that are in memory
+ * @off: gets where they begin; whole pages
+ * @len: gets how many, at least a page
+ *
+ * What is swapped out is passed over. Other than SEEK_DATA it does not wait for the lock of the
+ * file, which a client may hold for ever. At most BACKING_LOOK_BYTES at a time. Return: whether
+ * there are any.
+ */
+bool backing_find_resident(const struct backing *backing, uint64_t *off, uint64_t *len,
+			   uint64_t end);
+#define BACKING_LOOK_BYTES ((uint64_t)4 << 20)
 
 /** backing_used_bytes() - memory that it takes now */
 uint64_t backing_used_bytes(const struct backing *backing);

@@ -78,6 +78,14 @@ static int map_pages(struct region *region, uint64_t first, uint64_t n, uint64_t
 	return r == UFFDIO_E_HOLE ? 0 : fold_uffd(region, r, addr, n_bytes);
 }
 
+/* The first word is, and every word equals the one after it. */
+static bool is_zero(const void *page)
+{
+	const uint64_t *words = page;
+
+	return !words[0] && !memcmp(words, words + 1, page_size_bytes() - sizeof(*words));
+}
+
 /*
  * Copy pages of M into slots; pages of zeroes end up as STORE_ZERO and their slots are given back.
  * @slots has @n of them and is changed.
@@ -95,10 +103,7 @@ static int fill_slots(struct region *region, uint64_t first, uint32_t *slots, si
 	if (n_read != (ssize_t)(n * size))
 		return err_raise(-ENOMEM, "no memory for old pages");
 	for (size_t i = 0; i < n; i++) {
-		const uint64_t *words = iov[i].iov_base;
-
-		/* All zero: the first word is, and every word equals the one after it. */
-		if (words[0] || memcmp(words, words + 1, size - sizeof(*words)) != 0)
+		if (!is_zero(iov[i].iov_base))
 			continue;
 		store_pool_put(region->pool, &slots[i], 1);
 		slots[i] = STORE_ZERO;
@@ -284,19 +289,27 @@ static int serve_absent(struct region *region, uint64_t idx, bool is_write)
 	return !r && n > 1 ? let_go(region, idx, n) : r;
 }
 
-/* How many pages from @idx on, at most @max, memory has not got; at least 1. */
-static uint64_t count_missing(const struct region *region, uint64_t idx, uint64_t max)
+/*
+ * How many pages from @idx on, at most @max, are zeroes, as those that memory has not got; at least
+ * 1. One that it has is protected or absent, if it is not kept, so it stays as it is.
+ *
+ * Not by SEEK_DATA: that waits for the lock of the file, which a client holds for as long as it
+ * likes, by a write(2) to its memory from memory that nobody serves.
+ */
+static uint64_t count_zeroes(const struct region *region, uint64_t idx, uint64_t max, void *buf)
 {
-	size_t size = page_size_bytes();
-	uint64_t n = min_u64(max, region->n_pages - idx);
-	off_t data;
+	size_t size = page_size_bytes(), n_read;
+	uint64_t n = min_u64(min_u64(max, region->n_pages - idx), WORKER_BUF_BYTES / size);
+	ssize_t n_bytes;
 
-	if (n == 1)
+	if (n <= 1)
 		return 1;
-	data = lseek(region->backing->ro_fd, (off_t)(idx * size), SEEK_DATA);
-	if (data < 0)
-		return errno == ENXIO ? n : 1;
-	return max_u64(min_u64(n, (uint64_t)data / size - idx), 1);
+	n_bytes = pread(region->backing->ro_fd, buf, n * size, (off_t)(idx * size));
+	n_read = n_bytes > 0 ? (size_t)n_bytes / size : 0;
+	for (n = 0; n < n_read; n++)
+		if (!is_zero((const char *)buf + n * size))
+			break;
+	return max_u64(n, 1);
 }
 
 /*
@@ -344,7 +357,8 @@ static int serve_missing(struct region *region, uint64_t idx, bool is_write, voi
 				 addr, size);
 	}
 	if (region->newest) {
-		n = keep_zeroes(region, idx, count_missing(region, idx, run_length(region, idx)));
+		n = keep_zeroes(region, idx,
+				count_zeroes(region, idx, run_length(region, idx), buf));
 		if (!n)
 			return 0;
 		region->last_end_idx = idx + n;

@@ -271,14 +271,9 @@ static void op_done(struct job *job)
  * without end does not outrun its own leftovers. */
 #define N_LEAVING_MAX 8
 
-bool region_is_frozen(struct region *region)
+bool region_is_frozen(const struct region *region)
 {
-	bool is_frozen;
-
-	pthread_rwlock_rdlock(&region->chain_lock);
-	is_frozen = region->oldest;
-	pthread_rwlock_unlock(&region->chain_lock);
-	return is_frozen;
+	return atomic_load(&region->n_chained);
 }
 
 bool region_should_yield(const struct region *region)

@@ -122,6 +122,8 @@ struct region {
 	pthread_rwlock_t chain_lock;
 	struct snapshot *oldest; /* chain_lock */
 	struct snapshot *newest;
+	_Atomic unsigned int n_chained; /* written with chain_lock held; for the loop, which does
+					   not wait for that */
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain; or NULL */
 	_Atomic uint64_t n_faults;
 	struct stock stock;       /* of slots made ready ahead */
@@ -196,8 +198,8 @@ int region_serve(struct region *region);
  * is not a background one goes before those that are. Leaves that pile up are an end of that.
  */
 void region_submit(struct region *region, struct region_op *op);
-/** region_is_frozen() - whether a snapshot needs what its memory has; takes chain_lock */
-bool region_is_frozen(struct region *region);
+/** region_is_frozen() - whether a snapshot needs what its memory has; any thread */
+bool region_is_frozen(const struct region *region);
 /** region_should_yield() - whether a background operation is to end soon, to be submitted again */
 bool region_should_yield(const struct region *region);
 

@@ -18,6 +18,7 @@
 #include "config.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "backends/uffdio.h"
 #include "common/clock.h"
@@ -38,6 +39,7 @@ struct rollback {
 	struct snapshot *snap; /* a reference */
 	void *zeroes;          /* a page of them */
 	void *now;             /* room for a page of memory */
+	char *map;             /* of a piece of memory, while pages of it are written; or NULL */
 	uint64_t first;        /* page from which on it is to be done */
 	size_t n_found;        /* of a piece, pages that the newest snapshot's store has, and … */
 	size_t n_away; /* … those of them that may leave it, counted from the piece's first */
@@ -45,14 +47,49 @@ struct rollback {
 	struct outcome outcome;
 };
 
-/* What @slot says of page @idx, where memory is to have it. */
-static int write_page(const struct rollback *rollback, uint64_t idx, const void *page)
+/* Of the piece that begins with page @first. */
+static size_t piece_bytes(const struct rollback *rollback, uint64_t first)
 {
-	struct region *region = rollback->snap->region;
-	size_t size = page_size_bytes();
+	return min_u64(STORE_TOUCH_PAGES, rollback->snap->region->n_pages - first) *
+	       page_size_bytes();
+}
 
-	if (pwrite(region->backing->fd, page, size, (off_t)(idx * size)) != (ssize_t)size)
+static int map_piece(struct rollback *rollback, uint64_t first)
+{
+	void *map = mmap(NULL, piece_bytes(rollback, first), PROT_READ | PROT_WRITE, MAP_SHARED,
+			 rollback->snap->region->backing->fd, (off_t)(first * page_size_bytes()));
+
+	if (map == MAP_FAILED)
+		return err_raise_errno("cannot map memory that is rolled back");
+	rollback->map = map;
+	return 0;
+}
+
+static void unmap_piece(struct rollback *rollback, uint64_t first)
+{
+	if (rollback->map)
+		(void)munmap(rollback->map, piece_bytes(rollback, first));
+	rollback->map = NULL;
+}
+
+/*
+ * Put @page where memory is to have it. Not by pwrite(2), which waits for the lock of the file: a
+ * client can hold that for ever, and here the region's locks are held.
+ */
+static int write_page(struct rollback *rollback, uint64_t idx, const void *page)
+{
+	const uint64_t first = align_down(idx, STORE_TOUCH_PAGES);
+	const size_t size = page_size_bytes();
+	char *to;
+	int r = rollback->map ? 0 : map_piece(rollback, first);
+
+	if (r)
+		return r;
+	to = rollback->map + (idx - first) * size;
+	/* What cannot be had is an error here and a signal in memcpy(). */
+	if (madvise(to, size, MADV_POPULATE_WRITE))
 		return err_raise(-ENOMEM, "no memory for a region that is rolled back");
+	memcpy(to, page, size);
 	return 0;
 }
 
@@ -63,7 +100,7 @@ static const void *page_of(const struct rollback *rollback, uint32_t slot)
 }
 
 /* With served.lock, and chain_lock held shared. */
-static int roll_page(const struct rollback *rollback, uint64_t idx)
+static int roll_page(struct rollback *rollback, uint64_t idx)
 {
 	struct snapshot *snap = rollback->snap;
 	uint32_t slot = snapshot_find_slot(snap, idx);
@@ -103,7 +140,7 @@ static bool protect(const struct region *region, uint64_t idx)
  * As roll_page(); @put_away gets true for a page that may leave the store. Somebody may have
  * written to that one until it was protected, so it is compared again.
  */
-static int roll_newest(const struct rollback *rollback, uint64_t idx, uint32_t slot, bool *put_away)
+static int roll_newest(struct rollback *rollback, uint64_t idx, uint32_t slot, bool *put_away)
 {
 	const void *page = page_of(rollback, slot);
 	bool same = is_same(rollback, idx, page);
@@ -191,6 +228,7 @@ static int roll_piece(struct rollback *rollback, uint64_t first)
 				r = roll_page(rollback, idx);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
+	unmap_piece(rollback, first);
 	if (rollback->n_away)
 		let_go(rollback, first, end);
 	served_unlock(&region->served);

@@ -54,7 +54,7 @@ static const struct allowed allowed[] = {
 	{"set_robust_list", "a thread that has not quite started when the list closes"},
 	{"rseq", "the same"},
 	{"sched_setaffinity", "the same: workers pin themselves"},
-	{"sched_getaffinity", "glibc asks for the number of CPUs when it makes malloc arenas"},
+	{"sched_getaffinity", "a library that asks for the number of CPUs, as glibc's malloc does"},
 	{"sched_yield", "jobs give way; a fault that the kernel cannot resolve yet is tried again"},
 	{"getcpu", "where a worker runs, where the vDSO does not say"},
 	{"restart_syscall", "the kernel, after a stop"},
@@ -100,6 +100,7 @@ static const struct allowed allowed[] = {
 	{"munmap", "malloc; stores"},
 	{"mremap", "malloc; mappings that grow"},
 	{"madvise", "populating ahead, giving back"},
+	{"mincore", "what a sweep finds in memory"},
 	{"getrandom", "malloc and hash tables"},
 	/* itself */
 	{"getpid", "replies, log"},

@@ -120,6 +120,7 @@ static void unlink_from_chain(struct region *region, struct snapshot *snap)
 		snap->newer->older = snap->older;
 	else
 		region->newest = snap->older;
+	atomic_fetch_sub(&region->n_chained, 1);
 }
 
 /* Whether it was in the chain at all; if not, a move that comes now finds nothing pending. */
@@ -139,6 +140,7 @@ static bool cancel_pending(struct region *region, struct snapshot *snap)
 static bool hand_down(struct region *region, struct snapshot *snap)
 {
 	struct store *store = &snap->store;
+	uint64_t since_nsec = now_nsec();
 
 	for (uint64_t first = store_next_touched(store, 0); first < store->n_pages;
 	     first = store_next_touched(store, first + HAND_DOWN_PAGES)) {
@@ -148,7 +150,7 @@ static bool hand_down(struct region *region, struct snapshot *snap)
 		store_hand_down(store, snap->older ? &snap->older->store : NULL, first,
 				min_u64(first + HAND_DOWN_PAGES, store->n_pages));
 		pthread_rwlock_unlock(&region->chain_lock);
-		job_give_way();
+		job_give_way(&since_nsec);
 	}
 	return true;
 }
@@ -298,6 +300,7 @@ static void append(struct region *region, struct snapshot *snap)
 	else
 		region->oldest = snap;
 	region->newest = snap;
+	atomic_fetch_add(&region->n_chained, 1);
 	pthread_rwlock_unlock(&region->chain_lock);
 	snap->is_chained = true;
 	atomic_store(&snap->is_frozen, true);
@@ -532,7 +535,11 @@ void snapshot_lost_task(struct task *task)
 	 * open. */
 	if (!region->n_refs)
 		return;
-	pthread_rwlock_rdlock(&region->chain_lock);
+	/* The loop waits for no lock that others hold while a client's address space is busy. */
+	if (pthread_rwlock_tryrdlock(&region->chain_lock)) {
+		snapshot_post_lost(region);
+		return;
+	}
 	for (snap = region->oldest; snap; snap = snap->newer) {
 		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
 		if (!snap->is_lost || snap->is_lost_told || snap->op.region || snap->has_left)

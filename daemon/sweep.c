@@ -10,39 +10,38 @@
 #include "config.h"
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
 #include "daemon/region.h"
 #include "daemon/snapshot.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)
+static_assert(SLICE_BYTES <= BACKING_LOOK_BYTES, "all of a slice is looked at");
 /* Mapped by one call, which holds the client's mmap lock: its own calls get their turns between. */
-#define STEP_BYTES  ((uint64_t)512 << 10)
+#define STEP_BYTES ((uint64_t)512 << 10)
 
 /*
- * Map what there is from @off on, up to @end. 0, or anything else to stop.
- *
- * UFFDIO_CONTINUE itself finds where data ends: SEEK_HOLE does not stop at @end, it walks on to the
- * next hole, which for a region that was written throughout is that of the whole region each time.
+ * Map what there is from @off on, up to @end, which is not far. 0, or anything else to stop. What
+ * is swapped out stays absent until it is touched.
  */
 static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
 {
+	uint64_t since_nsec = now_nsec();
+
 	while (off < end) {
-		off_t data = lseek(region->backing->ro_fd, (off_t)off, SEEK_DATA);
-		uint64_t done_bytes = 0;
+		uint64_t done_bytes = 0, len;
 		int r;
 
-		if (data < 0 || (uint64_t)data >= end)
+		if (!backing_find_resident(region->backing, &off, &len, end))
 			return 0;
-		off = (uint64_t)data;
-		r = uffdio_continue(region->uffd, region->addr + off,
-				    min_u64(end - off, STEP_BYTES), UFFDIO_CONTINUE_MODE_WP,
-				    &done_bytes);
+		r = uffdio_continue(region->uffd, region->addr + off, min_u64(len, STEP_BYTES),
+				    UFFDIO_CONTINUE_MODE_WP, &done_bytes);
 		if (r && r != UFFDIO_E_HOLE)
 			return r;
-		/* Data that was taken away since SEEK_DATA is a hole as well. */
+		/* What was taken away meanwhile is a hole. */
 		off += max_u64(done_bytes, page_size_bytes());
-		job_give_way();
+		job_give_way(&since_nsec);
 	}
 	return 0;
 }

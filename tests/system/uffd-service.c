@@ -8,14 +8,18 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "backends/uffdio.h"
 #include "libclient/internal.h"
 #include "system/proof.h"
 
@@ -363,6 +367,76 @@ START_TEST(only_who_is_waited_for_takes_a_cpu_from_others)
 }
 END_TEST
 
+/* --- the lock of a region's file ------------------------------------------------------------- */
+
+struct locker {
+	struct cow_region *region;
+	char *unserved; /* a page that nobody fills */
+	int uffd;
+};
+
+static void *lock_file(void *arg)
+{
+	struct locker *locker = arg;
+
+	/* Takes the lock of the file, then waits for the page. */
+	ck_assert_int_eq(pwrite(locker->region->backing_fd, locker->unserved, page_size_bytes(), 0),
+			 (ssize_t)page_size_bytes());
+	return NULL;
+}
+
+static void locker_init(struct locker *locker, struct cow_region *region)
+{
+	AUTO_FD int device_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	const size_t page = page_size_bytes();
+
+	locker->region = region;
+	locker->unserved =
+		mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(locker->unserved, MAP_FAILED);
+	ck_assert_int_eq(uffdio_new_by_device(&locker->uffd, device_fd, false), 0);
+	ck_assert_int_eq(uffdio_api(locker->uffd, 0, NULL), 0);
+	ck_assert_int_eq(uffdio_register(locker->uffd, (uintptr_t)locker->unserved, page,
+					 UFFDIO_REGISTER_MODE_MISSING),
+			 0);
+}
+
+/*
+ * A client that holds the lock of its memory's file for ever keeps no thread of cowd waiting:
+ * neither its fault worker nor a sweep nor a roll-back. Seen to hang: with SEEK_DATA in
+ * count_zeroes(), and with pwrite() in write_page().
+ */
+START_TEST(a_locked_file_keeps_nobody_waiting)
+{
+	const size_t page = page_size_bytes(), n_bytes = (size_t)16 << 20;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = proof_region(COW_MODE_UFFD, n_bytes);
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	char *memory = cow_region_address(region);
+	struct locker locker;
+	struct pollfd pollfd;
+	pthread_t thread;
+
+	if (access("/dev/userfaultfd", R_OK | W_OK))
+		return;
+	memset(memory + page, 1, n_bytes / 2 - page);
+	locker_init(&locker, region);
+	ck_assert_int_eq(pthread_create(&thread, NULL, lock_file, &locker), 0);
+	pollfd = (struct pollfd){.fd = locker.uffd, .events = POLLIN};
+	ck_assert_int_eq(poll(&pollfd, 1, -1), 1); /* it has the lock and waits */
+
+	proof_ok(cow_snapshot_new(&snap, region));
+	for (size_t off = page; off < n_bytes; off += page) /* holes, too */
+		memory[off] = 2;
+	proof_ok(cow_region_rollback(region, snap));
+	for (size_t off = page; off < n_bytes; off += page)
+		ck_assert_int_eq(memory[off], off < n_bytes / 2);
+	ck_assert_int_eq(uffdio_zeropage(locker.uffd, (uintptr_t)locker.unserved, page), 0);
+	pthread_join(thread, NULL);
+	close(locker.uffd);
+	munmap(locker.unserved, page);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("uffd-service", 120);
@@ -375,6 +449,7 @@ int main(void)
 	tcase_add_test(tcase, where_a_region_is_served_is_listed);
 	tcase_add_test(tcase, the_first_touch_has_all_pages_mapped_again);
 	tcase_add_test(tcase, only_who_is_waited_for_takes_a_cpu_from_others);
+	tcase_add_test(tcase, a_locked_file_keeps_nobody_waiting);
 	tcase_add_test(tcase, a_page_rolled_back_is_as_if_it_had_not_been_written);
 	tcase_add_test(tcase, pages_written_again_after_each_roll_back_stay_writable);
 	return proof_run(tcase);
