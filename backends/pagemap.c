@@ -111,3 +111,23 @@ int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
 		return find_by_scan(pagemap, at, end, runs, max, n_runs);
 	return find_by_reading(pagemap, at, end, runs, max, n_runs);
 }
+
+int pagemap_present(const struct pagemap *pagemap, const char *addr, size_t n_pages,
+		    unsigned char *is_there)
+{
+	const uint64_t first = (uint64_t)(uintptr_t)addr / page_size_bytes();
+	uint64_t entries[ENTRY_BATCH];
+
+	for (size_t done = 0, n_read; done < n_pages; done += n_read) {
+		size_t want = min_u64(n_pages - done, ARRAY_SIZE(entries));
+		ssize_t n = pread(pagemap->fd, entries, want * sizeof(entries[0]),
+				  (off_t)((first + done) * sizeof(entries[0])));
+
+		n_read = n > 0 ? (size_t)n / sizeof(entries[0]) : 0;
+		if (!n_read && !(n < 0 && errno == EINTR))
+			return err_raise_errno("cannot find mapped pages (/proc/self/pagemap)");
+		for (size_t i = 0; i < n_read; i++)
+			is_there[done + i] = entries[i] >> 63;
+	}
+	return 0;
+}

@@ -45,4 +45,15 @@ void pagemap_deinit(struct pagemap *pagemap);
 int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
 		    struct page_run *runs, size_t max, size_t *n_runs);
 
+/**
+ * pagemap_present() - for each of @n_pages from @addr on: whether a page is mapped there
+ * @is_there: gets 1 or 0
+ *
+ * mincore(2) would say what the file has in memory, but only to who may write to it: to others it
+ * says that all is there (since 5.2). A memfd of cowd's is its user's, whoever has descriptors of
+ * it. Return: 0 or -errno.
+ */
+int pagemap_present(const struct pagemap *pagemap, const char *addr, size_t n_pages,
+		    unsigned char *is_there);
+
 #endif

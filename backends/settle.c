@@ -45,17 +45,16 @@ static int prepare_twin(struct settle *settle, const struct chunk *chunk)
 {
 	if (mprotect(chunk->twin, chunk->len, PROT_READ | PROT_WRITE))
 		return err_raise_errno("cannot give access to a shared mapping");
-	if (mincore(chunk->twin, chunk->len, settle->is_resident))
-		memset(settle->is_resident, 0, sizeof(settle->is_resident));
-	return 0;
+	return pagemap_present(settle->pagemap, chunk->twin, chunk->len / page_size_bytes(),
+			       settle->is_mapped);
 }
 
-static bool is_resident(const struct settle *settle, uint64_t off, uint64_t len)
+static bool is_mapped(const struct settle *settle, uint64_t off, uint64_t len)
 {
 	const uint64_t page = page_size_bytes();
 
 	for (uint64_t i = off / page; i < (off + len) / page; i++) {
-		if (!(settle->is_resident[i] & 1))
+		if (!settle->is_mapped[i])
 			return false;
 	}
 	return true;
@@ -66,12 +65,15 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 {
 	const bool is_within = !memfile_is_past_limit(chunk->backing_off + chunk->len);
 	int r = find_private(settle, old, chunk->len);
+	/* The program may have taken access away from part of it: an error of pwrite(). */
+	const bool can_copy = chunk->twin && !r && settle->n_runs &&
+			      !mprotect(old, chunk->len, PROT_READ | PROT_WRITE);
 
 	for (size_t i = 0; !r && i < settle->n_runs; i++) {
 		const struct page_run *run = &settle->runs[i];
 		uint64_t off = run->addr - (uint64_t)(uintptr_t)old;
 
-		if (chunk->twin && is_resident(settle, off, run->len))
+		if (can_copy && is_mapped(settle, off, run->len))
 			memcpy(chunk->twin + off, old + off, run->len);
 		else if (is_within)
 			r = memfile_write_within(chunk->backing, old + off, run->len,
@@ -113,7 +115,7 @@ static int forget_private(const struct settle *settle, char *old, uint64_t len)
 	}
 	if (madvise(old, len, MADV_DONTNEED))
 		return -errno;
-	space_populate(old, len);
+	space_populate(old, len / page_size_bytes(), settle->is_mapped);
 	return 0;
 }
 

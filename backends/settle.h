@@ -10,8 +10,8 @@
  * fails, the chunk is as it was.
  *
  * They are written through that shared mapping where it is there already with its page tables (a
- * twin), else with pwrite(2), which takes twice as long. Never where the backing has no page in
- * memory: what cannot be had is an error of pwrite(), and a signal in memcpy().
+ * twin), else with pwrite(2), which takes twice as long. Only to pages that are mapped there: what
+ * cannot be had is an error of pwrite(), and a signal in memcpy().
  *
  * The caller knows that nobody else refers to those bytes of the backing (extents_is_shared()).
  */
@@ -40,7 +40,7 @@
  * @side:    reserved address space, 2 * SETTLE_CHUNK_BYTES: the chunk's old pages, its new mapping
  * @n_pages: private pages written back so far
  * @runs:    those of the chunk at hand
- * @is_resident: as mincore(2) says of the twin of the chunk at hand
+ * @is_mapped: pages of the twin of the chunk at hand
  * @is_adopting: chunks are private anonymous memory that becomes a shared mapping: the same steps
  */
 struct settle {
@@ -50,7 +50,7 @@ struct settle {
 	uint64_t n_pages;
 	struct page_run runs[SETTLE_RUNS_MAX];
 	size_t n_runs;
-	unsigned char is_resident[SETTLE_PAGES_MAX];
+	unsigned char is_mapped[SETTLE_PAGES_MAX];
 	bool is_adopting;
 };
 

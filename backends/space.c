@@ -115,22 +115,21 @@ int space_move(char *from, uint64_t len, char *to)
 }
 
 /* The first page of a window that is in memory has the kernel map those around it. */
-static bool populate_windows(char *addr, size_t n_pages, const unsigned char *is_there)
+void space_populate(char *addr, size_t n_pages, const unsigned char *is_there)
 {
 	const size_t page = page_size_bytes();
 	const size_t skew = (uintptr_t)addr / page % WINDOW_PAGES;
 	size_t idx = 0;
 
 	while (idx < n_pages) {
-		if (!(is_there[idx] & 1)) {
+		if (!is_there[idx]) {
 			idx++;
 			continue;
 		}
 		if (madvise(addr + idx * page, page, MADV_POPULATE_READ))
-			return false;
+			return;
 		idx = align_down(idx + skew, WINDOW_PAGES) + WINDOW_PAGES - skew;
 	}
-	return true;
 }
 
 uint64_t space_populate_known(char *addr, uint64_t len)
@@ -145,19 +144,6 @@ uint64_t space_populate_known(char *addr, uint64_t len)
 		at = align_down(at, window) + window;
 	}
 	return at;
-}
-
-void space_populate(char *addr, uint64_t len)
-{
-	const size_t page = page_size_bytes();
-	unsigned char is_there[512];
-
-	for (uint64_t off = 0, n; off < len; off += n) {
-		n = min_u64(len - off, ARRAY_SIZE(is_there) * page);
-		if (mincore(addr + off, n, is_there) ||
-		    !populate_windows(addr + off, n / page, is_there))
-			return;
-	}
 }
 
 int space_drop_runs(const struct page_run *runs, size_t n_runs)

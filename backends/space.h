@@ -53,12 +53,12 @@ int space_move(char *from, uint64_t len, char *to);
 /**
  * space_populate() - fill the page tables of a mapping of a memfd, for reading
  *
- * Only for pages that are in memory: touching a hole would allocate it. Asked for by mincore(2),
- * since to find a hole lseek(2) walks over all the data before it. One page of 16 is asked for: the
- * kernel maps those around it with it, whereas all of a range would be looked up one by one. Best
- * effort; Linux >= 5.14.
+ * @is_there: for each of @n_pages, whether it is in memory: touching a hole would allocate it
+ *
+ * One page of 16 is asked for: the kernel maps those around it with it, whereas all of a range
+ * would be looked up one by one. Best effort; Linux >= 5.14.
  */
-void space_populate(char *addr, uint64_t len);
+void space_populate(char *addr, size_t n_pages, const unsigned char *is_there);
 
 /**
  * space_populate_known() - the same where all pages are known to be in memory

@@ -109,6 +109,8 @@ void scoot_region_forked(struct scoot_region *region)
 	free(region->twin);
 	free(region->room);
 	region->twin = region->room = NULL;
+	region->twin_is_early = false;
+	region->twin_is_bare = false;
 	region->settle.side = NULL;
 	region->uffd = fd_close(region->uffd);
 }

@@ -112,6 +112,10 @@ bool scoot_twin_warm(struct scoot_region *region)
 
 	if (!region->twin_is_early)
 		return false;
+	if (is_limited()) { /* with access it would count */
+		scoot_twin_drop(region);
+		return false;
+	}
 	/* What mlockall() has locked would be copied when access is given. */
 	if (region->twin_is_bare && (munlock(twin->addr, twin->len) ||
 				     mprotect(twin->addr, twin->len, PROT_READ | PROT_WRITE)))
@@ -183,6 +187,8 @@ int scoot_twin_swap_all(struct scoot_region *region)
 	if (!is_clean(region) || !scoot_take_over(twin->addr, region->size_bytes, region->addr)) {
 		hold_give_back(region->uffd, &region->pagemap, region->addr, region->size_bytes,
 			       region->room->addr);
+		if (region->twin_is_early) /* it may have access now */
+			scoot_twin_drop(region);
 		return SCOOT_E_TWIN;
 	}
 	region->twin = region->room;
@@ -202,6 +208,8 @@ bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, ch
 	    !scoot_take_over(region->twin->addr, len, region->addr))
 		return false;
 	region->is_populated = true;
+	region->twin_is_early = false;
+	region->twin_is_bare = false;
 	if (space_move(pages, len, region->twin->addr)) {
 		(void)space_plug(region->twin->addr, len);
 		scoot_twin_drop(region);
@@ -225,6 +233,21 @@ char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off)
 	return region->twin ? region->twin->addr + off : NULL;
 }
 
+/* What is mapped in place is in memory, so it can be in the twin's page tables as well. */
+static int populate(struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	unsigned char is_there[SETTLE_PAGES_MAX];
+	const size_t page = page_size_bytes();
+
+	for (uint64_t end = off + len, n; off < end; off += n) {
+		n = min_u64(end - off, SETTLE_CHUNK_BYTES);
+		if (pagemap_present(&region->pagemap, region->addr + off, n / page, is_there))
+			return -1;
+		space_populate(region->twin->addr + off, n / page, is_there);
+	}
+	return 0;
+}
+
 bool scoot_populate_step(struct scoot_region *region)
 {
 	uint64_t n, off = region->populate_at;
@@ -233,7 +256,6 @@ bool scoot_populate_step(struct scoot_region *region)
 	    !extents_is_owned(&region->map))
 		return false;
 	n = min_u64(region->size_bytes - off, POPULATE_STEP_BYTES);
-	space_populate(region->twin->addr + off, n);
-	region->populate_at = off + n;
+	region->populate_at = populate(region, off, n) ? region->size_bytes : off + n;
 	return region->populate_at < region->size_bytes;
 }
