@@ -346,6 +346,8 @@ HELPER static bool prepare(const struct stop *stop)
 	static const char by_default[64]; /* larger than the kernel's struct sigaction */
 	const uint64_t all = ~(uint64_t)0;
 
+	/* What is sent to the program's process group is not for the helper. */
+	(void)syscall(SYS_setpgid, 0L, 0L);
 	return !syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, KERNEL_SIGSET_BYTES) &&
 	       !syscall(SYS_rt_sigaction, SIGCHLD, by_default, NULL, KERNEL_SIGSET_BYTES) &&
 	       !syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L) &&

@@ -30,12 +30,12 @@
  *
  * It cannot be done where ptrace(2) is forbidden (seccomp, Yama, a process that is not dumpable),
  * where a debugger has been before, beside workers of io_uring, whose requests would fail, and
- *where a thread does not stop in time: one that waits for its vfork() child, say. Then everybody
- *who was stopped goes on.
+ * where a thread does not stop in time: one that waits for its vfork() child, say. Then everybody
+ * who was stopped goes on.
  *
  * If the caller's thread ends, by an exec of another one, say, the kernel ends the helper, and
- *whoever it had stopped goes on. Who ends the helper alone, by SIGKILL, while the caller works, has
- *threads go on too soon: nothing in a program does that by accident.
+ * whoever it had stopped goes on. Who ends the helper alone, by SIGKILL, while the caller works,
+ *has threads go on too soon: nothing in a program does that by accident.
  *
  * Yama's ptrace_scope 1 allows a process to be traced by whom it names: the helper is named
  * (PR_SET_PTRACER) and then nobody is, whoever had been before.

@@ -15,7 +15,7 @@
 #include "common/err.h"
 #include "daemon/job.h"
 
-#define GIVE_WAY_NSEC 100000
+#define GIVE_WAY_NSEC 50000
 
 struct job_pool {
 	struct loop *loop;

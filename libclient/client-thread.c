@@ -473,8 +473,12 @@ static bool wait_for_work(struct cow_client *client)
 	(void)poll(pollfds, ARRAY_SIZE(pollfds), timeout_msec);
 	if (pollfds[0].revents & POLLIN)
 		(void)!read(conn->wake_fd, &count, sizeof(count));
-	if (pollfds[2].revents & POLLIN)
+	if (pollfds[2].revents & POLLIN) {
+		pthread_mutex_lock(&client->lock);
+		conn->is_soon = false;
 		(void)!read(conn->soon_fd, &count, sizeof(count));
+		pthread_mutex_unlock(&client->lock);
+	}
 	if ((pollfds[1].revents & POLLOUT) || (pollfds[2].revents & POLLIN))
 		cowi_flush(client);
 	return is_asked_to || pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);

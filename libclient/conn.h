@@ -82,7 +82,7 @@ struct cowi_pending {
 	uint64_t total_bytes;
 };
 
-/* A packet that did not fit the socket's buffer. */
+/* A packet that did not fit the socket's buffer, or that has time. */
 struct cowi_packet {
 	struct cowi_packet *next;
 	uint64_t request_id;
@@ -96,6 +96,7 @@ struct cowi_conn {
 	int sock;                  /* -1 when down */
 	int wake_fd;               /* eventfd: the client's thread has something to do */
 	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
+	bool is_soon; /* it is armed; lock */
 	bool is_up;
 	bool is_ending; /* its end is not known to all snapshots yet */
 	bool was_up;    /* once */
@@ -181,8 +182,7 @@ int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_byte
 void cowi_hurry(struct cow_client *client);
 /** cowi_thread_wake_soon() - have it look within COWI_SOON_NSEC, which costs less; any thread */
 void cowi_thread_wake_soon(struct cow_client *client);
-/** cowi_has_output() - whether packets wait for room in the socket's buffer, and for nothing else
- */
+/** cowi_has_output() - whether packets wait for room in the socket's buffer, or for their time */
 bool cowi_has_output(struct cow_client *client);
 /** cowi_drop_output() - forget what is queued. With client->lock held */
 void cowi_drop_output(struct cowi_conn *conn);

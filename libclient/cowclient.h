@@ -70,7 +70,7 @@ struct cow_region_params {
  * Modes scoot and mmapcopy, where cowd lends no userfaultfd: a snapshot of a program of several
  * threads may stop the others by ptrace(2) while it is taken, so that what was written since the
  * one before is settled and not copied again by each. A few system calls of theirs then fail with
- * EINTR: signal(7), on stop signals. See cow-scoot(7).
+ * EINTR, or do less than they were asked for: signal(7), on stop signals. See cow-scoot(7).
  */
 #define COW_REGION_STOP_THREADS 4u
 

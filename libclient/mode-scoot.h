@@ -49,7 +49,8 @@ struct cowi_scoot {
 
 /** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
 void cowi_scoot_post(struct cow_region *region);
-/** cowi_scoot_post_unwoken() - the same, by the way: an answer to come wakes the thread */
+/** cowi_scoot_post_unwoken() - the same, but something else wakes the thread: cowi_call_soon_in()
+ */
 void cowi_scoot_post_unwoken(struct cow_region *region);
 /** cowi_scoot_post_soon() - the same, but it takes some milliseconds until the thread wakes */
 void cowi_scoot_post_soon(struct cow_region *region);

@@ -93,11 +93,15 @@ void cowi_hurry(struct cow_client *client)
 }
 
 /* With client->lock held: the client's thread wakes a moment from now. False: there is no timer. */
-static bool start_timer(const struct cowi_conn *conn)
+static bool start_timer(struct cowi_conn *conn)
 {
 	const struct itimerspec when = {.it_value = {.tv_nsec = COWI_SOON_NSEC}};
 
-	return conn->soon_fd >= 0 && !timerfd_settime(conn->soon_fd, 0, &when, NULL);
+	/* One that is armed stays as it is: who calls often would put it off for ever. */
+	if (!conn->is_soon)
+		conn->is_soon =
+			conn->soon_fd >= 0 && !timerfd_settime(conn->soon_fd, 0, &when, NULL);
+	return conn->is_soon;
 }
 
 /* With client->lock held. Whether the packet that was given the latest id is to be sent later. */

@@ -16,7 +16,7 @@ static bool stop(struct scoot_stopper *stopper)
 {
 	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
 
-	(void)err_sentence();
+	(void)err_raise(0, "%s", "");
 	self->has_failed = !stop_begin(&self->stop, cowi_alone_is_own);
 	return !self->has_failed;
 }

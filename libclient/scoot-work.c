@@ -328,10 +328,15 @@ void cowi_scoot_run(struct cowi_task *task)
 
 void cowi_scoot_warm_soon(struct cow_client *client)
 {
+	struct cowi_task *task = &client->conn->warm_task;
+
 	pthread_mutex_lock(&client->lock);
 	client->conn->warm_msec = WARM_FIRST_MSEC;
+	/* For an earlier region it may be far off. */
+	if (task->is_queued)
+		task->due_msec = min_u64(task->due_msec, now_msec() + WARM_FIRST_MSEC);
 	pthread_mutex_unlock(&client->lock);
-	cowi_post_later(client, &client->conn->warm_task, WARM_FIRST_MSEC);
+	cowi_post_later(client, task, WARM_FIRST_MSEC);
 }
 
 /* Return: whether it is to be looked at again. Who has the lock takes a snapshot, or frees it. */

@@ -58,6 +58,11 @@ void scoot_snapshot_trim(struct scoot_snapshot *snap)
 {
 	if (snap->n_kept && snap->n_kept < snap->n_alloc)
 		(void)kept_realloc(snap, snap->n_kept);
+	if (snap->n_kept)
+		return;
+	free(snap->kept);
+	snap->kept = NULL;
+	snap->n_alloc = 0;
 }
 
 int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len)

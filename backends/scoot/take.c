@@ -175,13 +175,11 @@ static int reserve_kept(const struct plan *plan, struct scoot_snapshot *snap)
 static int keep_out(struct scoot_region *region, const struct plan *plan,
 		    struct scoot_snapshot *snap)
 {
-	int r;
-
 	if (!is_crowded(region))
 		return hold_begin(region->uffd, region->addr, region->size_bytes, false);
-	r = reserve_kept(plan, snap);
-	if (r)
-		return r;
+	/* Without memory for it the other way is left, which takes what it needs. */
+	if (reserve_kept(plan, snap))
+		return SCOOT_E_RUNNING;
 	return region->stopper->stop(region->stopper) ? 0 : SCOOT_E_RUNNING;
 }
 
