@@ -236,6 +236,7 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-pagemap \
 	tests/unit/test-scoot \
 	tests/unit/test-twin \
+	tests/unit/test-twin-early \
 	tests/unit/test-uffdio \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
@@ -271,7 +272,12 @@ tests_unit_test_scoot_SOURCES = tests/unit/test-scoot.c tests/unit/scoot-fixture
 tests_unit_test_scoot_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_scoot_LDADD = $(TESTS_UNIT_LDADD)
-tests_unit_test_twin_SOURCES = tests/unit/test-twin.c tests/unit/scoot-fixture.h
+tests_unit_test_twin_SOURCES = tests/unit/test-twin.c tests/unit/scoot-fixture.h tests/unit/twin-fixture.h
+tests_unit_test_twin_early_SOURCES = tests/unit/test-twin-early.c tests/unit/scoot-fixture.h \
+	tests/unit/twin-fixture.h
+tests_unit_test_twin_early_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_twin_early_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_twin_early_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_twin_CFLAGS = $(TESTS_CFLAGS) $(SECCOMP_CFLAGS)
 tests_unit_test_twin_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_twin_LDADD = $(TESTS_UNIT_LDADD) $(SECCOMP_LIBS)

@@ -11,21 +11,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "tests/unit/scoot-fixture.h"
-
-#define SIZE_BYTES ((uint64_t)64 << 20)
-
-static long n_faults(void)
-{
-	struct rusage usage;
-
-	ck_assert_int_eq(getrusage(RUSAGE_SELF, &usage), 0);
-	return usage.ru_minflt;
-}
+#include "tests/unit/twin-fixture.h"
 
 static long n_mappings(void)
 {
@@ -38,42 +27,6 @@ static long n_mappings(void)
 		n += c == '\n';
 	fclose(file);
 	return n;
-}
-
-/* Read a byte of each page: their sum. */
-static uint64_t read_all(const struct scoot_region *region)
-{
-	const volatile char *byte = region->addr;
-	uint64_t sum = 0;
-
-	for (uint64_t off = 0; off < region->size_bytes; off += page_size_bytes())
-		sum += (unsigned char)byte[off];
-	return sum;
-}
-
-static struct scoot_region *make_filled(void)
-{
-	struct scoot_region *region = make_region(SIZE_BYTES, WITH_SCAN);
-
-	memset(region->addr, 1, region->size_bytes);
-	return region;
-}
-
-static uint64_t n_private(const struct scoot_region *region)
-{
-	uint64_t at = (uint64_t)(uintptr_t)region->addr, n_bytes = 0;
-	const uint64_t end = at + region->size_bytes;
-	struct page_run runs[64];
-	size_t n_runs;
-
-	while (at < end) {
-		ck_assert_int_eq(pagemap_private(&region->pagemap, &at, end, runs, ARRAY_SIZE(runs),
-						 &n_runs),
-				 0);
-		for (size_t i = 0; i < n_runs; i++)
-			n_bytes += runs[i].len;
-	}
-	return n_bytes / page_size_bytes();
 }
 
 static void write_some(struct scoot_region *region, uint64_t n)
@@ -319,97 +272,6 @@ START_TEST(mlockall_is_in_the_way_of_new_mappings_only)
 }
 END_TEST
 
-/*
- * What the first take puts in place is there before. Seen to fail: without scoot_twin_prepare(),
- * and without munlock() in is_clean(), where giving access copies all that mlockall() has locked.
- */
-START_TEST(a_first_take_makes_no_mapping)
-{
-	struct scoot_region *region = make_filled();
-	struct scoot_snapshot *snap;
-
-	scoot_twin_prepare(region);
-	ck_assert_ptr_nonnull(region->twin);
-	if (syscall(SYS_mlockall, MCL_CURRENT | MCL_FUTURE)) {
-		ck_assert(errno == ENOMEM || errno == EPERM);
-		end_region(region);
-		return;
-	}
-	snap = take(region);
-	ck_assert_uint_eq(n_private(region), 0);
-	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page_size_bytes());
-	memset(region->addr, 2, SIZE_BYTES / 2);
-	ck_assert_int_eq(syscall(SYS_munlockall), 0);
-	ck_assert_uint_eq(n_private(region), SIZE_BYTES / 2 / page_size_bytes());
-	scoot_snapshot_free(snap);
-	settle_all(region);
-	ck_assert_uint_eq(read_all(region), (SIZE_BYTES + SIZE_BYTES / 2) / page_size_bytes());
-	end_region(region);
-}
-END_TEST
-
-/*
- * Nor does one fault that comes late enough. Seen to fail: without scoot_twin_warm(), and with one
- * that is of use once only.
- */
-START_TEST(a_first_take_finds_page_tables)
-{
-	struct scoot_region *region = make_region(SIZE_BYTES, WITH_SCAN);
-	const uint64_t n_pages = SIZE_BYTES / page_size_bytes();
-	struct scoot_snapshot *snap;
-	long before;
-
-	scoot_twin_prepare(region);
-	memset(region->addr, 1, SIZE_BYTES / 2);
-	ck_assert(scoot_twin_warm(region));
-	while (scoot_populate_step(region))
-		;
-	memset(region->addr + SIZE_BYTES / 2, 1, SIZE_BYTES / 2);
-	ck_assert(scoot_twin_warm(region));
-	while (scoot_populate_step(region))
-		;
-	memset(region->addr, 2, SIZE_BYTES / 2);
-	snap = take(region);
-	ck_assert(!scoot_twin_warm(region));
-	before = n_faults();
-	ck_assert_uint_eq(read_all(region), n_pages + n_pages / 2);
-	ck_assert_int_lt(n_faults() - before, 200);
-	ck_assert_uint_eq(n_private(region), 0);
-	memset(region->addr, 3, SIZE_BYTES);
-	scoot_snapshot_free(snap);
-	settle_all(region);
-	ck_assert_uint_eq(read_all(region), 3 * n_pages);
-	end_region(region);
-}
-END_TEST
-
-/* Address space set aside for the first take is there for it, though the twin is of no use. */
-START_TEST(a_limit_after_the_twin_was_made)
-{
-	struct scoot_region *region = make_filled();
-	struct rlimit before, now;
-	struct scoot_snapshot *snap;
-
-	scoot_twin_prepare(region);
-	ck_assert_ptr_nonnull(region->twin);
-	if (_i)
-		scoot_twin_warm(region);
-	ck_assert_int_eq(getrlimit(RLIMIT_DATA, &before), 0);
-	now = before;
-	now.rlim_cur = (rlim_t)1 << 40;
-	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &now), 0);
-	snap = take(region);
-	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &before), 0);
-	ck_assert_ptr_nonnull(region->twin); /* the shared mapping that was moved aside */
-	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page_size_bytes());
-	memset(region->addr, 2, SIZE_BYTES);
-	scoot_snapshot_free(snap);
-	settle_all(region);
-	ck_assert_uint_eq(read_all(region), 2 * SIZE_BYTES / page_size_bytes());
-	end_region(region);
-}
-END_TEST
-
 /* Seen to fail: without MADV_DONTFORK on what becomes the twin. */
 START_TEST(a_fork_child_does_not_inherit_the_twin)
 {
@@ -483,52 +345,6 @@ START_TEST(what_is_out_of_reach_settles)
 	ck_assert(extents_is_owned(&region->map));
 	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page + 8);
 	end_region(region);
-}
-END_TEST
-
-/* In a process of its own: no more of @region's file is in memory than what was written. */
-static int warm_as_nobody(struct scoot_region *region)
-{
-	struct stat st;
-
-	if (setuid(65534))
-		return 2;
-	scoot_twin_warm(region);
-	while (scoot_populate_step(region))
-		;
-	return fstat(region->home->fd, &st) ||
-	       (uint64_t)st.st_blocks * 512 > 64 * page_size_bytes();
-}
-
-/*
- * Memory that cowd made belongs to cowd's user, and mincore() tells nobody else what of it is
- * there. Seen to fail: with space_populate() by mincore(), which fills the holes of what it maps.
- */
-START_TEST(holes_stay_holes_for_whom_the_file_is_not)
-{
-	CLEANUP(memfile_unrefp) struct memfile *home = make_backing(SIZE_BYTES, 1);
-	struct scoot_region *region = NULL;
-	int uffd, status;
-	char *addr;
-	pid_t pid;
-
-	if (getuid() != 0)
-		return; /* another user than the file's can only be had by root */
-	ck_assert_int_eq(fchmod(home->fd, 0600), 0);
-	pid = fork();
-	if (!pid) {
-		uffd = make_uffd();
-		if (space_reserve(&addr, SIZE_BYTES) ||
-		    mmap(addr, SIZE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, home->fd,
-			 0) != addr ||
-		    scoot_region_new(&region, addr, home, &uffd))
-			_exit(3);
-		memset(addr, 1, 8 * page_size_bytes());
-		scoot_twin_prepare(region);
-		_exit(warm_as_nobody(region));
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_int_eq(status, 0);
 }
 END_TEST
 
@@ -640,13 +456,9 @@ int main(void)
 	tcase_add_test(tcase, a_fork_in_the_middle_of_settling);
 	tcase_add_test(tcase, copies_made_by_mlockall_are_not_put_in_place);
 	tcase_add_test(tcase, mlockall_is_in_the_way_of_new_mappings_only);
-	tcase_add_test(tcase, a_first_take_makes_no_mapping);
-	tcase_add_test(tcase, a_first_take_finds_page_tables);
-	tcase_add_loop_test(tcase, a_limit_after_the_twin_was_made, 0, 2);
 	tcase_add_test(tcase, a_fork_child_does_not_inherit_the_twin);
 	tcase_add_test(tcase, protections_do_not_come_back);
 	tcase_add_test(tcase, what_is_out_of_reach_settles);
-	tcase_add_test(tcase, holes_stay_holes_for_whom_the_file_is_not);
 	tcase_add_test(tcase, who_is_limited_in_memory_has_no_twin);
 	tcase_add_test(tcase, fork_finds_no_page_tables_to_copy);
 	tcase_add_test(tcase, fork_finds_private_pages_only);
