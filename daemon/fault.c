@@ -56,12 +56,13 @@ static uint64_t addr_of(const struct region *region, uint64_t idx)
 	return region->addr + idx * page_size_bytes();
 }
 
-static int let_go(struct region *region, uint64_t first, uint64_t n)
+/* @is_quiet: who waits there is woken by what comes after it */
+static int let_go(struct region *region, uint64_t first, uint64_t n, bool is_quiet)
 {
 	uint64_t addr = addr_of(region, first);
 	uint64_t n_bytes = n * page_size_bytes();
 
-	return fold_uffd(region, uffdio_unprotect(region->uffd, addr, n_bytes, false), addr,
+	return fold_uffd(region, uffdio_unprotect(region->uffd, addr, n_bytes, is_quiet), addr,
 			 n_bytes);
 }
 
@@ -119,6 +120,18 @@ static size_t count_unkept(const struct region *region, const struct snapshot *s
 
 	while (n < max && idx + n < region->n_pages &&
 	       store_get(&snap->store, idx + n) == STORE_EMPTY)
+		n++;
+	return n;
+}
+
+/* How many from @idx on, at least 1 and at most @max, it has kept: they may be written. */
+static size_t count_kept(const struct region *region, const struct snapshot *snap, uint64_t idx,
+			 size_t max)
+{
+	size_t n = 1;
+
+	while (n < max && idx + n < region->n_pages &&
+	       store_get(&snap->store, idx + n) != STORE_EMPTY)
 		n++;
 	return n;
 }
@@ -225,14 +238,18 @@ static size_t keep_or_lose(struct region *region, uint64_t idx, size_t n)
 
 /*
  * See to it that no live snapshot needs page @idx from memory any more; those that cannot have it
- * are lost. Pages after it are kept too when writes come in order. Return: how many may be written
- * now; 0: the writer has to wait, it is not to be woken.
+ * are lost. Pages after it are kept too when writes come in order; the sweep may map some of those
+ * when they are, protected, so that the first of them to be written is met here again, and the
+ * others with it. Return: how many may be written now; 0: the writer has to wait, it is not to be
+ * woken.
  */
 static size_t make_writable(struct region *region, uint64_t idx)
 {
 	size_t n;
 
-	if (store_get(&region->newest->store, idx) != STORE_EMPTY || !is_needed(region, idx))
+	if (store_get(&region->newest->store, idx) != STORE_EMPTY)
+		return count_kept(region, region->newest, idx, RUN_PAGES_MAX);
+	if (!is_needed(region, idx))
 		return 1;
 	n = count_unkept(region, region->newest, idx, run_length(region, idx));
 	n = keep_or_lose(region, idx, n);
@@ -258,10 +275,10 @@ static int serve_protected(struct region *region, uint64_t idx)
 	if (!region->newest) {
 		uint64_t first = free_run(region, idx, &n);
 
-		return let_go(region, first, n);
+		return let_go(region, first, n, false);
 	}
 	n = make_writable(region, idx);
-	return n ? let_go(region, idx, n) : 0;
+	return n ? let_go(region, idx, n, false) : 0;
 }
 
 /*
@@ -284,9 +301,12 @@ static int serve_absent(struct region *region, uint64_t idx, bool is_write)
 		return r ? r : map_pages(region, first, idx - first, UFFDIO_CONTINUE_MODE_WP);
 	}
 	n = make_writable(region, idx);
-	r = n ? map_pages(region, idx, n, 0) : 0;
-	/* Some of several may have been mapped before, protected. */
-	return !r && n > 1 ? let_go(region, idx, n) : r;
+	/*
+	 * The sweep may have mapped some of several, protected. Those first, and nobody is woken
+	 * before all are writable: he would be back with a fault of his next page, or of this one.
+	 */
+	r = n > 1 ? let_go(region, idx, n, true) : 0;
+	return !r && n ? map_pages(region, idx, n, 0) : r;
 }
 
 /*

@@ -10,6 +10,12 @@
 
 #include "tests/unit/twin-fixture.h"
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define MUNLOCK_DOES_NOTHING true
+#else
+#define MUNLOCK_DOES_NOTHING false
+#endif
+
 /*
  * What the first take puts in place is there before. Seen to fail: without scoot_twin_prepare(),
  * and without munlock() in is_clean(), where giving access copies all that mlockall() has locked.
@@ -23,7 +29,8 @@ START_TEST(a_first_take_makes_no_mapping)
 	ck_assert_ptr_nonnull(region->twin);
 	/* As MCL_CURRENT would, which locks all that a sanitizer has as well; there is no access.
 	 */
-	ck_assert_int_eq(syscall(SYS_mlock, *(char **)region->twin, SIZE_BYTES), -1);
+	if (!MUNLOCK_DOES_NOTHING)
+		ck_assert_int_eq(syscall(SYS_mlock, *(char **)region->twin, SIZE_BYTES), -1);
 	if (syscall(SYS_mlockall, MCL_FUTURE)) {
 		ck_assert(errno == ENOMEM || errno == EPERM);
 		end_region(region);
