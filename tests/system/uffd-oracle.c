@@ -427,6 +427,14 @@ static uint64_t minor_faults_of_cowd(void)
 	return strtoull(at, NULL, 10);
 }
 
+/* A sanitizer's runtime touches memory of its own for each mapping that the sweep makes meanwhile.
+ */
+#ifdef COW_SANITIZED
+#define N_FAULTS 8000
+#else
+#define N_FAULTS 800
+#endif
+
 /*
  * Those that kept nothing near a page are passed over by one bit each, and no memory of theirs is
  * touched. Seen to fail, by twelve thousand faults, when their entries are looked at.
@@ -455,7 +463,7 @@ START_TEST(reading_an_old_snapshot_does_not_go_through_the_newer_ones)
 		proof_ok(cow_snapshot_read(snaps[0], &word, sizeof(word), i * (n_bytes / N_READS)));
 		ck_assert_uint_eq(word, i);
 	}
-	ck_assert_uint_lt(minor_faults_of_cowd() - n_before, N_NEWER);
+	ck_assert_uint_lt(minor_faults_of_cowd() - n_before, N_FAULTS);
 	for (size_t i = 0; i <= N_NEWER; i++)
 		cow_snapshot_unref(snaps[i]);
 }
