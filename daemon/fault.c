@@ -56,27 +56,50 @@ static uint64_t addr_of(const struct region *region, uint64_t idx)
 	return region->addr + idx * page_size_bytes();
 }
 
-/* @is_quiet: who waits there is woken by what comes after it */
-static int let_go(struct region *region, uint64_t first, uint64_t n, bool is_quiet)
-{
-	uint64_t addr = addr_of(region, first);
-	uint64_t n_bytes = n * page_size_bytes();
+/*
+ * Pages of a region, of which one is waited for. The kernel does several at once only where they
+ * are in one mapping of the client's, which may have divided it (mprotect(), madvise()).
+ */
+struct pages {
+	uint64_t first;
+	uint64_t n;
+	uint64_t idx; /* the one */
+};
 
-	return fold_uffd(region, uffdio_unprotect(region->uffd, addr, n_bytes, is_quiet), addr,
-			 n_bytes);
+static struct pages run_of(uint64_t idx, uint64_t n)
+{
+	return (struct pages){.first = idx, .n = n, .idx = idx};
+}
+
+static int fold_pages(struct region *region, int r, const struct pages *pages)
+{
+	return fold_uffd(region, r, addr_of(region, pages->first), pages->n * page_size_bytes());
+}
+
+/* @is_quiet: who waits there is woken by what comes after it */
+static int let_go(struct region *region, struct pages pages, bool is_quiet)
+{
+	const uint64_t size = page_size_bytes();
+	int r;
+
+	r = uffdio_unprotect(region->uffd, addr_of(region, pages.first), pages.n * size, is_quiet);
+	if (r == UFFDIO_E_UNMAPPED && pages.n > 1)
+		r = uffdio_unprotect(region->uffd, addr_of(region, pages.idx), size, is_quiet);
+	return fold_pages(region, r, &pages);
 }
 
 /* Map pages that memory has; @mode is 0 or UFFDIO_CONTINUE_MODE_WP. Those there already stay. */
-static int map_pages(struct region *region, uint64_t first, uint64_t n, uint64_t mode)
+static int map_pages(struct region *region, struct pages pages, uint64_t mode)
 {
-	uint64_t addr = addr_of(region, first);
-	uint64_t n_bytes = n * page_size_bytes();
+	const uint64_t size = page_size_bytes();
 	int r;
 
-	if (!n)
+	if (!pages.n)
 		return 0;
-	r = uffdio_continue(region->uffd, addr, n_bytes, mode, NULL);
-	return r == UFFDIO_E_HOLE ? 0 : fold_uffd(region, r, addr, n_bytes);
+	r = uffdio_continue(region->uffd, addr_of(region, pages.first), pages.n * size, mode, NULL);
+	if (r == UFFDIO_E_UNMAPPED && pages.n > 1)
+		r = uffdio_continue(region->uffd, addr_of(region, pages.idx), size, mode, NULL);
+	return r == UFFDIO_E_HOLE ? 0 : fold_pages(region, r, &pages);
 }
 
 /* The first word is, and every word equals the one after it. */
@@ -258,13 +281,13 @@ static size_t make_writable(struct region *region, uint64_t idx)
 }
 
 /* Around page @idx when no snapshot needs any. */
-static uint64_t free_run(const struct region *region, uint64_t idx, uint64_t *n)
+static struct pages free_run(const struct region *region, uint64_t idx)
 {
 	uint64_t n_run = max_u64(FREE_RUN_BYTES / page_size_bytes(), 1);
 	uint64_t first = align_down(idx, n_run);
 
-	*n = min_u64(n_run, region->n_pages - first);
-	return first;
+	return (struct pages){
+		.first = first, .n = min_u64(n_run, region->n_pages - first), .idx = idx};
 }
 
 /* A write to a page that is mapped and protected. */
@@ -272,46 +295,51 @@ static int serve_protected(struct region *region, uint64_t idx)
 {
 	uint64_t n;
 
-	if (!region->newest) {
-		uint64_t first = free_run(region, idx, &n);
-
-		return let_go(region, first, n, false);
-	}
+	if (!region->newest)
+		return let_go(region, free_run(region, idx), false);
 	n = make_writable(region, idx);
-	return n ? let_go(region, idx, n, false) : 0;
+	return n ? let_go(region, run_of(idx, n), false) : 0;
+}
+
+/* Readers get its neighbours too: first those behind it, and with them the page itself. */
+static int map_around(struct region *region, uint64_t idx)
+{
+	const uint64_t first = align_down(idx, AROUND_PAGES);
+	const uint64_t n_before = idx - first;
+	const uint64_t n = min_u64(AROUND_PAGES, region->n_pages - first);
+	const struct pages before = {.first = first, .n = n_before, .idx = first};
+	int r;
+
+	r = map_pages(region, run_of(idx, n - n_before), UFFDIO_CONTINUE_MODE_WP);
+	return r ? r : map_pages(region, before, UFFDIO_CONTINUE_MODE_WP);
 }
 
 /*
- * A touch of a page that memory has and the mapping has not. Readers get its neighbours too; for
- * one who writes here and there they would only cost time.
+ * A touch of a page that memory has and the mapping has not. For one who writes here and there its
+ * neighbours would only cost time.
  */
 static int serve_absent(struct region *region, uint64_t idx, bool is_write)
 {
-	uint64_t first, n;
+	uint64_t n;
 	int r;
 
-	if (!region->newest) {
-		first = free_run(region, idx, &n);
-		return map_pages(region, first, n, 0);
-	}
-	if (!is_write) {
-		first = align_down(idx, AROUND_PAGES);
-		n = min_u64(AROUND_PAGES, region->n_pages - first);
-		r = map_pages(region, idx, n - (idx - first), UFFDIO_CONTINUE_MODE_WP);
-		return r ? r : map_pages(region, first, idx - first, UFFDIO_CONTINUE_MODE_WP);
-	}
+	if (!region->newest)
+		return map_pages(region, free_run(region, idx), 0);
+	if (!is_write)
+		return map_around(region, idx);
 	n = make_writable(region, idx);
 	/*
 	 * The sweep may have mapped some of several, protected. Those first, and nobody is woken
 	 * before all are writable: he would be back with a fault of his next page, or of this one.
 	 */
-	r = n > 1 ? let_go(region, idx, n, true) : 0;
-	return !r && n ? map_pages(region, idx, n, 0) : r;
+	r = n > 1 ? let_go(region, run_of(idx, n), true) : 0;
+	return !r && n ? map_pages(region, run_of(idx, n), 0) : r;
 }
 
 /*
- * How many pages from @idx on, at most @max, are zeroes, as those that memory has not got; at least
- * 1. One that it has is protected or absent, if it is not kept, so it stays as it is.
+ * How many pages from @idx on, at most @max, are zeroes, as those that memory has not got. One that
+ * it has is protected or absent, if it is not kept, so it stays as it is. 0: memory has got this
+ * one since it was reported.
  *
  * Not by SEEK_DATA: that waits for the lock of the file, which a client holds for as long as it
  * likes, by a write(2) to its memory from memory that nobody serves.
@@ -329,7 +357,7 @@ static uint64_t count_zeroes(const struct region *region, uint64_t idx, uint64_t
 	for (n = 0; n < n_read; n++)
 		if (!is_zero((const char *)buf + n * size))
 			break;
-	return max_u64(n, 1);
+	return n_read ? n : 1;
 }
 
 /*
@@ -377,8 +405,10 @@ static int serve_missing(struct region *region, uint64_t idx, bool is_write, voi
 				 addr, size);
 	}
 	if (region->newest) {
-		n = keep_zeroes(region, idx,
-				count_zeroes(region, idx, run_length(region, idx), buf));
+		n = count_zeroes(region, idx, run_length(region, idx), buf);
+		if (!n)
+			return serve_absent(region, idx, true);
+		n = keep_zeroes(region, idx, n);
 		if (!n)
 			return 0;
 		region->last_end_idx = idx + n;

@@ -149,6 +149,8 @@ struct region {
 	bool is_closing;
 	struct job sweep_job;
 	struct job close_job;
+	struct job chain_job; /* waits for chain_lock, as the loop does not */
+	bool is_awaiting_chain;
 	struct task moved_task; /* starts a sweep */
 	_Atomic bool is_moved_posted;
 	struct task lost_task; /* tells the loop thread that snapshots were lost */

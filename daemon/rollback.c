@@ -38,8 +38,9 @@ struct rollback {
 	struct rpc_call *call;
 	struct snapshot *snap; /* a reference */
 	void *zeroes;          /* a page of them */
+	int zero_fd;           /* the same; -1: not needed yet */
 	void *now;             /* room for a page of memory */
-	char *map;             /* of a piece of memory, while pages of it are written; or NULL */
+	char *map;             /* of memory, while a job writes to it; or NULL */
 	uint64_t first;        /* page from which on it is to be done */
 	size_t n_found;        /* of a piece, pages that the newest snapshot's store has, and … */
 	size_t n_away; /* … those of them that may leave it, counted from the piece's first */
@@ -47,17 +48,12 @@ struct rollback {
 	struct outcome outcome;
 };
 
-/* Of the piece that begins with page @first. */
-static size_t piece_bytes(const struct rollback *rollback, uint64_t first)
+/* Of all of the region: page tables come where pages are written. */
+static int map_region(struct rollback *rollback)
 {
-	return min_u64(STORE_TOUCH_PAGES, rollback->snap->region->n_pages - first) *
-	       page_size_bytes();
-}
-
-static int map_piece(struct rollback *rollback, uint64_t first)
-{
-	void *map = mmap(NULL, piece_bytes(rollback, first), PROT_READ | PROT_WRITE, MAP_SHARED,
-			 rollback->snap->region->backing->fd, (off_t)(first * page_size_bytes()));
+	const struct region *region = rollback->snap->region;
+	void *map = mmap(NULL, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 region->backing->fd, 0);
 
 	if (map == MAP_FAILED)
 		return err_raise_errno("cannot map memory that is rolled back");
@@ -65,32 +61,40 @@ static int map_piece(struct rollback *rollback, uint64_t first)
 	return 0;
 }
 
-static void unmap_piece(struct rollback *rollback, uint64_t first)
+static void unmap_region(struct rollback *rollback)
 {
 	if (rollback->map)
-		(void)munmap(rollback->map, piece_bytes(rollback, first));
+		(void)munmap(rollback->map, rollback->snap->region->size_bytes);
 	rollback->map = NULL;
 }
 
-/*
- * Put @page where memory is to have it. Not by pwrite(2), which waits for the lock of the file: a
- * client can hold that for ever, and here the region's locks are held.
- */
-static int write_page(struct rollback *rollback, uint64_t idx, const void *page)
+/* A page of zeroes that the kernel copies, as store_pool_copy(): of a file that is one hole. */
+static bool copy_zeroes(struct rollback *rollback, void *to)
 {
-	const uint64_t first = align_down(idx, STORE_TOUCH_PAGES);
 	const size_t size = page_size_bytes();
+
+	if (rollback->zero_fd < 0)
+		rollback->zero_fd = memfd_create("cowd-zeroes", MFD_CLOEXEC);
+	return rollback->zero_fd >= 0 && !ftruncate(rollback->zero_fd, (off_t)size) &&
+	       pread(rollback->zero_fd, to, size, 0) == (ssize_t)size;
+}
+
+/*
+ * Memory is to have page @idx as @slot has it. Not by pwrite(2), which waits for the lock of the
+ * file: a client can hold that for ever, and here the region's locks are held.
+ */
+static int write_page(struct rollback *rollback, uint64_t idx, uint32_t slot)
+{
+	bool is_done;
 	char *to;
-	int r = rollback->map ? 0 : map_piece(rollback, first);
+	int r = rollback->map ? 0 : map_region(rollback);
 
 	if (r)
 		return r;
-	to = rollback->map + (idx - first) * size;
-	/* What cannot be had is an error here and a signal in memcpy(). */
-	if (madvise(to, size, MADV_POPULATE_WRITE))
-		return err_raise(-ENOMEM, "no memory for a region that is rolled back");
-	memcpy(to, page, size);
-	return 0;
+	to = rollback->map + idx * page_size_bytes();
+	is_done = slot == STORE_ZERO ? copy_zeroes(rollback, to)
+				     : store_pool_copy(rollback->snap->region->pool, slot, to);
+	return is_done ? 0 : err_raise(-ENOMEM, "no memory for a region that is rolled back");
 }
 
 static const void *page_of(const struct rollback *rollback, uint32_t slot)
@@ -111,7 +115,7 @@ static int roll_page(struct rollback *rollback, uint64_t idx)
 	r = fault_keep(snap->region, idx);
 	if (r)
 		return r > 0 ? -EDQUOT : r;
-	return write_page(rollback, idx, page_of(rollback, slot));
+	return write_page(rollback, idx, slot);
 }
 
 /* --- to the newest snapshot --------------------------------------------------------------------
@@ -148,7 +152,7 @@ static int roll_newest(struct rollback *rollback, uint64_t idx, uint32_t slot, b
 	*put_away = same && protect(rollback->snap->region, idx);
 	if (*put_away)
 		same = is_same(rollback, idx, page);
-	return same ? 0 : write_page(rollback, idx, page);
+	return same ? 0 : write_page(rollback, idx, slot);
 }
 
 static int roll_newest_piece(struct rollback *rollback, uint64_t first, uint64_t end)
@@ -228,7 +232,6 @@ static int roll_piece(struct rollback *rollback, uint64_t first)
 				r = roll_page(rollback, idx);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
-	unmap_piece(rollback, first);
 	if (rollback->n_away)
 		let_go(rollback, first, end);
 	served_unlock(&region->served);
@@ -247,6 +250,7 @@ static void rollback_run(struct region_op *op)
 		rollback->first += STORE_TOUCH_PAGES;
 		op->goes_on = !r && rollback->first < n_pages && now_usec() >= until_usec;
 	}
+	unmap_region(rollback);
 	if (op->goes_on)
 		return;
 	outcome_set(&rollback->outcome, r);
@@ -256,6 +260,7 @@ static void rollback_run(struct region_op *op)
 static void rollback_free(struct rollback *rollback)
 {
 	snapshot_unref(rollback->snap);
+	fd_close(rollback->zero_fd);
 	free(rollback->zeroes);
 	free(rollback->now);
 	free(rollback);
@@ -290,6 +295,7 @@ int rpc_snapshot_rollback(struct rpc_call *call)
 	rollback = calloc(1, sizeof(*rollback));
 	if (!rollback)
 		return err_oom(sizeof(*rollback), "rolling back");
+	rollback->zero_fd = -1;
 	rollback->snap = snapshot_ref(snap);
 	rollback->call = call;
 	rollback->zeroes = calloc(1, page_size_bytes());

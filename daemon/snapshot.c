@@ -282,9 +282,9 @@ void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *o
 
 void snapshot_take_done(struct snapshot *snap)
 {
-	/* Lost before anybody had it: its holders are told now. */
+	/* Lost before anybody had it: its holders are told soon. */
 	if (snap->is_lost)
-		snapshot_lost_task(&snap->region->lost_task);
+		snapshot_post_lost(snap->region);
 	snapshot_unref(snap);
 }
 
@@ -525,6 +525,35 @@ void snapshot_inherit(struct region *region)
 	}
 }
 
+static void await_chain_run(struct job *job)
+{
+	struct region *region = container_of(job, struct region, chain_job);
+
+	pthread_rwlock_rdlock(&region->chain_lock);
+	pthread_rwlock_unlock(&region->chain_lock);
+}
+
+static void await_chain_done(struct job *job)
+{
+	struct region *region = container_of(job, struct region, chain_job);
+
+	region->is_awaiting_chain = false;
+	snapshot_post_lost(region);
+	region_unref(region);
+}
+
+/* Look again at what was lost when the chain's lock is free. */
+static void await_chain(struct region *region)
+{
+	if (region->is_awaiting_chain)
+		return;
+	region->is_awaiting_chain = true;
+	region->chain_job = (struct job){
+		.run = await_chain_run, .done = await_chain_done, .client_id = region->client_id};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &region->chain_job);
+}
+
 void snapshot_lost_task(struct task *task)
 {
 	struct region *region = container_of(task, struct region, lost_task);
@@ -537,7 +566,7 @@ void snapshot_lost_task(struct task *task)
 		return;
 	/* The loop waits for no lock that others hold while a client's address space is busy. */
 	if (pthread_rwlock_tryrdlock(&region->chain_lock)) {
-		snapshot_post_lost(region);
+		await_chain(region);
 		return;
 	}
 	for (snap = region->oldest; snap; snap = snap->newer) {

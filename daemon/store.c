@@ -372,6 +372,15 @@ void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n)
 	pthread_mutex_unlock(&pool->lock);
 }
 
+bool store_pool_copy(const struct store_pool *pool, uint32_t slot, void *to)
+{
+	const size_t size = page_size_bytes();
+
+	/* Arenas follow each other in the memfd as their slots' numbers do. */
+	return pread(pool->fd, to, size, (off_t)((slot - SLOT_FIRST) * (uint64_t)size)) ==
+	       (ssize_t)size;
+}
+
 void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages, size_t n)
 {
 	size_t size = page_size_bytes();

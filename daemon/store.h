@@ -57,6 +57,12 @@ int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n) MUST_CHEC
 void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n);
 /** store_pool_page() - the memory of @slot, which is none of the two above */
 void *store_pool_page(struct store_pool *pool, uint32_t slot);
+/**
+ * store_pool_copy() - have the kernel copy the page of @slot to @to
+ *
+ * Where memory for that cannot be had it is an error, and no signal. Return: whether it was done.
+ */
+bool store_pool_copy(const struct store_pool *pool, uint32_t slot, void *to);
 /** store_pool_pages() - the same for each of @n */
 void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages,
 		      size_t n);

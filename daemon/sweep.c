@@ -22,25 +22,39 @@ static_assert(SLICE_BYTES <= BACKING_LOOK_BYTES, "all of a slice is looked at");
 #define STEP_BYTES ((uint64_t)512 << 10)
 
 /*
- * Map what there is from @off on, up to @end, which is not far. 0, or anything else to stop. What
- * is swapped out stays absent until it is touched.
+ * Behind a hole at @off: where something is in memory again, beyond @off in any case; @end:
+ * nowhere.
+ */
+static uint64_t skip_hole(const struct region *region, uint64_t off, uint64_t end)
+{
+	uint64_t next = off, len;
+
+	if (!backing_find_resident(region->backing, &next, &len, end))
+		return end;
+	return max_u64(next, off + page_size_bytes());
+}
+
+/*
+ * Map what there is from @off on, up to @end, which is not far. 0, or anything else to stop.
+ *
+ * UFFDIO_CONTINUE itself finds where data ends. What is swapped out behind a hole stays absent
+ * until it is touched.
  */
 static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
 {
 	uint64_t since_nsec = now_nsec();
 
 	while (off < end) {
-		uint64_t done_bytes = 0, len;
-		int r;
+		uint64_t done_bytes = 0;
+		int r = uffdio_continue(region->uffd, region->addr + off,
+					min_u64(end - off, STEP_BYTES), UFFDIO_CONTINUE_MODE_WP,
+					&done_bytes);
 
-		if (!backing_find_resident(region->backing, &off, &len, end))
-			return 0;
-		r = uffdio_continue(region->uffd, region->addr + off, min_u64(len, STEP_BYTES),
-				    UFFDIO_CONTINUE_MODE_WP, &done_bytes);
 		if (r && r != UFFDIO_E_HOLE)
 			return r;
-		/* What was taken away meanwhile is a hole. */
-		off += max_u64(done_bytes, page_size_bytes());
+		off += done_bytes;
+		if (r)
+			off = skip_hole(region, off, end);
 		job_give_way(&since_nsec);
 	}
 	return 0;

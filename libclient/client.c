@@ -101,6 +101,7 @@ void cowi_clients_fork_child(void)
 		conn->sock = fd_close(conn->sock);
 		conn->wake_fd = fd_close(conn->wake_fd);
 		conn->soon_fd = fd_close(conn->soon_fd);
+		conn->is_soon = false;
 		conn->is_up = false;
 		conn->has_thread = false;
 		conn->n_turns = 0;

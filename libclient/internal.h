@@ -8,7 +8,9 @@
  * cowd.
  *
  * Locks, in the order in which they may be taken:
- *   1. region->take_lock    one take, settle step, rollback or free at a time per region
+ *   1. region->take_lock    one take, settle step, rollback or free at a time per region; while a
+ *                           take has the program's threads stopped (backends/stop.h) it takes no
+ *                           other lock, but that by which takes of several regions do so in turn
  *   2. registry lock        address -> region (registry.c)
  *   3. list of clients      client.c; taken by new, free and fork only
  *   4. client->lock         connection state, calls under way, lists of regions and snapshots
@@ -77,7 +79,7 @@ struct cow_client {
  * @take:      freeze; called with region->take_lock held and snap->generation set; fills in
  * snap->id (with client->lock), or sets is_pending and starts the call whose on_reply, holding a
  *             reference on @snap, calls cowi_snapshot_answered(). Uses cowi_call_in() or
- *             cowi_call_async_in() with snap->generation
+ *             cowi_call_soon_in() with snap->generation
  * @read:      range was checked
  * @map:       see cow_snapshot_map(); called once, sets snap->view
  * @unmap:     end what @map began

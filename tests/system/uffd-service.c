@@ -367,6 +367,30 @@ START_TEST(only_who_is_waited_for_takes_a_cpu_from_others)
 }
 END_TEST
 
+/*
+ * The kernel does several pages at once in one mapping only, and a client may divide its region's.
+ * Seen to hang: without what map_pages() and let_go() do for one page alone.
+ */
+START_TEST(a_divided_mapping_is_served)
+{
+	const size_t page = page_size_bytes(), n_bytes = (size_t)16 << 20;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = proof_region(COW_MODE_UFFD, n_bytes);
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	char *memory = cow_region_address(region);
+
+	proof_fill(memory, n_bytes, 1);
+	proof_ok(cow_snapshot_new(&snap, region));
+	for (size_t i = 0; i < 4; i++)
+		ck_assert_int_eq(
+			madvise(memory + i * (n_bytes / 4) + 37 * page, 100 * page, MADV_DONTDUMP),
+			0);
+	ck_assert(proof_is_filled(memory, n_bytes / 2, 1, 0));
+	proof_fill(memory, n_bytes, 2);
+	proof_check_snapshot(snap, 1);
+	ck_assert(proof_is_filled(memory, n_bytes, 2, 0));
+}
+END_TEST
+
 /* --- the lock of a region's file ------------------------------------------------------------- */
 
 struct locker {
@@ -449,6 +473,7 @@ int main(void)
 	tcase_add_test(tcase, where_a_region_is_served_is_listed);
 	tcase_add_test(tcase, the_first_touch_has_all_pages_mapped_again);
 	tcase_add_test(tcase, only_who_is_waited_for_takes_a_cpu_from_others);
+	tcase_add_test(tcase, a_divided_mapping_is_served);
 	tcase_add_test(tcase, a_locked_file_keeps_nobody_waiting);
 	tcase_add_test(tcase, a_page_rolled_back_is_as_if_it_had_not_been_written);
 	tcase_add_test(tcase, pages_written_again_after_each_roll_back_stay_writable);
