@@ -307,11 +307,10 @@ static int map_around(struct region *region, uint64_t idx)
 	const uint64_t first = align_down(idx, AROUND_PAGES);
 	const uint64_t n_before = idx - first;
 	const uint64_t n = min_u64(AROUND_PAGES, region->n_pages - first);
-	const struct pages before = {.first = first, .n = n_before, .idx = first};
 	int r;
 
 	r = map_pages(region, run_of(idx, n - n_before), UFFDIO_CONTINUE_MODE_WP);
-	return r ? r : map_pages(region, before, UFFDIO_CONTINUE_MODE_WP);
+	return r ? r : map_pages(region, run_of(first, n_before), UFFDIO_CONTINUE_MODE_WP);
 }
 
 /*

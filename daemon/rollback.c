@@ -73,10 +73,12 @@ static bool copy_zeroes(struct rollback *rollback, void *to)
 {
 	const size_t size = page_size_bytes();
 
-	if (rollback->zero_fd < 0)
+	if (rollback->zero_fd < 0) {
 		rollback->zero_fd = memfd_create("cowd-zeroes", MFD_CLOEXEC);
-	return rollback->zero_fd >= 0 && !ftruncate(rollback->zero_fd, (off_t)size) &&
-	       pread(rollback->zero_fd, to, size, 0) == (ssize_t)size;
+		if (rollback->zero_fd < 0 || ftruncate(rollback->zero_fd, (off_t)size))
+			return false;
+	}
+	return pread(rollback->zero_fd, to, size, 0) == (ssize_t)size;
 }
 
 /*

@@ -49,22 +49,25 @@ static void snapshot_free(struct snapshot *snap)
 	free(snap);
 }
 
+static int need_pool(struct region *region)
+{
+	return region->pool ? 0 : store_pool_new(&region->pool, region->n_pages, region->user);
+}
+
 /* What only mode uffd needs. */
 static int init_store(struct snapshot *snap)
 {
 	struct region *region = snap->region;
-	int r = 0;
+	int r = need_pool(region);
 
-	if (!region->pool)
-		r = store_pool_new(&region->pool, region->n_pages, region->user);
 	return r ? r : store_init(&snap->store, region->pool, region->n_pages);
 }
 
 void snapshot_new_ahead(struct region *region)
 {
-	if (!region->pool && store_pool_new(&region->pool, region->n_pages, region->user))
-		return; /* the first snapshot will meet the same, and say so */
-	store_init_ahead(region->pool, region->n_pages);
+	/* What fails the first snapshot will meet as well, and say so. */
+	if (!need_pool(region))
+		store_init_ahead(region->pool, region->n_pages);
 }
 
 int snapshot_new(struct snapshot **out, struct region *region, const char *name)
