@@ -244,6 +244,9 @@ static int run_one(struct repeat *repeat, struct figures *figures, struct worker
 	before = count_ops(repeat, workers);
 	pause_until(now_nsec() + 500 * MSEC);
 	rate = (double)(count_ops(repeat, workers) - before) / (500 * MSEC);
+	if (repeat->n_threads && rate <= 0)
+		return err_raise(-EAGAIN, "no thread came to run in half a second; is the machine "
+					  "busy with something else?");
 	figures->before_rate += rate;
 	atomic_store(&repeat->phase, PHASE_TAKE);
 	before = count_ops(repeat, workers);

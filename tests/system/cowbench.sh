@@ -71,11 +71,12 @@ document 'a member for each way, figures in order' '
 		and (.stall_us | figures) and (.child_read_us | figures) and (.parent_write_us | figures)] | all)'
 
 # One snapshot: it takes two seconds. Without a userfaultfd nothing settles, and that is no reason to wait.
+# On a busy machine nobody may run in the first 10 ms, and that is a figure too.
 repeated='def figures: keys - ["take"] == ["dip", "extra_bytes", "ops_per_s", "settle_cpu_us_per_page", "stall_us", "worst_write_us"]
 	and (.stall_us | keys == ["first", "last", "max", "p50", "p99"] and 0 < .p50 and .p50 <= .p99 and .p99 <= .max)
 	and (.worst_write_us | keys == ["live", "quiet", "settle", "take"])
-	and (.dip | keys == ["100ms", "10ms", "1s"] and ([.[] > 0] | all))
-	and (.ops_per_s | keys == ["100ms", "10ms", "1s", "before"] and ([.[] > 0] | all));
+	and (.dip | keys == ["100ms", "10ms", "1s"] and ([.[] >= 0] | all) and .["1s"] > 0)
+	and (.ops_per_s | keys == ["100ms", "10ms", "1s", "before"] and ([.[] >= 0] | all) and .before > 0);
 	keys == ["dirty_percent", "memcpy_us_per_page", "modes", "size_bytes", "snapshots", "threads"]
 	and .size_bytes == 4194304 and .dirty_percent == 50 and .snapshots == 1 and .threads == 2
 	and (.modes | keys == ["fork", "scoot"]) and ([.modes[] | figures] | all)
