@@ -269,6 +269,13 @@ int cowi_uffd_new(struct cow_client *client);
 int cowi_attach_begin(struct cow_region *region);
 void cowi_attach_end(struct cow_region *region);
 
+/* --- prefault.c ------------------------------------------------------------------------------- */
+
+/** cowi_prefault() - have the pages ready that the calling thread's first take needs, if it is to
+ * be
+ */
+void cowi_prefault(void);
+
 /* --- snapshot.c ------------------------------------------------------------------------------- */
 
 /** cowi_snapshot_answered() - the call under way for @snap had this answer; wakes who waits for it

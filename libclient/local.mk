@@ -22,6 +22,7 @@ libclient_internal_la_SOURCES = \
 	libclient/mode-scoot.h \
 	libclient/mode-uffd.c \
 	libclient/output.c \
+	libclient/prefault.c \
 	libclient/region.c \
 	libclient/registry.c \
 	libclient/save.c \

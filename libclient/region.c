@@ -275,9 +275,11 @@ static int region_new(struct cow_region **out, struct cow_client *client,
 		return r;
 	region->adopted = addr;
 	r = addr ? adopt_or_end(region, params) : set_up_or_end(region, params);
-	if (!r)
-		*out = region;
-	return r;
+	if (r)
+		return r;
+	cowi_prefault();
+	*out = region;
+	return 0;
 }
 
 int cow_region_new(struct cow_region **out, struct cow_client *client,

@@ -234,6 +234,7 @@ tests_system_resume_LDADD = $(PROOF_LDADD)
 SCOOT_UNIT_TESTS = \
 	tests/unit/test-extents \
 	tests/unit/test-pagemap \
+	tests/unit/test-prefault \
 	tests/unit/test-scoot \
 	tests/unit/test-twin \
 	tests/unit/test-twin-early \
@@ -264,6 +265,9 @@ tests_unit_test_extents_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_pagemap_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_pagemap_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_pagemap_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_prefault_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_prefault_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_prefault_LDADD = libclient-internal.la $(CHECK_LIBS)
 tests_unit_test_uffdio_SOURCES = tests/unit/test-uffdio.c tests/unit/scoot-fixture.h
 tests_unit_test_uffdio_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_uffdio_LDFLAGS = $(TESTS_LDFLAGS)
