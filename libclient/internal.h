@@ -296,7 +296,11 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
 
 /* --- region.c --------------------------------------------------------------------------------- */
 
-/** cowi_region_lock() - take_lock, before any background work on @region goes on */
+/**
+ * cowi_region_lock() - take_lock, before any background work on @region goes on
+ *
+ * Waits awake for 50 us at most, then asleep.
+ */
 void cowi_region_lock(struct cow_region *region);
 /** cowi_regions_restore() - tell a new cowd about regions that it does not know; client's thread */
 void cowi_regions_restore(struct cow_client *client);

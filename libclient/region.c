@@ -19,6 +19,9 @@
 /* Between two attempts to hand over a region that cowd could not take. */
 #define REFUSED_PERIOD_MSEC 200
 
+/* How long who wants a region's lock stays awake for it: about what it takes to be woken. */
+#define LOCK_SPIN_NSEC 50000
+
 #ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -352,8 +355,19 @@ uint64_t cow_region_size(const struct cow_region *region)
 
 void cowi_region_lock(struct cow_region *region)
 {
+	uint64_t until_nsec;
+
+	if (!pthread_mutex_trylock(&region->take_lock))
+		return;
 	atomic_fetch_add(&region->n_takers, 1);
-	pthread_mutex_lock(&region->take_lock);
+	/* To sleep and be woken again takes longer than most steps of the background. */
+	until_nsec = now_nsec() + LOCK_SPIN_NSEC;
+	while (pthread_mutex_trylock(&region->take_lock)) {
+		if (now_nsec() < until_nsec)
+			continue;
+		pthread_mutex_lock(&region->take_lock);
+		break;
+	}
 	atomic_fetch_sub(&region->n_takers, 1);
 }
 

@@ -128,9 +128,7 @@ static int freeze(struct cow_region *region, struct scoot_snapshot **frozen)
 	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
 	int r;
 
-	atomic_fetch_add(&region->n_takers, 1);
-	pthread_mutex_lock(&region->take_lock);
-	atomic_fetch_sub(&region->n_takers, 1);
+	cowi_region_lock(region);
 	r = scoot_take(region->scoot, NULL, frozen);
 	if (r == SCOOT_E_OVERLAY) {
 		r = local_overlay(&overlay, region->size_bytes);

@@ -34,8 +34,8 @@
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 
-/* A few milliseconds. */
-#define POPULATE_STEP_BYTES ((uint64_t)8 << 20)
+/* Some 50 us: as long as a take may have to wait for it. */
+#define POPULATE_STEP_BYTES ((uint64_t)512 << 10)
 
 static bool is_home(const struct scoot_region *region)
 {
