@@ -20,11 +20,15 @@
  * struct cowi_stopper - of a region with COW_REGION_STOP_THREADS; take_lock
  * @stop:       while they are stopped
  * @has_failed: in the call under way: it is not tried again
+ * @pause_nsec: after the last of several failures it was not tried for so long; 0: it succeeded
+ * @retry_at_nsec: until when it is not tried
  */
 struct cowi_stopper {
 	struct scoot_stopper stopper;
 	struct stop *stop;
 	bool has_failed;
+	uint64_t pause_nsec;
+	uint64_t retry_at_nsec;
 };
 
 /**

@@ -6,18 +6,37 @@
  *
  * What has to be there before, since nothing can be allocated while threads are stopped: this
  * thread's place for a sentence, which a thread's first use of it makes.
+ *
+ * To find out that a thread does not stop takes 100 ms, in which the others stand still, and what
+ * is in the way most often stays: so after a failure it is not tried for a second, and for twice as
+ * long after each that follows.
  */
 #include "config.h"
 
 #include "backends/stop.h"
+#include "common/clock.h"
 #include "libclient/mode-scoot.h"
+
+#define PAUSE_FIRST_NSEC ((uint64_t)1000000000)
+#define PAUSE_LAST_NSEC  (64 * PAUSE_FIRST_NSEC)
+
+static void note_result(struct cowi_stopper *self, bool has_failed)
+{
+	self->has_failed = has_failed;
+	if (has_failed)
+		self->pause_nsec =
+			min_u64(max_u64(self->pause_nsec * 2, PAUSE_FIRST_NSEC), PAUSE_LAST_NSEC);
+	else
+		self->pause_nsec = 0;
+	self->retry_at_nsec = now_nsec() + self->pause_nsec;
+}
 
 static bool stop(struct scoot_stopper *stopper)
 {
 	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
 
 	(void)err_raise(0, "%s", "");
-	self->has_failed = !stop_begin(&self->stop, cowi_alone_is_own);
+	note_result(self, !stop_begin(&self->stop, cowi_alone_is_own));
 	return !self->has_failed;
 }
 
@@ -33,7 +52,7 @@ void cowi_stop_begin(struct cow_region *region)
 	struct cowi_stopper *self = &region->scoot_glue->stopper;
 
 	if (!(region->flags & COW_REGION_STOP_THREADS) || region->scoot->uffd >= 0 ||
-	    region->scoot->is_alone || self->has_failed)
+	    region->scoot->is_alone || self->has_failed || now_nsec() < self->retry_at_nsec)
 		return;
 	self->stopper = (struct scoot_stopper){.stop = stop, .go = go};
 	region->scoot->stopper = &self->stopper;

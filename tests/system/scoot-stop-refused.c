@@ -95,6 +95,51 @@ START_TEST(who_does_not_stop_is_not_waited_for)
 }
 END_TEST
 
+/*
+ * Seen to fail: without a pause after a failure the second take tries again; with one that nothing
+ * ends the last one does not.
+ */
+START_TEST(what_failed_is_not_tried_each_time)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = region_without_uffd();
+	const struct cowi_stopper *stopper = &region->scoot_glue->stopper;
+	uint64_t retry_at_nsec, pause_nsec;
+	struct waiter waiter;
+	struct busy busy;
+	pthread_t thread;
+
+	waiter_init(&waiter);
+	ck_assert(!pthread_create(&thread, NULL, wait_as_vfork_parent, &waiter));
+	(void)waiter_begun(&waiter);
+	proof_fill(region->addr, REGION_BYTES, 1);
+	(void)take(region);
+	check_as_without_flag(region);
+	ck_assert_uint_gt(stopper->pause_nsec, 0);
+	for (int i = 0; i < 2; i++) {
+		/* Long enough for all of this to be over, however slow the machine is. */
+		region->scoot_glue->stopper.retry_at_nsec = retry_at_nsec =
+			UINT64_MAX - (uint64_t)i;
+		pause_nsec = stopper->pause_nsec;
+		check_as_without_flag(region);
+		ck_assert_uint_eq(stopper->retry_at_nsec, retry_at_nsec);
+		ck_assert_uint_eq(stopper->pause_nsec, pause_nsec);
+		region->scoot_glue->stopper.retry_at_nsec = 0;
+		proof_fill(region->addr, REGION_BYTES, 1);
+		(void)take(region);
+		ck_assert_uint_gt(stopper->pause_nsec, pause_nsec);
+	}
+	close(waiter.go[1]);
+	ck_assert(!pthread_join(thread, NULL));
+	region->scoot_glue->stopper.retry_at_nsec = 0;
+	busy_start(&busy, NULL, 1, allocate);
+	busy_wait(&busy);
+	proof_fill(region->addr, REGION_BYTES, 2);
+	ck_assert_uint_gt(take(region).settled_bytes, 0);
+	busy_end(&busy);
+	ck_assert_uint_eq(stopper->pause_nsec, 0);
+}
+END_TEST
+
 /* Of one of them: the last that is listed. */
 static pid_t busy_id(void)
 {
@@ -182,6 +227,7 @@ END_TEST
 void add_refusal_tests(TCase *tcase)
 {
 	tcase_add_test(tcase, who_does_not_stop_is_not_waited_for);
+	tcase_add_test(tcase, what_failed_is_not_tried_each_time);
 	tcase_add_test(tcase, a_debugger_is_not_disturbed);
 	if (CAN_FORBID)
 		tcase_add_test(tcase, without_ptrace_a_take_copies); /* a filter stays */
