@@ -23,6 +23,20 @@
 #define HEAP_BYTES  ((size_t)16 << 10)
 #define STACK_BYTES ((size_t)8 << 10)
 
+/* A library as a whole; of a large program that this one is linked into, what is near. */
+#define WHOLE_BYTES ((uintptr_t)4 << 20)
+#define NEAR_BYTES  ((uintptr_t)256 << 10)
+
+static void prefault_range(uintptr_t start, uintptr_t end, uintptr_t wanted)
+{
+	if (end - start > WHOLE_BYTES) {
+		start = max_u64(start, wanted - min_u64(wanted, NEAR_BYTES));
+		end = min_u64(end, wanted + NEAR_BYTES);
+	}
+	start = align_down(start, page_size_bytes());
+	(void)madvise((void *)start, align_up(end, page_size_bytes()) - start, MADV_POPULATE_READ);
+}
+
 /* The code of @info, if it is the object that has @user in it. */
 static int prefault_object(struct dl_phdr_info *info, size_t n_bytes, void *user)
 {
@@ -35,9 +49,7 @@ static int prefault_object(struct dl_phdr_info *info, size_t n_bytes, void *user
 
 		if (info->dlpi_phdr[i].p_type != PT_LOAD || wanted < start || wanted >= end)
 			continue;
-		start = align_down(start, page_size_bytes());
-		(void)madvise((void *)start, align_up(end, page_size_bytes()) - start,
-			      MADV_POPULATE_READ);
+		prefault_range(start, end, wanted);
 		return 1;
 	}
 	return 0;
