@@ -8,7 +8,8 @@
  */
 #include "config.h"
 
-#include <link.h>
+#include <dlfcn.h>
+#include <gnu/libc-version.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,7 +20,7 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-/* More than a take allocates, small enough for malloc() to keep when it is freed. */
+/* More than most takes allocate, small enough for malloc() to keep when it is freed. */
 #define HEAP_BYTES  ((size_t)16 << 10)
 #define STACK_BYTES ((size_t)8 << 10)
 
@@ -27,8 +28,20 @@
 #define WHOLE_BYTES ((uintptr_t)4 << 20)
 #define NEAR_BYTES  ((uintptr_t)256 << 10)
 
-static void prefault_range(uintptr_t start, uintptr_t end, uintptr_t wanted)
+/*
+ * The code of the object that @inside is of. Without a lock, unlike dl_iterate_phdr(): a fork()
+ * meanwhile would leave that one taken in the child (glibc 2.36).
+ */
+static void prefault_object(const void *inside)
 {
+	const uintptr_t wanted = (uintptr_t)inside;
+	struct dl_find_object object;
+	uintptr_t start, end;
+
+	if (_dl_find_object((void *)wanted, &object))
+		return;
+	start = (uintptr_t)object.dlfo_map_start;
+	end = (uintptr_t)object.dlfo_map_end;
 	if (end - start > WHOLE_BYTES) {
 		start = max_u64(start, wanted - min_u64(wanted, NEAR_BYTES));
 		end = min_u64(end, wanted + NEAR_BYTES);
@@ -37,33 +50,15 @@ static void prefault_range(uintptr_t start, uintptr_t end, uintptr_t wanted)
 	(void)madvise((void *)start, align_up(end, page_size_bytes()) - start, MADV_POPULATE_READ);
 }
 
-/* The code of @info, if it is the object that has @user in it. */
-static int prefault_object(struct dl_phdr_info *info, size_t n_bytes, void *user)
-{
-	const uintptr_t wanted = (uintptr_t)user;
-
-	(void)n_bytes;
-	for (size_t i = 0; i < info->dlpi_phnum; i++) {
-		uintptr_t start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
-		uintptr_t end = start + info->dlpi_phdr[i].p_memsz;
-
-		if (info->dlpi_phdr[i].p_type != PT_LOAD || wanted < start || wanted >= end)
-			continue;
-		prefault_range(start, end, wanted);
-		return 1;
-	}
-	return 0;
-}
-
 /* This library, those that it calls. */
 static void prefault_code(void)
 {
-	(void)dl_iterate_phdr(prefault_object, (void *)(uintptr_t)prefault_object);
-	(void)dl_iterate_phdr(prefault_object, (void *)(uintptr_t)protobuf_c_message_pack);
-	(void)dl_iterate_phdr(prefault_object, (void *)(uintptr_t)mremap);
+	prefault_object((const void *)(uintptr_t)prefault_code);
+	prefault_object((const void *)(uintptr_t)protobuf_c_message_pack);
+	prefault_object((const void *)(uintptr_t)gnu_get_libc_version);
 }
 
-/* As deep as a take goes; less than the smallest stack that a thread can have. */
+/* As deep as most takes go; less than the smallest stack that a thread can have. */
 static void prefault_stack(void)
 {
 	volatile char frame[STACK_BYTES];
@@ -80,6 +75,8 @@ static void prefault_heap(void)
 
 	for (size_t at = 0; block && at < HEAP_BYTES; at += page_size_bytes())
 		block[at] = 0;
+	if (block)
+		block[HEAP_BYTES - 1] = 0;
 	free((void *)(uintptr_t)block);
 }
 

@@ -130,11 +130,12 @@ START_TEST(what_failed_is_not_tried_each_time)
 	}
 	close(waiter.go[1]);
 	ck_assert(!pthread_join(thread, NULL));
-	region->scoot_glue->stopper.retry_at_nsec = 0;
 	busy_start(&busy, NULL, 1, allocate);
 	busy_wait(&busy);
-	proof_fill(region->addr, REGION_BYTES, 2);
-	ck_assert_uint_gt(take(region).settled_bytes, 0);
+	/* Until the time limit of the test: whoever is late once may be in time then. */
+	do
+		proof_fill(region->addr, REGION_BYTES, 2);
+	while (!take(region).settled_bytes);
 	busy_end(&busy);
 	ck_assert_uint_eq(stopper->pause_nsec, 0);
 }

@@ -147,6 +147,7 @@ START_TEST(threads_may_come_and_go)
 		wait_until_unshared(region);
 		for (size_t k = 0; k < N_CHAINS; k++)
 			before[k] = atomic_load(&chains[k].n_links);
+		region->scoot_glue->stopper.retry_at_nsec = 0;
 		proof_ok(cow_snapshot_new(&snap, region));
 		n_settled += cost_of(snap).settled_bytes;
 		for (size_t k = 0; k < N_CHAINS; k++) {

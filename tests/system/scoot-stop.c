@@ -71,6 +71,8 @@ struct cow_snapshot_cost take(struct cow_region *region)
 	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
 
 	wait_until_unshared(region);
+	/* On a busy machine a thread may be late once; it is to be tried again, not in a second. */
+	region->scoot_glue->stopper.retry_at_nsec = 0;
 	proof_ok(cow_snapshot_new(&snap, region));
 	return cost_of(snap);
 }
