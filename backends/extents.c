@@ -11,10 +11,6 @@
 
 #include "common/err.h"
 
-#ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
-#endif
-
 static pthread_mutex_t maps_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct extents *maps;
 

@@ -12,10 +12,6 @@
 
 #include "common/err.h"
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-
 /* fault_around_bytes, mm/memory.c: 64 KiB, aligned, unless set otherwise in debugfs. */
 #define WINDOW_PAGES    16
 #define DROP_STEP_BYTES ((uint64_t)16 << 20)

@@ -21,10 +21,6 @@
 #include "common/err.h"
 #include "daemon/job.h"
 
-#ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
-#endif
-
 #define ARENA_SLOTS_MAX ((uint32_t)16384)
 #define SLOT_FIRST      2u /* after STORE_EMPTY and STORE_ZERO */
 /* With fewer than this ready, or than half of what was made ready last, more are. */
