@@ -375,7 +375,6 @@ static int scoot_op_take(struct cow_snapshot *snap)
 		return err_raise(-E2BIG, "region \"%s\" is in %zu parts, too many for one snapshot",
 				 region->name, region->scoot->map.n_runs);
 	cowi_scoot_await_end(snap->client, snap->generation);
-	region->scoot_glue->stopper.has_failed = false;
 	r = freeze_for_cowd(snap);
 	if (!r) {
 		struct memfile *overlay = snap->scoot->overlay;

@@ -18,15 +18,13 @@
 
 /**
  * struct cowi_stopper - of a region with COW_REGION_STOP_THREADS; take_lock
- * @stop:       while they are stopped
- * @has_failed: in the call under way: it is not tried again
- * @pause_nsec: after the last of several failures it was not tried for so long; 0: it succeeded
+ * @stop:          while they are stopped
+ * @pause_nsec:    how long it is not tried after the latest failure; 0: the latest try succeeded
  * @retry_at_nsec: until when it is not tried
  */
 struct cowi_stopper {
 	struct scoot_stopper stopper;
 	struct stop *stop;
-	bool has_failed;
 	uint64_t pause_nsec;
 	uint64_t retry_at_nsec;
 };

@@ -22,10 +22,6 @@
 /* How long who wants a region's lock stays awake for it: about what it takes to be woken. */
 #define LOCK_SPIN_NSEC 50000
 
-#ifndef MADV_POPULATE_WRITE /* since Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
-#endif
-
 #define ALL_FLAGS (COW_REGION_POPULATE | COW_REGION_NO_FORK | COW_REGION_STOP_THREADS)
 
 static const struct cowi_mode_ops *ops_of(uint32_t mode)
@@ -353,21 +349,23 @@ uint64_t cow_region_size(const struct cow_region *region)
 	return region->size_bytes;
 }
 
+/* To sleep and be woken again takes longer than most steps of the background. */
+static int lock_awake(pthread_mutex_t *lock)
+{
+	const uint64_t until_nsec = now_nsec() + LOCK_SPIN_NSEC;
+	int r;
+
+	do
+		r = pthread_mutex_trylock(lock);
+	while (r && now_nsec() < until_nsec);
+	return r;
+}
+
 void cowi_region_lock(struct cow_region *region)
 {
-	uint64_t until_nsec;
-
-	if (!pthread_mutex_trylock(&region->take_lock))
-		return;
 	atomic_fetch_add(&region->n_takers, 1);
-	/* To sleep and be woken again takes longer than most steps of the background. */
-	until_nsec = now_nsec() + LOCK_SPIN_NSEC;
-	while (pthread_mutex_trylock(&region->take_lock)) {
-		if (now_nsec() < until_nsec)
-			continue;
+	if (lock_awake(&region->take_lock))
 		pthread_mutex_lock(&region->take_lock);
-		break;
-	}
 	atomic_fetch_sub(&region->n_takers, 1);
 }
 

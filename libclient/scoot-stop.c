@@ -20,24 +20,19 @@
 #define PAUSE_FIRST_NSEC ((uint64_t)1000000000)
 #define PAUSE_LAST_NSEC  (64 * PAUSE_FIRST_NSEC)
 
-static void note_result(struct cowi_stopper *self, bool has_failed)
-{
-	self->has_failed = has_failed;
-	if (has_failed)
-		self->pause_nsec =
-			min_u64(max_u64(self->pause_nsec * 2, PAUSE_FIRST_NSEC), PAUSE_LAST_NSEC);
-	else
-		self->pause_nsec = 0;
-	self->retry_at_nsec = now_nsec() + self->pause_nsec;
-}
-
 static bool stop(struct scoot_stopper *stopper)
 {
 	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
 
 	(void)err_raise(0, "%s", "");
-	note_result(self, !stop_begin(&self->stop, cowi_alone_is_own));
-	return !self->has_failed;
+	if (stop_begin(&self->stop, cowi_alone_is_own)) {
+		self->pause_nsec = 0;
+		return true;
+	}
+	self->pause_nsec =
+		min_u64(max_u64(self->pause_nsec * 2, PAUSE_FIRST_NSEC), PAUSE_LAST_NSEC);
+	self->retry_at_nsec = now_nsec() + self->pause_nsec;
+	return false;
 }
 
 static void go(struct scoot_stopper *stopper)
@@ -52,7 +47,7 @@ void cowi_stop_begin(struct cow_region *region)
 	struct cowi_stopper *self = &region->scoot_glue->stopper;
 
 	if (!(region->flags & COW_REGION_STOP_THREADS) || region->scoot->uffd >= 0 ||
-	    region->scoot->is_alone || self->has_failed || now_nsec() < self->retry_at_nsec)
+	    region->scoot->is_alone || now_nsec() < self->retry_at_nsec)
 		return;
 	self->stopper = (struct scoot_stopper){.stop = stop, .go = go};
 	region->scoot->stopper = &self->stopper;

@@ -34,7 +34,7 @@
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 
-/* Some 50 us: as long as a take may have to wait for it. */
+/* Some 50 us where memory is warm: as long as a take may have to wait for it. */
 #define POPULATE_STEP_BYTES ((uint64_t)512 << 10)
 
 static bool is_home(const struct scoot_region *region)
@@ -236,15 +236,12 @@ char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off)
 /* What is mapped in place is in memory, so it can be in the twin's page tables as well. */
 static int populate(struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	unsigned char is_there[SETTLE_PAGES_MAX];
-	const size_t page = page_size_bytes();
+	unsigned char is_there[POPULATE_STEP_BYTES >> 12];
+	const size_t n_pages = len / page_size_bytes();
 
-	for (uint64_t end = off + len, n; off < end; off += n) {
-		n = min_u64(end - off, SETTLE_CHUNK_BYTES);
-		if (pagemap_present(&region->pagemap, region->addr + off, n / page, is_there))
-			return -1;
-		space_populate(region->twin->addr + off, n / page, is_there);
-	}
+	if (pagemap_present(&region->pagemap, region->addr + off, n_pages, is_there))
+		return -1;
+	space_populate(region->twin->addr + off, n_pages, is_there);
 	return 0;
 }
 

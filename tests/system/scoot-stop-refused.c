@@ -74,6 +74,20 @@ static void *wait_as_vfork_parent(void *arg)
 	return NULL;
 }
 
+/* A thread that does not stop, until it is ended. */
+static void vfork_parent_start(struct waiter *waiter, pthread_t *thread)
+{
+	waiter_init(waiter);
+	ck_assert(!pthread_create(thread, NULL, wait_as_vfork_parent, waiter));
+	(void)waiter_begun(waiter);
+}
+
+static void vfork_parent_end(struct waiter *waiter, pthread_t thread)
+{
+	close(waiter->go[1]);
+	ck_assert(!pthread_join(thread, NULL));
+}
+
 /*
  * Seen to fail, by the time limit: without is_late() in await_stops() (backends/stop.c). With a
  * stop_begin() that says yes all the same it settles.
@@ -84,14 +98,11 @@ START_TEST(who_does_not_stop_is_not_waited_for)
 	struct waiter waiter;
 	pthread_t thread;
 
-	waiter_init(&waiter);
-	ck_assert(!pthread_create(&thread, NULL, wait_as_vfork_parent, &waiter));
-	(void)waiter_begun(&waiter);
+	vfork_parent_start(&waiter, &thread);
 	proof_fill(region->addr, REGION_BYTES, 1);
 	(void)take(region);
 	check_as_without_flag(region);
-	close(waiter.go[1]);
-	ck_assert(!pthread_join(thread, NULL));
+	vfork_parent_end(&waiter, thread);
 }
 END_TEST
 
@@ -102,34 +113,29 @@ END_TEST
 START_TEST(what_failed_is_not_tried_each_time)
 {
 	CLEANUP(cow_region_unrefp) struct cow_region *region = region_without_uffd();
-	const struct cowi_stopper *stopper = &region->scoot_glue->stopper;
+	struct cowi_stopper *stopper = &region->scoot_glue->stopper;
 	uint64_t retry_at_nsec, pause_nsec;
 	struct waiter waiter;
 	struct busy busy;
 	pthread_t thread;
 
-	waiter_init(&waiter);
-	ck_assert(!pthread_create(&thread, NULL, wait_as_vfork_parent, &waiter));
-	(void)waiter_begun(&waiter);
+	vfork_parent_start(&waiter, &thread);
 	proof_fill(region->addr, REGION_BYTES, 1);
 	(void)take(region);
 	check_as_without_flag(region);
 	ck_assert_uint_gt(stopper->pause_nsec, 0);
 	for (int i = 0; i < 2; i++) {
 		/* Long enough for all of this to be over, however slow the machine is. */
-		region->scoot_glue->stopper.retry_at_nsec = retry_at_nsec =
-			UINT64_MAX - (uint64_t)i;
+		stopper->retry_at_nsec = retry_at_nsec = UINT64_MAX - (uint64_t)i;
 		pause_nsec = stopper->pause_nsec;
 		check_as_without_flag(region);
 		ck_assert_uint_eq(stopper->retry_at_nsec, retry_at_nsec);
 		ck_assert_uint_eq(stopper->pause_nsec, pause_nsec);
-		region->scoot_glue->stopper.retry_at_nsec = 0;
 		proof_fill(region->addr, REGION_BYTES, 1);
 		(void)take(region);
 		ck_assert_uint_gt(stopper->pause_nsec, pause_nsec);
 	}
-	close(waiter.go[1]);
-	ck_assert(!pthread_join(thread, NULL));
+	vfork_parent_end(&waiter, thread);
 	busy_start(&busy, NULL, 1, allocate);
 	busy_wait(&busy);
 	/* Until the time limit of the test: whoever is late once may be in time then. */

@@ -4,8 +4,8 @@
  * touched are there afterwards. Each of the three was seen to fail without its part of
  * cowi_prefault().
  *
- * In a thread with a stack and a heap of its own, so that nothing else has come there before. Not
- * for sanitizers, which have other ones.
+ * In a thread with a stack and a heap of its own, so that nothing else has come there before. A
+ * sanitizer has others: in its builds only code is looked at.
  */
 #include "config.h"
 
@@ -100,7 +100,7 @@ START_TEST(a_stack_is_there)
 	ck_assert(!pthread_create(&thread, &attr, prefault_there, &frame));
 	ck_assert(!pthread_join(thread, NULL));
 	pthread_attr_destroy(&attr);
-	/* A take goes down for less than two pages. */
+	/* As much as cowi_prefault() says. */
 	ck_assert_uint_eq(count_present(frame - 2 * page_size_bytes(), frame), 2);
 	ck_assert(!munmap(stack, STACK_BYTES));
 }
