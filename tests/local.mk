@@ -230,6 +230,14 @@ tests_system_resume_CFLAGS = $(TESTS_CFLAGS)
 tests_system_resume_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_resume_LDADD = $(PROOF_LDADD)
 
+# The built library, loaded and closed as a plug-in.
+check_PROGRAMS += tests/system/unload
+TESTS += tests/system/unload
+tests_system_unload_CFLAGS = $(TESTS_CFLAGS)
+tests_system_unload_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_unload_LDADD = tests/libfixture.la libcommon.la $(CHECK_LIBS)
+EXTRA_tests_system_unload_DEPENDENCIES = libcowclient.la
+
 # Frozen memory: backends/scoot alone, and modes scoot and mmapcopy with a cowd.
 SCOOT_UNIT_TESTS = \
 	tests/unit/test-extents \
