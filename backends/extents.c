@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "common/err.h"
+#include "common/own-fd.h"
 
 static pthread_mutex_t maps_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct extents *maps;
@@ -22,8 +23,8 @@ int memfile_new(struct memfile **out, int *fd, int *ro_fd, uint64_t size_bytes)
 		return err_oom(sizeof(*backing), "a backing");
 	*backing = (struct memfile){
 		.n_refs = 1,
-		.fd = fd_steal(fd),
-		.ro_fd = fd_steal(ro_fd),
+		.fd = own_fd_note(fd_steal(fd)),
+		.ro_fd = own_fd_note(fd_steal(ro_fd)),
 		.size_bytes = size_bytes,
 	};
 	*out = backing;
@@ -40,15 +41,27 @@ struct memfile *memfile_unref(struct memfile *backing)
 {
 	if (!backing || atomic_fetch_sub(&backing->n_refs, 1) > 1)
 		return NULL;
-	backing->ro_fd = fd_close(backing->ro_fd);
-	backing->fd = fd_close(backing->fd);
+	backing->ro_fd = own_fd_close(backing->ro_fd);
+	backing->fd = own_fd_close(backing->fd);
 	free(backing);
 	return NULL;
 }
 
 int memfile_read_fd(const struct memfile *backing)
 {
-	return backing->ro_fd >= 0 ? backing->ro_fd : backing->fd;
+	const int fd = backing->ro_fd >= 0 ? backing->ro_fd : backing->fd;
+
+	if (own_fd_is(fd))
+		return fd;
+	errno = EBADF;
+	return -1;
+}
+
+int memfile_check(const struct memfile *backing)
+{
+	if (own_fd_is(backing->fd) && own_fd_is(backing->ro_fd))
+		return 0;
+	return own_fd_raise();
 }
 
 /* A limit on the size of files (ulimit -f) counts for what is written to a memfd by descriptor. */
@@ -105,9 +118,12 @@ int memfile_write(const struct memfile *backing, const void *buf, size_t len, ui
 
 int memfile_read(const struct memfile *backing, void *buf, size_t len, uint64_t off)
 {
+	const int fd = memfile_read_fd(backing);
+
+	if (fd < 0)
+		return memfile_check(backing);
 	for (size_t done = 0; done < len;) {
-		ssize_t n = pread(memfile_read_fd(backing), (char *)buf + done, len - done,
-				  (off_t)(off + done));
+		ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(off + done));
 
 		if (n < 0 && errno == EINTR)
 			continue;

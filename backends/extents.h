@@ -39,14 +39,25 @@ struct memfile {
 	uint64_t size_bytes;
 };
 
-/** memfile_new() - takes both descriptors, of which one may be -1. 0 or -ENOMEM */
+/**
+ * memfile_new() - takes both descriptors, of which one may be -1, and notes them (common/own-fd.h)
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int memfile_new(struct memfile **out, int *fd, int *ro_fd, uint64_t size_bytes);
 struct memfile *memfile_ref(struct memfile *backing);
 struct memfile *memfile_unref(struct memfile *backing);
 DEFINE_CLEANUP(memfile_unref, struct memfile *)
-/** memfile_read_fd() - a descriptor to read @backing by, lent; the read-only one if there is one */
+/**
+ * memfile_read_fd() - a descriptor to read or map @backing by, lent; the read-only one if there is
+ * one
+ *
+ * -1, with errno EBADF, if the program has closed it.
+ */
 int memfile_read_fd(const struct memfile *backing);
-/** memfile_write() - all of @len bytes of @buf to @off. 0 or -errno */
+/** memfile_check() - whether the program has left it its descriptors. 0; -EBADF with a sentence */
+int memfile_check(const struct memfile *backing);
+/** memfile_write() - all of @len bytes of @buf to @off, after memfile_check(). 0 or -errno */
 int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off);
 /** memfile_is_past_limit() - whether write(2) up to @end would end the program with SIGXFSZ */
 bool memfile_is_past_limit(uint64_t end);

@@ -5,9 +5,12 @@
 #include "backends/pagemap.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
 
 #include "backends/kernel.h"
 #include "common/err.h"
+#include "common/own-fd.h"
 
 #define ENTRY_PRESENT (1ULL << 63)
 #define ENTRY_SWAPPED (1ULL << 62)
@@ -16,21 +19,57 @@
 #define SCAN_BATCH  256
 #define ENTRY_BATCH 512
 
+/* Process id and descriptor of the one that is open, in one word; 0: none. */
+static _Atomic uint64_t opened;
+
+static uint64_t pack(int fd)
+{
+	return (uint64_t)getpid() << 32 | (uint32_t)fd;
+}
+
+/* A fork child has the parent's, which shows the parent's memory. */
+static bool is_ours(uint64_t word)
+{
+	return word >> 32 == (uint64_t)getpid() && own_fd_is((int)(uint32_t)word);
+}
+
+static int raise_open(void)
+{
+	if ((errno == EACCES || errno == EPERM) && prctl(PR_GET_DUMPABLE) != 1)
+		return err_raise_errno(
+			"cannot open /proc/self/pagemap: this process is not dumpable, since "
+			"setuid(2) or by prctl(2): make the client before, or a region after "
+			"prctl(PR_SET_DUMPABLE, 1)");
+	return err_raise_errno("cannot open /proc/self/pagemap (is /proc mounted?)");
+}
+
 int pagemap_init(struct pagemap *pagemap)
 {
 	struct pm_scan_arg arg = {.size = sizeof(arg)};
+	uint64_t word = atomic_load(&opened);
 
-	*pagemap = (struct pagemap){.fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
-	if (pagemap->fd < 0)
-		return err_raise_errno("cannot open /proc/self/pagemap (is /proc mounted?)");
+	if (!is_ours(word)) {
+		AUTO_FD int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+		uint64_t fresh = pack(fd);
+
+		if (fd < 0)
+			return raise_open();
+		if (atomic_compare_exchange_strong(&opened, &word, fresh)) {
+			if (word)
+				own_fd_close((int)(uint32_t)word);
+			own_fd_note(fd_steal(&fd));
+			word = fresh;
+		}
+	}
+	*pagemap = (struct pagemap){.fd = (int)(uint32_t)word};
 	/* An empty range is a valid question; a kernel before 6.7 does not know the ioctl. */
 	pagemap->has_scan = ioctl(pagemap->fd, PAGEMAP_SCAN, &arg) >= 0;
 	return 0;
 }
 
-void pagemap_deinit(struct pagemap *pagemap)
+int pagemap_check(const struct pagemap *pagemap)
 {
-	pagemap->fd = fd_close(pagemap->fd);
+	return own_fd_is(pagemap->fd) ? 0 : own_fd_raise();
 }
 
 /* Add [@start, @end); false when there is no room. */

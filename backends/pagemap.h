@@ -15,7 +15,7 @@
 
 /**
  * struct pagemap
- * @fd:       /proc/self/pagemap; shows the address space of who opened it, also in a fork child
+ * @fd:       /proc/self/pagemap, lent: the process has one, which stays open
  * @has_scan: PAGEMAP_SCAN works; may be set to false to have the other way tried
  */
 struct pagemap {
@@ -28,9 +28,20 @@ struct page_run {
 	uint64_t len;
 };
 
-/** pagemap_init() - 0 or -errno; finds out what the kernel can */
+/**
+ * pagemap_init() - open this process's pagemap, if it is not open yet, and find out what the kernel
+ * can
+ *
+ * The kernel lets a process open it only while it is dumpable, which ends with setuid(2): a program
+ * that gives up its privileges opens it before, by making its client. A fork child opens its own.
+ * No lock, no malloc().
+ *
+ * Return: 0; -errno with a sentence.
+ */
 int pagemap_init(struct pagemap *pagemap);
-void pagemap_deinit(struct pagemap *pagemap);
+
+/** pagemap_check() - whether the program has left it open. 0; -EBADF with a sentence */
+int pagemap_check(const struct pagemap *pagemap);
 
 /**
  * pagemap_private() - find runs of private pages

@@ -24,4 +24,13 @@ static inline uint64_t now_msec(void)
 	return now_nsec() / 1000000;
 }
 
+/* The moment @nsec from now, as pthread_cond_clockwait(CLOCK_MONOTONIC) takes it. */
+static inline struct timespec timespec_in(uint64_t nsec)
+{
+	const uint64_t at = now_nsec() + nsec;
+
+	return (struct timespec){.tv_sec = (time_t)(at / 1000000000),
+				 .tv_nsec = (long)(at % 1000000000)};
+}
+
 #endif

@@ -7,6 +7,8 @@ libcommon_la_SOURCES = \
 	common/format.h \
 	common/hist.c \
 	common/hist.h \
+	common/own-fd.c \
+	common/own-fd.h \
 	common/util.h \
 	common/wire.c \
 	common/wire.h \

@@ -84,7 +84,9 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 	size_t n_bytes;
 	int r;
 
-	r = check_connection(client, generation);
+	r = cowi_conn_check(client);
+	if (!r)
+		r = check_connection(client, generation);
 	if (r)
 		return r;
 	request->id = ++conn->next_request_id;
@@ -152,12 +154,8 @@ static void send_cancel(struct cow_client *client, uint64_t request_id)
 /* With client->lock held: until there is news of @pending, or it is time to ask again. */
 static void await_news(struct cow_client *client, struct cowi_pending *pending)
 {
-	struct timespec until;
+	const struct timespec until = timespec_in(COWI_PROGRESS_NSEC);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += COWI_PROGRESS_NSEC;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
 	(void)pthread_cond_clockwait(&pending->answered, &client->lock, CLOCK_MONOTONIC, &until);
 }
 

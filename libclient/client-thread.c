@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 
 #include "common/clock.h"
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 #include "libclient/mode-scoot.h"
 
@@ -31,10 +32,15 @@
 
 void cowi_thread_wake(struct cow_client *client)
 {
+	const int wake_fd = atomic_load(&client->conn->wake_fd);
 	const uint64_t one = 1;
 
-	/* Full means that a wake-up is waiting already. */
-	(void)!write(client->conn->wake_fd, &one, sizeof(one));
+	/* Full means that a wake-up is waiting already. Without descriptors it waits for the
+	 * condition. */
+	if (wake_fd >= 0 && own_fd_is(wake_fd))
+		(void)!write(wake_fd, &one, sizeof(one));
+	else
+		pthread_cond_broadcast(&client->changed);
 }
 
 /*
@@ -68,17 +74,18 @@ static void answer(struct cow_client *client, struct cowi_pending *pending, int 
 void cowi_disconnect(struct cow_client *client, const char *why)
 {
 	struct cowi_conn *conn = client->conn;
-	AUTO_FD int sock = -1; /* open until nothing here shows any more what it was frozen for */
+	int sock; /* open until nothing here shows any more what it was frozen for */
 	struct cowi_pending *pending;
 	char because[512];
 
 	/* @why may be this thread's sentence, which the callbacks change. */
 	(void)snprintf(because, sizeof(because), "the connection to cowd ended: %s", why);
 	pthread_mutex_lock(&client->lock);
-	if (conn->sock < 0) {
+	if (conn->sock < 0 && conn->is_robbed == conn->is_robbery_known) {
 		pthread_mutex_unlock(&client->lock);
 		return;
 	}
+	conn->is_robbery_known = conn->is_robbed;
 	sock = fd_steal(&conn->sock);
 	conn->is_up = false;
 	conn->is_ending = true;
@@ -87,7 +94,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	cowi_drop_output(conn);
 	pending = conn->pending;
 	conn->pending = NULL;
-	if (client->regions && !conn->retry_at_msec) {
+	if (client->regions && !conn->retry_at_msec && !conn->is_robbed) {
 		conn->backoff_msec = COWI_BACKOFF_MIN_MSEC;
 		conn->retry_at_msec = now_msec() + conn->backoff_msec;
 	}
@@ -97,7 +104,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 
 	cowi_regions_forget(client);
 	cowi_snapshots_lost(client, because);
-	sock = fd_close(sock);
+	sock = own_fd_close(sock);
 	pthread_mutex_lock(&client->lock);
 	conn->is_ending = false;
 	pthread_cond_broadcast(&client->changed);
@@ -179,6 +186,7 @@ static bool flush_one(struct cow_client *client, uint64_t *id, int *error)
 
 	*id = 0;
 	pthread_mutex_lock(&client->lock);
+	(void)cowi_conn_check(client);
 	if (conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX)
 		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
 			      conn->out->fds.n_fds, MSG_DONTWAIT);
@@ -279,6 +287,7 @@ void cowi_drain(struct cow_client *client)
 	if (cowi_in_client_thread(client))
 		return;
 	pthread_mutex_lock(&client->lock);
+	(void)cowi_conn_check(client);
 	pollfd.fd = conn->sock;
 	if (conn->sock >= 0 && (conn->n_acting || poll(&pollfd, 1, 0) != 0)) {
 		number = ++conn->n_drains_asked;
@@ -305,6 +314,11 @@ static int receive_packet(struct cow_client *client)
 	bool no_room;
 	int r;
 
+	pthread_mutex_lock(&client->lock);
+	r = cowi_conn_check(client);
+	pthread_mutex_unlock(&client->lock);
+	if (r)
+		cowi_disconnect(client, err_sentence());
 	if (conn->sock < 0)
 		return -1;
 	r = wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT);
@@ -403,7 +417,7 @@ static void connect_if_wanted(struct cow_client *client)
 	n_wanted = conn->n_wanted;
 	is_up = conn->is_up;
 	is_due = conn->retry_at_msec && now_msec() >= conn->retry_at_msec;
-	is_due = !conn->is_stopping && (is_due || n_wanted > conn->n_answered);
+	is_due = !conn->is_stopping && !conn->is_robbed && (is_due || n_wanted > conn->n_answered);
 	wants_restore = is_up && conn->wants_restore;
 	conn->wants_restore = false;
 	pthread_mutex_unlock(&client->lock);
@@ -449,20 +463,30 @@ static int timeout_of(const struct cowi_conn *conn)
 	return due_msec > now ? (int)min_u64(due_msec - now, INT_MAX) : 0;
 }
 
+static void run_to_end(void *arg);
+
 /* Wait until there is something to do. Return: whether the socket is to be read. */
 static bool wait_for_work(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
 	struct pollfd pollfds[] = {
-		{.fd = conn->wake_fd, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
-		{.fd = conn->soon_fd, .events = POLLIN},
+		{.fd = -1, .events = POLLIN},
+		{.fd = -1, .events = POLLIN},
 	};
 	bool is_asked_to;
 	int timeout_msec;
 	uint64_t count;
 
 	pthread_mutex_lock(&client->lock);
+	if (cowi_conn_check(client)) {
+		if (conn->is_robbery_known)
+			cowi_conn_wait_robbed(client, timeout_of(conn));
+		pthread_mutex_unlock(&client->lock);
+		return true; /* to read it is to find that out */
+	}
+	pollfds[0].fd = conn->wake_fd;
+	pollfds[2].fd = conn->soon_fd;
 	is_asked_to = conn->sock >= 0 && conn->n_drains_done < conn->n_drains_asked;
 	pollfds[1].fd = conn->sock;
 	if (conn->out)
@@ -470,15 +494,19 @@ static bool wait_for_work(struct cow_client *client)
 	timeout_msec = timeout_of(conn);
 	pthread_mutex_unlock(&client->lock);
 
-	(void)poll(pollfds, ARRAY_SIZE(pollfds), timeout_msec);
+	cowi_conn_poll(pollfds, ARRAY_SIZE(pollfds), timeout_msec, run_to_end, client);
+	pthread_mutex_lock(&client->lock);
+	if (cowi_conn_check(client)) {
+		pthread_mutex_unlock(&client->lock);
+		return true;
+	}
 	if (pollfds[0].revents & POLLIN)
 		(void)!read(conn->wake_fd, &count, sizeof(count));
 	if (pollfds[2].revents & POLLIN) {
-		pthread_mutex_lock(&client->lock);
 		conn->is_soon = false;
 		(void)!read(conn->soon_fd, &count, sizeof(count));
-		pthread_mutex_unlock(&client->lock);
 	}
+	pthread_mutex_unlock(&client->lock);
 	if ((pollfds[1].revents & POLLOUT) || (pollfds[2].revents & POLLIN))
 		cowi_flush(client);
 	return is_asked_to || pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
@@ -494,11 +522,10 @@ static bool is_finished(struct cow_client *client)
 	return is_finished;
 }
 
-static void *thread_main(void *arg)
+static void run_to_end(void *arg)
 {
 	struct cow_client *client = arg;
 
-	cowi_alone_thread_begins();
 	while (!is_finished(client)) {
 		connect_if_wanted(client);
 		run_tasks(client);
@@ -513,6 +540,15 @@ static void *thread_main(void *arg)
 	if (client->conn->is_orphan)
 		cowi_client_free(client);
 	cowi_alone_thread_ends();
+}
+
+static void *thread_main(void *client)
+{
+	int state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	cowi_alone_thread_begins();
+	run_to_end(client);
 	return NULL;
 }
 

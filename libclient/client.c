@@ -13,8 +13,10 @@
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 
+#include "backends/pagemap.h"
 #include "backends/uffdio.h"
 #include "common/clock.h"
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 
 #define DEFAULT_ADDRESS "/run/cowd/cowd.sock"
@@ -82,13 +84,13 @@ void cowi_clients_fork_parent(void)
 /* What is on its way to cowd, or waits for it, is to end with the process that has it. */
 static void close_copies(struct cow_client *client)
 {
-	client->uffd_device_fd = fd_close(client->uffd_device_fd);
+	client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
 	while (client->attaching) {
-		client->attaching->attach_fd = fd_close(client->attaching->attach_fd);
+		client->attaching->attach_fd = own_fd_close(client->attaching->attach_fd);
 		client->attaching = client->attaching->next_attaching;
 	}
 	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next)
-		snap->view_uffd = fd_close(snap->view_uffd);
+		snap->view_uffd = own_fd_close(snap->view_uffd);
 	cowi_drop_output(client->conn);
 }
 
@@ -98,9 +100,9 @@ void cowi_clients_fork_child(void)
 	for (struct cow_client *c = clients; c; c = c->next) {
 		struct cowi_conn *conn = c->conn;
 
-		conn->sock = fd_close(conn->sock);
-		conn->wake_fd = fd_close(conn->wake_fd);
-		conn->soon_fd = fd_close(conn->soon_fd);
+		conn->sock = own_fd_close(conn->sock);
+		conn->wake_fd = own_fd_close(conn->wake_fd);
+		conn->soon_fd = own_fd_close(conn->soon_fd);
 		conn->is_soon = false;
 		conn->is_up = false;
 		conn->has_thread = false;
@@ -125,12 +127,12 @@ static struct cowi_conn *conn_new(void)
 	conn->sock = -1;
 	conn->out_end = &conn->out;
 	conn->tasks_end = &conn->tasks;
-	conn->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	conn->wake_fd = own_fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	/* Without it, for want of room for a descriptor, everything is sent at once. */
-	conn->soon_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	conn->soon_fd = own_fd_note(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
 	if (conn->wake_fd >= 0)
 		return steal_ptr(&conn);
-	conn->soon_fd = fd_close(conn->soon_fd);
+	conn->soon_fd = own_fd_close(conn->soon_fd);
 	return NULL;
 }
 
@@ -140,14 +142,14 @@ void cowi_client_free(struct cow_client *client)
 
 	list_remove(client);
 	if (conn) {
-		conn->sock = fd_close(conn->sock);
-		conn->wake_fd = fd_close(conn->wake_fd);
-		conn->soon_fd = fd_close(conn->soon_fd);
+		conn->sock = own_fd_close(conn->sock);
+		conn->wake_fd = own_fd_close(conn->wake_fd);
+		conn->soon_fd = own_fd_close(conn->soon_fd);
 		cowi_drop_output(conn);
 		free(conn);
 	}
 	cowi_asides_free(client);
-	client->uffd_device_fd = fd_close(client->uffd_device_fd);
+	client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
 	pthread_cond_destroy(&client->changed);
 	pthread_mutex_destroy(&client->lock);
 	free(client->address);
@@ -188,6 +190,7 @@ static int client_alloc(struct cow_client **out, const char *address)
 int cow_client_new(struct cow_client **out, const char *address)
 {
 	struct cow_client *client = NULL;
+	struct pagemap pagemap;
 	int r;
 
 	if (!out)
@@ -199,6 +202,9 @@ int cow_client_new(struct cow_client **out, const char *address)
 	r = cowi_fork_init();
 	if (r)
 		return r;
+	/* Now, while the program may: a root program may be about to give that up. Who needs it
+	 * says so. */
+	(void)pagemap_init(&pagemap);
 	r = client_alloc(&client, address);
 	if (r)
 		return r;
@@ -274,7 +280,7 @@ uint64_t cowi_generation_up(struct cow_client *client)
 /* With client->lock held: whether the caller has to wait for an attempt to connect. */
 static bool is_unanswered(const struct cowi_conn *conn, uint64_t number)
 {
-	return conn->n_answered < number && !conn->is_stopping;
+	return conn->n_answered < number && !conn->is_stopping && !conn->is_robbed;
 }
 
 int cowi_connect(struct cow_client *client)
@@ -293,18 +299,23 @@ int cowi_connect(struct cow_client *client)
 				 client->address);
 	}
 	pthread_mutex_lock(&client->lock);
+	r = cowi_conn_check(client);
+	if (r) {
+		pthread_mutex_unlock(&client->lock);
+		return r;
+	}
 	if (!conn->is_up) {
 		number = ++conn->n_wanted;
 		cowi_thread_wake(client);
 		while (is_unanswered(conn, number))
 			pthread_cond_wait(&client->changed, &client->lock);
-		r = conn->connect_error;
-		if (r)
+		r = conn->is_robbed ? own_fd_raise() : conn->connect_error;
+		if (r && r != -EBADF)
 			(void)err_raise(r, "%s", conn->connect_sentence);
 	}
 	/* Only the first attempt says by its number what is wrong with the address; see
 	 * cowclient.h. */
-	if (r && conn->was_up)
+	if (r && r != -EBADF && conn->was_up)
 		r = -ENOTCONN;
 	pthread_mutex_unlock(&client->lock);
 	return r;
@@ -351,8 +362,10 @@ static int uffd_new(struct cow_client *client)
 			"because it has no /dev/userfaultfd (cowd(8)); modes scoot and mmapcopy "
 			"work without",
 			client->address);
+	if (!own_fd_is(client->uffd_device_fd))
+		return own_fd_raise();
 	r = uffdio_new_by_device(&uffd, client->uffd_device_fd, client->lend == 2);
-	return r ? r : uffd;
+	return r ? r : own_fd_note(uffd);
 }
 
 int cowi_uffd_new(struct cow_client *client)
@@ -390,6 +403,6 @@ void cowi_attach_end(struct cow_region *region)
 	while (*link != region)
 		link = &(*link)->next_attaching;
 	*link = region->next_attaching;
-	region->attach_fd = fd_close(region->attach_fd);
+	region->attach_fd = own_fd_close(region->attach_fd);
 	pthread_mutex_unlock(&client->lock);
 }

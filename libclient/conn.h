@@ -12,6 +12,10 @@
  *
  * - up: everybody may call.
  *
+ * - robbed: the program has closed the library's descriptors (common/own-fd.h). Whoever notices
+ *   calls cowi_conn_check(); calls fail with -EBADF, and the thread goes on without descriptors, to
+ * run what is left to be run.
+ *
  * Sending never blocks. Whoever calls hands its packet to the socket with client->lock held; what
  * does not fit the socket's buffer goes into a queue that the client's thread sends when there is
  * room, and as long as that queue is not empty everything goes through it, so that packets keep
@@ -24,6 +28,8 @@
  */
 #ifndef COWI_CONN_H
 #define COWI_CONN_H
+
+#include <poll.h>
 
 #include "libclient/internal.h"
 
@@ -94,9 +100,13 @@ struct cowi_packet {
 struct cowi_conn {
 	struct cow_client *client; /* whose it is */
 	int sock;                  /* -1 when down */
-	int wake_fd;               /* eventfd: the client's thread has something to do */
+	_Atomic int wake_fd;       /* eventfd: the client's thread has something to do */
 	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
-	bool is_soon; /* it is armed; lock */
+	/* The program has closed these three; they are -1 now. Never reset: no call works any more.
+	 * lock */
+	bool is_robbed;
+	bool is_robbery_known; /* cowi_disconnect() has told everybody of it; lock */
+	bool is_soon;          /* it is armed; lock */
 	bool is_up;
 	bool is_ending; /* its end is not known to all snapshots yet */
 	bool was_up;    /* once */
@@ -140,7 +150,8 @@ struct cowi_conn {
 
 /** cowi_thread_start() - start the client's thread; 0 or -errno with a sentence */
 int cowi_thread_start(struct cow_client *client);
-/** cowi_thread_wake() - have it look at what there is to do; any thread */
+/** cowi_thread_wake() - have it look at what there is to do; any thread, client->lock held or not
+ */
 void cowi_thread_wake(struct cow_client *client);
 /** cowi_receive() - one packet, if there is one. Return: whether there may be more. Client's thread
  */
@@ -156,6 +167,32 @@ void cowi_flush(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
  */
 void cowi_disconnect(struct cow_client *client, const char *because);
+
+/* --- robbed.c --------------------------------------------------------------------------------- */
+
+/**
+ * cowi_conn_check() - whether the program has left the connection its descriptors
+ *
+ * With client->lock held, before any of them is used: their numbers may be those of files of the
+ * program by now. If not, the connection ends as robbed. Return: 0; -EBADF with a sentence.
+ */
+int cowi_conn_check(struct cow_client *client);
+/**
+ * cowi_conn_wait_robbed() - wait for cowi_thread_wake() in place of poll(), when that is robbed
+ * @timeout_msec: below 0: for ever
+ *
+ * Client's thread, with client->lock held.
+ */
+void cowi_conn_wait_robbed(struct cow_client *client, int timeout_msec);
+
+/**
+ * cowi_conn_poll() - poll() that cowi_conn_check() of another thread can end
+ * @go_on: runs to the end of the calling thread, if the program has closed what is polled
+ *
+ * Client's thread.
+ */
+void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void (*go_on)(void *),
+		    void *user);
 
 /* --- output.c --------------------------------------------------------------------------------- */
 

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 
 /* A daemon that does not take a connection off its queue for so long does not work. */
@@ -197,8 +198,8 @@ static int handshake(struct cow_client *client)
 	if (!r) {
 		pthread_mutex_lock(&client->lock);
 		client->lend = reply->hello->lend;
-		client->uffd_device_fd = fd_close(client->uffd_device_fd);
-		client->uffd_device_fd = fdset_take(&fds, 0);
+		client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
+		client->uffd_device_fd = own_fd_note(fdset_take(&fds, 0));
 		client->conn->daemon_pid =
 			reply->hello->pid <= INT_MAX ? (pid_t)reply->hello->pid : 0;
 		pthread_mutex_unlock(&client->lock);
@@ -217,7 +218,7 @@ int cowi_reconnect(struct cow_client *client)
 	if (r)
 		return r;
 	pthread_mutex_lock(&client->lock);
-	conn->sock = sock;
+	conn->sock = own_fd_note(sock);
 	conn->farewell_error = 0;
 	client->generation++;
 	pthread_mutex_unlock(&client->lock);

@@ -17,8 +17,9 @@
  *
  * Calls return 0 or a negative errno; cow_last_error() is then this thread's sentence about it.
  * Every call may be made from any thread. The library prints nothing, installs no signal handler
- * and never ends the process. Objects are reference counted; a region holds its client, a snapshot
- * holds its region.
+ * and never ends the process. Any call gives -EBADF if the program has closed the library's
+ * descriptors; see DESCRIPTORS in libcowclient(3). Objects are reference counted; a region holds
+ *its client, a snapshot holds its region.
  */
 #ifndef COWCLIENT_H
 #define COWCLIENT_H

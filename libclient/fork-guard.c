@@ -32,6 +32,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "common/own-fd.h"
 #include "common/wire.h"
 #include "libclient/mode-scoot.h"
 
@@ -61,28 +62,23 @@ struct cowi_guard {
 	struct cowi_guard *next;
 };
 
-/* A socket to a process whose memory this one has: who closed it may have opened something else. */
-struct upward {
-	int sock;
-	dev_t dev;
-	ino_t ino;
-};
-
 static pthread_mutex_t guards_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct cowi_guard *guards; /* guards_lock */
+static struct cowi_guard *guards;    /* guards_lock */
+static struct cowi_guard *abandoned; /* guards_lock: nobody can watch these any more */
 static int wake_fd = -1;
-static bool has_thread;
+static unsigned long thread_number; /* guards_lock: the thread that is to watch; 0: none */
+static unsigned long last_thread_number;
 static bool has_news; /* guards_lock: an heir is not told of */
 static uint64_t last_key;
-static struct upward upwards[UPWARD_MAX];
+static int upwards[UPWARD_MAX]; /* sockets to processes whose memory this one has */
 static size_t n_upwards;
 
 static void guard_free(struct cowi_guard *guard)
 {
-	guard->sock = fd_close(guard->sock);
-	guard->child_sock = fd_close(guard->child_sock);
+	guard->sock = own_fd_close(guard->sock);
+	guard->child_sock = own_fd_close(guard->child_sock);
 	for (size_t i = 0; i < guard->n_heirs; i++)
-		fd_close(guard->heirs[i].pidfd);
+		own_fd_close(guard->heirs[i].pidfd);
 	for (size_t i = 0; i < guard->n_frozen; i++)
 		scoot_snapshot_free(guard->frozen[i]);
 	free(guard->heirs);
@@ -101,8 +97,8 @@ int cowi_guard_new(struct cowi_guard **out)
 		free(guard);
 		return err_raise_errno("cannot make a socket to a fork child");
 	}
-	guard->sock = socks[0];
-	guard->child_sock = socks[1];
+	guard->sock = own_fd_note(socks[0]);
+	guard->child_sock = own_fd_note(socks[1]);
 	*out = guard;
 	return 0;
 }
@@ -132,30 +128,20 @@ static int send_self(int sock)
 
 int cowi_guard_child(struct cowi_guard *guard)
 {
-	struct stat st;
-	int r;
+	int r = send_self(guard->child_sock);
 
-	r = send_self(guard->child_sock);
-	if (!r && (n_upwards == UPWARD_MAX || fstat(guard->child_sock, &st)))
+	if (!r && n_upwards == UPWARD_MAX)
 		r = err_raise(-EMFILE, "too many forks within each other");
 	if (!r)
-		upwards[n_upwards++] = (struct upward){
-			.sock = fd_steal(&guard->child_sock),
-			.dev = st.st_dev,
-			.ino = st.st_ino,
-		};
+		upwards[n_upwards++] = fd_steal(&guard->child_sock);
 	guard_free(guard);
 	return r;
 }
 
 /* Return: -ECONNRESET when the process that could write to the memory has gone. */
-static int tell_upward(const struct upward *upward)
+static int tell_upward(int sock)
 {
-	struct stat st;
-
-	if (fstat(upward->sock, &st) || st.st_dev != upward->dev || st.st_ino != upward->ino)
-		return err_raise(-EBADF, "this process closed the library's descriptor");
-	return send_self(upward->sock);
+	return own_fd_is(sock) ? send_self(sock) : own_fd_raise();
 }
 
 /*
@@ -168,10 +154,10 @@ int cowi_guards_inherited(void)
 	int r = 0;
 
 	for (size_t i = 0; i < n_upwards; i++) {
-		int told = tell_upward(&upwards[i]);
+		int told = tell_upward(upwards[i]);
 
 		if (told == -ECONNRESET) {
-			fd_close(upwards[i].sock);
+			own_fd_close(upwards[i]);
 			continue;
 		}
 		if (told && !r)
@@ -242,7 +228,7 @@ static bool has_memory(const struct cowi_guard *guard, int pidfd)
 
 static void drop_heir(struct cowi_guard *guard, size_t i)
 {
-	fd_close(guard->heirs[i].pidfd);
+	own_fd_close(guard->heirs[i].pidfd);
 	guard->heirs[i] = guard->heirs[--guard->n_heirs];
 }
 
@@ -363,7 +349,7 @@ static void tell_news(const uint64_t *gone, size_t n_gone)
 /* All ends are closed: those who are known may have executed something else. */
 static void end_sock(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
 {
-	guard->sock = fd_close(guard->sock);
+	guard->sock = own_fd_close(guard->sock);
 	for (size_t i = guard->n_heirs; i-- > 0;) {
 		if (has_memory(guard, guard->heirs[i].pidfd))
 			continue;
@@ -393,7 +379,7 @@ static int receive_heir(struct cowi_guard *guard)
 	if (!fds.n_fds)
 		return 0; /* not from this library; its end of the socket speaks for it */
 	guard->heirs[guard->n_heirs++] =
-		(struct heir){.pidfd = fdset_take(&fds, 0), .key = ++last_key};
+		(struct heir){.pidfd = own_fd_note(fdset_take(&fds, 0)), .key = ++last_key};
 	has_news = true;
 	return 0;
 }
@@ -475,17 +461,41 @@ static struct cowi_guard *serve(const struct pollfd *fds, size_t n_fds, uint64_t
 	return ended;
 }
 
+/*
+ * With guards_lock held: whether the caller, thread @number, is to go on. If the program has closed
+ * its descriptors nobody can watch any more: what is frozen stays so for good, which costs memory
+ * and wrongs nobody, and the next fork begins anew.
+ */
+static bool may_watch(unsigned long number)
+{
+	if (number != thread_number)
+		return false;
+	if (own_fd_is(wake_fd))
+		return true;
+	own_fd_close(wake_fd);
+	wake_fd = -1;
+	while (guards) {
+		struct cowi_guard *guard = guards;
+
+		guards = guard->next;
+		guard->next = abandoned;
+		abandoned = guard;
+	}
+	thread_number = 0;
+	return false;
+}
+
 static void *watch(void *arg)
 {
+	const unsigned long number = (unsigned long)(uintptr_t)arg;
 	uint64_t n_wakes, gone[GONE_MAX];
 
-	(void)arg;
 	cowi_alone_thread_begins();
 	for (;;) {
 		CLEANUP(freep) struct pollfd *fds = NULL;
-		struct cowi_guard *ended;
+		struct cowi_guard *ended = NULL;
 		size_t n_fds, n_gone = 0;
-		bool is_news;
+		bool is_news = false, is_over;
 		int msec;
 
 		pthread_mutex_lock(&guards_lock);
@@ -494,12 +504,16 @@ static void *watch(void *arg)
 		pthread_mutex_unlock(&guards_lock);
 		if (poll(fds, n_fds, msec) < 0)
 			continue;
-		if (n_fds && fds[0].revents && read(wake_fd, &n_wakes, sizeof(n_wakes)) < 0)
-			continue;
 		pthread_mutex_lock(&guards_lock);
-		ended = serve(fds, n_fds, gone, &n_gone);
-		is_news = has_news || n_gone;
+		is_over = !may_watch(number);
+		if (!is_over && n_fds && fds[0].revents)
+			(void)!read(wake_fd, &n_wakes, sizeof(n_wakes));
+		if (!is_over)
+			ended = serve(fds, n_fds, gone, &n_gone);
+		is_news = !is_over && (has_news || n_gone);
 		pthread_mutex_unlock(&guards_lock);
+		if (is_over)
+			break;
 		if (is_news)
 			tell_news(gone, n_gone);
 		if (!ended)
@@ -512,6 +526,7 @@ static void *watch(void *arg)
 		}
 		cowi_scoot_post_all();
 	}
+	cowi_alone_thread_ends();
 	return NULL;
 }
 
@@ -522,16 +537,18 @@ static void start_thread(void)
 	sigset_t all, old;
 	pthread_t thread;
 
-	if (has_thread)
+	if (thread_number && may_watch(thread_number))
 		return;
 	if (wake_fd < 0)
-		wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		wake_fd = own_fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (wake_fd < 0 || pthread_attr_init(&attr))
 		return;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	has_thread = !pthread_create(&thread, &attr, watch, NULL);
+	thread_number = ++last_thread_number;
+	if (pthread_create(&thread, &attr, watch, (void *)(uintptr_t)thread_number))
+		thread_number = 0;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	(void)pthread_attr_destroy(&attr);
 }
@@ -540,13 +557,14 @@ void cowi_guard_watch(struct cowi_guard *guard)
 {
 	const uint64_t one = 1;
 
-	guard->child_sock = fd_close(guard->child_sock);
+	guard->child_sock = own_fd_close(guard->child_sock);
 	pthread_mutex_lock(&guards_lock);
+	start_thread();
 	guard->next = guards;
 	guards = guard;
-	start_thread();
-	if (wake_fd >= 0 && write(wake_fd, &one, sizeof(one)) < 0)
-		has_thread = has_thread && errno == EAGAIN; /* a full counter wakes as well */
+	/* a full counter wakes as well */
+	if (wake_fd >= 0)
+		(void)!write(wake_fd, &one, sizeof(one));
 	pthread_mutex_unlock(&guards_lock);
 }
 
@@ -571,7 +589,7 @@ void cowi_guards_fork_child(void)
 		guards = guard->next;
 		guard_free(guard);
 	}
-	wake_fd = fd_close(wake_fd);
-	has_thread = false;
+	wake_fd = own_fd_close(wake_fd);
+	thread_number = 0;
 	pthread_mutex_unlock(&guards_lock);
 }

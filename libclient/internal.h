@@ -31,6 +31,7 @@
 #include "libclient/cowclient.h"
 #include "proto/cow.pb-c.h"
 
+struct memfile;   /* backends/extents.h */
 struct cowi_conn; /* client.c: one connection, replaced on reconnection */
 
 /* Something to be run in the client's own thread; embedded in its owner. */
@@ -73,7 +74,7 @@ struct cow_client {
 /**
  * struct cowi_mode_ops - the half of a mechanism that runs in the client, seen from region.c and
  * snapshot.c. Each returns 0 or -errno with the sentence set.
- * @attach:    region->backing_fd is there: map it at a fresh address, set region->addr, tell cowd
+ * @attach:    region->backing is there: map it at a fresh address, set region->addr, tell cowd
  * @restore:   a new connection was made and RegionRestore succeeded: tell cowd what it must know
  * @detach:    unmap; cannot fail
  * @take:      freeze; called with region->take_lock held and snap->generation set; fills in
@@ -113,8 +114,7 @@ struct cow_region {
 	uint64_t id; /* at cowd, of this generation; 0 while there is no connection; client->lock */
 	uint64_t generation;
 	uint64_t backing_id;
-	int backing_fd;    /* the memfd, read and write */
-	int backing_ro_fd; /* the same, never writable; -1 after a reconnection that gave none */
+	struct memfile *backing; /* the memfd; a reference */
 	char *addr;
 	uint64_t size_bytes;
 	pthread_mutex_t take_lock;

@@ -25,6 +25,7 @@ libclient_internal_la_SOURCES = \
 	libclient/prefault.c \
 	libclient/region.c \
 	libclient/registry.c \
+	libclient/robbed.c \
 	libclient/save.c \
 	libclient/scoot-adopt.c \
 	libclient/scoot-alone.c \

@@ -44,23 +44,6 @@ int cowi_scoot_attach_tell(struct cow_region *region)
 	return cowi_call_in(region->client, region->generation, &request, NULL, 0, NULL, NULL);
 }
 
-/* The region's memory as backends/scoot sees it, with descriptors of its own. */
-static int home_new(struct memfile **out, const struct cow_region *region)
-{
-	AUTO_FD int fd = fcntl(region->backing_fd, F_DUPFD_CLOEXEC, 0);
-	AUTO_FD int ro_fd = fcntl(region->backing_ro_fd, F_DUPFD_CLOEXEC, 0);
-	int r;
-
-	if (fd < 0 || ro_fd < 0)
-		return err_raise_errno("cannot duplicate the descriptors of region \"%s\"",
-				       region->name);
-	r = memfile_new(out, &fd, &ro_fd, region->size_bytes);
-	if (r)
-		return r;
-	atomic_store(&(*out)->id, region->backing_id);
-	return 0;
-}
-
 /*
  * A descriptor that makes threads wait, or -1: only one that serves kernel-mode faults will do, and
  * not everywhere is one lent. A region goes without it, but not for want of room for a descriptor.
@@ -87,7 +70,7 @@ static int map_fresh(struct cow_region *region, char **addr)
 	if (r)
 		return r;
 	if (mmap(*addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		 region->backing_fd, 0) != MAP_FAILED)
+		 region->backing->fd, 0) != MAP_FAILED)
 		return 0;
 	r = err_raise_errno("cannot map the %llu bytes of region \"%s\"",
 			    (unsigned long long)region->size_bytes, region->name);
@@ -97,7 +80,6 @@ static int map_fresh(struct cow_region *region, char **addr)
 
 static int scoot_attach(struct cow_region *region, const struct cow_region_params *params)
 {
-	CLEANUP(memfile_unrefp) struct memfile *home = NULL;
 	AUTO_FD int uffd = -1;
 	struct cowi_scoot *glue = calloc(1, sizeof(*glue));
 	char *addr = region->adopted;
@@ -106,15 +88,13 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 	(void)params;
 	r = glue ? holding_uffd(region->client, &uffd) : err_oom(sizeof(*glue), "a region");
 	if (!r)
-		r = home_new(&home, region);
-	if (!r)
 		r = addr ? cowi_adopt_check(region, uffd) : map_fresh(region, &addr);
 	if (r) {
 		glue_free(glue);
 		return r;
 	}
 	region->addr = addr;
-	r = scoot_region_new(&region->scoot, addr, home, &uffd);
+	r = scoot_region_new(&region->scoot, addr, region->backing, &uffd);
 	if (!r)
 		r = region->adopted ? cowi_adopt(region) : cowi_scoot_attach_tell(region);
 	if (r) {

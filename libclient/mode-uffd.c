@@ -21,8 +21,10 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
+#include "backends/extents.h"
 #include "backends/space.h"
 #include "backends/uffdio.h"
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 
 /* How long to wait for an earlier cowd, or an earlier session of this one, to let go of a region.
@@ -59,7 +61,7 @@ static int uffd_attach(struct cow_region *region, const struct cow_region_params
 	if (r)
 		return r;
 	if (mmap(addr, region->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		 region->backing_fd, 0) == MAP_FAILED) {
+		 region->backing->fd, 0) == MAP_FAILED) {
 		r = err_raise_errno("cannot map a region of %llu bytes",
 				    (unsigned long long)region->size_bytes);
 		(void)munmap(addr, region->size_bytes);
@@ -310,7 +312,7 @@ static int uffd_map(struct cow_snapshot *snap)
 		return r;
 	}
 	snap->view = addr;
-	snap->view_uffd = fd_steal(&uffd);
+	snap->view_uffd = own_fd_note(fd_steal(&uffd));
 	return 0;
 }
 
@@ -333,7 +335,7 @@ static void uffd_unmap(struct cow_snapshot *snap)
 		(void)cowi_call_async_in(snap->client, snap->generation, &request, NULL, 0,
 					 ignore_reply, NULL);
 	(void)munmap((void *)(uintptr_t)snap->view, snap->size_bytes);
-	snap->view_uffd = fd_close(snap->view_uffd);
+	snap->view_uffd = own_fd_close(snap->view_uffd);
 }
 
 static void uffd_release(struct cow_snapshot *snap)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/timerfd.h>
 
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 
 bool cowi_has_output(struct cow_client *client)
@@ -18,13 +19,19 @@ bool cowi_has_output(struct cow_client *client)
 	return has_output;
 }
 
+static void close_duplicates(struct cowi_packet *packet)
+{
+	while (packet->fds.n_fds)
+		own_fd_close(packet->fds.fds[--packet->fds.n_fds]);
+}
+
 void cowi_drop_output(struct cowi_conn *conn)
 {
 	while (conn->out) {
 		struct cowi_packet *packet = conn->out;
 
 		conn->out = packet->next;
-		fdset_deinit(&packet->fds);
+		close_duplicates(packet);
 		free(packet);
 	}
 	conn->out_end = &conn->out;
@@ -49,11 +56,11 @@ static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_byte
 		if (fd < 0) {
 			int r = err_raise_errno("cannot duplicate a descriptor for cowd");
 
-			fdset_deinit(&packet->fds);
+			close_duplicates(packet);
 			free(packet);
 			return r;
 		}
-		packet->fds.fds[packet->fds.n_fds++] = fd;
+		packet->fds.fds[packet->fds.n_fds++] = own_fd_note(fd);
 	}
 	*conn->out_end = packet;
 	conn->out_end = &packet->next;
@@ -67,7 +74,7 @@ struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn)
 	conn->out = packet->next;
 	if (!conn->out)
 		conn->out_end = &conn->out;
-	fdset_deinit(&packet->fds);
+	close_duplicates(packet);
 	return packet;
 }
 
@@ -78,7 +85,7 @@ struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn)
 void cowi_hurry(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
-	int r = 0;
+	int r = cowi_conn_check(client);
 
 	while (!r && conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX) {
 		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
@@ -117,8 +124,11 @@ int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_byte
 		     size_t n_fds, enum cowi_urgency urgency)
 {
 	struct cowi_conn *conn = client->conn;
-	int r = -EAGAIN;
+	int r = cowi_conn_check(client);
 
+	if (r)
+		return r;
+	r = -EAGAIN;
 	if (urgency == COWI_SEND_SOON && put_off(client, bytes, n_bytes))
 		return 0;
 	if (urgency != COWI_SEND_FIRST)
@@ -141,7 +151,7 @@ void cowi_thread_wake_soon(struct cow_client *client)
 	bool is_started;
 
 	pthread_mutex_lock(&client->lock);
-	is_started = start_timer(client->conn);
+	is_started = !cowi_conn_check(client) && start_timer(client->conn);
 	pthread_mutex_unlock(&client->lock);
 	if (!is_started)
 		cowi_thread_wake(client);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "backends/extents.h"
 #include "common/clock.h"
 #include "libclient/conn.h"
 
@@ -72,8 +73,6 @@ static int region_alloc(struct cow_region **out, struct cow_client *client,
 	if (!region)
 		return err_oom(sizeof(*region), "a region");
 	region->n_refs = 1;
-	region->backing_fd = -1;
-	region->backing_ro_fd = -1;
 	region->client = cow_client_ref(client);
 	region->ops = ops_of(params->mode);
 	region->mode = params->mode;
@@ -86,6 +85,17 @@ static int region_alloc(struct cow_region **out, struct cow_client *client,
 	return 0;
 }
 
+static int take_backing(struct cow_region *region, struct fdset *fds)
+{
+	AUTO_FD int fd = fdset_take(fds, 0);
+	AUTO_FD int ro_fd = fdset_take(fds, 1);
+	int r = memfile_new(&region->backing, &fd, &ro_fd, region->size_bytes);
+
+	if (!r)
+		atomic_store(&region->backing->id, region->backing_id);
+	return r;
+}
+
 /* Have cowd make the memory. region->generation is the connection that it was made on. */
 static int create(struct cow_region *region)
 {
@@ -93,7 +103,6 @@ static int create(struct cow_region *region)
 	Cow__V1__RegionCreate create = COW__V1__REGION_CREATE__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	Cow__V1__Reply *reply = NULL;
-	size_t n_fds;
 	int r;
 
 	create.mode = (Cow__V1__Mode)region->mode;
@@ -111,13 +120,10 @@ static int create(struct cow_region *region)
 	region->id = reply->region->region_id;
 	region->backing_id = reply->region->backing_id;
 	cow__v1__reply__free_unpacked(reply, NULL);
-	n_fds = fds.n_fds;
-	region->backing_fd = fdset_take(&fds, 0);
-	region->backing_ro_fd = fdset_take(&fds, 1);
-	if (n_fds != 2)
+	if (fds.n_fds != 2)
 		return err_raise(-EPROTO, "cowd answered with %zu descriptors for a region, not 2",
-				 n_fds);
-	return 0;
+				 fds.n_fds);
+	return take_backing(region, &fds);
 }
 
 /* From now on reconnections know of @region; one that took place meanwhile is made up for. */
@@ -331,8 +337,7 @@ struct cow_region *cow_region_unref(struct cow_region *region)
 	if (region->is_attached && region->adopted)
 		cowi_registry_remove(region); /* now a fork finds memory that is the program's */
 	tell_free(region->client, region->generation, region->id);
-	region->backing_fd = fd_close(region->backing_fd);
-	region->backing_ro_fd = fd_close(region->backing_ro_fd);
+	memfile_unref(region->backing);
 	pthread_mutex_destroy(&region->take_lock);
 	cow_client_unref(region->client);
 	free(region);
@@ -432,7 +437,10 @@ static int restore(struct cow_region *region, uint64_t generation)
 	restore.name = region->name;
 	request.call_case = COW__V1__REQUEST__CALL_REGION_RESTORE;
 	request.region_restore = &restore;
-	r = cowi_call_in(client, generation, &request, &region->backing_fd, 1, &reply, NULL);
+	r = memfile_check(region->backing);
+	if (!r)
+		r = cowi_call_in(client, generation, &request, &region->backing->fd, 1, &reply,
+				 NULL);
 	if (r)
 		return r;
 	pthread_mutex_lock(&client->lock);

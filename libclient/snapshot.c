@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "backends/uffdio.h"
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 
 static int raise_lost(const struct cow_snapshot *snap)
@@ -37,7 +38,7 @@ static void break_view(struct cow_snapshot *snap)
 	snap->view_state = COWI_VIEW_BROKEN;
 	if (snap->view_uffd >= 0 &&
 	    uffdio_wake(snap->view_uffd, (uintptr_t)snap->view, snap->size_bytes))
-		snap->view_uffd = fd_close(snap->view_uffd); /* wakes as well */
+		snap->view_uffd = own_fd_close(snap->view_uffd); /* wakes as well */
 }
 
 /* With client->lock held. */
@@ -488,7 +489,7 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 		snap->ops->release(snap);
 	if (snap->held_id && snap->client->pid == getpid())
 		call_release(snap->client, snap->generation, snap->held_id);
-	snap->view_uffd = fd_close(snap->view_uffd);
+	snap->view_uffd = own_fd_close(snap->view_uffd);
 	cow_region_unref(snap->region);
 	cow_client_unref(snap->client);
 	free(snap);

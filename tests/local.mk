@@ -55,6 +55,7 @@ PROOF_TESTS = \
 	tests/system/budget \
 	tests/system/cowctl-snapshot \
 	tests/system/death \
+	tests/system/descriptors \
 	tests/system/fork-moments \
 	tests/system/handles \
 	tests/system/hostile \
@@ -83,6 +84,9 @@ tests_system_cowctl_snapshot_LDADD = $(PROOF_LDADD)
 tests_system_death_CFLAGS = $(TESTS_CFLAGS)
 tests_system_death_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_death_LDADD = $(PROOF_LDADD)
+tests_system_descriptors_CFLAGS = $(TESTS_CFLAGS)
+tests_system_descriptors_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_descriptors_LDADD = $(PROOF_LDADD)
 tests_system_fork_moments_CFLAGS = $(TESTS_CFLAGS)
 tests_system_fork_moments_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_fork_moments_LDADD = $(PROOF_LDADD)

@@ -141,8 +141,10 @@ static int roll_run_back(struct scoot_region *region, const struct extent *want)
 
 int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *snap)
 {
-	int r = scoot_check_memory();
+	int r = scoot_check_descriptors(region);
 
+	if (!r)
+		r = scoot_check_memory();
 	/* Full page tables go as a whole, once; from then on there are few. */
 	region->rolls_back = true;
 	roll_begin(&region->roll);
@@ -221,7 +223,7 @@ static int discard_part(struct scoot_region *region, const struct extent *run, u
 int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool may_fill)
 {
 	const uint64_t end = off + len;
-	int r = 0;
+	int r = scoot_check_descriptors(region);
 
 	while (!r && off < end) {
 		struct extent run = region->map.runs[extents_find(&region->map, off)];
@@ -257,7 +259,7 @@ bool scoot_trim_step(struct scoot_region *region)
 	struct memfile *backings[] = {region->home, region->second};
 	const uint64_t size_bytes = region->size_bytes;
 
-	if (!region->wants_trim)
+	if (!region->wants_trim || scoot_check_descriptors(region))
 		return false;
 	for (size_t i = region->trim_at / size_bytes; i < ARRAY_SIZE(backings); i++) {
 		uint64_t off = region->trim_at - i * size_bytes, len;

@@ -53,6 +53,13 @@ void scoot_room_clear(struct scoot_region *region);
 /** scoot_twin_to_settle() - where the twin of a chunk is that is going to be settled, or NULL */
 char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
 
+/**
+ * scoot_check_descriptors() - whether the program has left the region its descriptors
+ *
+ * Asked once by every call that changes the region: a file of the program's may have their numbers.
+ * 0; -EBADF with a sentence.
+ */
+int scoot_check_descriptors(const struct scoot_region *region);
 /** scoot_check_memory() - 0; -EBUSY if mappings made now would be populated at once (mlockall) */
 int scoot_check_memory(void);
 /** scoot_freeze_checked() - scoot_freeze() after scoot_check_memory() */

@@ -8,6 +8,7 @@
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 #include "common/err.h"
+#include "common/own-fd.h"
 
 #define SPACE_HUGE_BYTES ((uint64_t)1 << 30)
 
@@ -76,7 +77,6 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	if (!region)
 		return err_oom(sizeof(*region), "a region");
 	region->uffd = -1;
-	region->pagemap.fd = -1;
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->addr = addr;
 	region->size_bytes = home->size_bytes;
@@ -96,7 +96,7 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 		return r;
 	if (madvise(addr, region->size_bytes, MADV_DONTFORK))
 		return err_raise_errno("cannot keep a region from fork children");
-	region->uffd = fd_steal(uffd);
+	region->uffd = own_fd_note(fd_steal(uffd));
 	*out = steal_ptr(&region);
 	return 0;
 }
@@ -112,7 +112,7 @@ void scoot_region_forked(struct scoot_region *region)
 	region->twin_is_early = false;
 	region->twin_is_bare = false;
 	region->settle.side = NULL;
-	region->uffd = fd_close(region->uffd);
+	region->uffd = own_fd_close(region->uffd);
 }
 
 struct scoot_region *scoot_region_free(struct scoot_region *region)
@@ -129,8 +129,7 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 	scoot_aside_free(region->room);
 	if (region->settle.side)
 		settle_deinit(&region->settle);
-	pagemap_deinit(&region->pagemap);
-	region->uffd = fd_close(region->uffd);
+	region->uffd = own_fd_close(region->uffd);
 	extents_deinit(&region->map);
 	memfile_unref(region->second);
 	memfile_unref(region->home);
@@ -229,9 +228,19 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 	return freeze_part(region, run, off, len);
 }
 
+int scoot_check_descriptors(const struct scoot_region *region)
+{
+	int r = memfile_check(region->home);
+
+	return r ? r : pagemap_check(&region->pagemap);
+}
+
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	int r = scoot_check_memory();
+	int r = scoot_check_descriptors(region);
+
+	if (!r)
+		r = scoot_check_memory();
 
 	return r ? r : scoot_freeze_checked(region, off, len);
 }
@@ -302,6 +311,9 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 	*more = false;
 	if (region->uffd < 0 || extents_is_owned(&region->map))
 		return 0;
+	r = scoot_check_descriptors(region);
+	if (r)
+		return r;
 	scoot_room_clear(region);
 	if (region->settle_at >= region->size_bytes)
 		region->settle_at = 0;

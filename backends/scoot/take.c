@@ -287,9 +287,11 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 {
 	CLEANUP(freep) struct taken_run *runs = NULL;
 	struct plan plan = {.runs = NULL};
-	int r = 0;
+	int r = scoot_check_descriptors(region);
 
-	if (needs_mappings(region))
+	if (!r && overlay)
+		r = memfile_check(overlay);
+	if (!r && needs_mappings(region))
 		r = scoot_check_memory();
 	if (!r)
 		r = classify(region, &plan);

@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "backends/extents.h"
 #include "backends/uffdio.h"
 #include "libclient/internal.h"
 #include "system/proof.h"
@@ -404,8 +405,9 @@ static void *lock_file(void *arg)
 	struct locker *locker = arg;
 
 	/* Takes the lock of the file, then waits for the page. */
-	ck_assert_int_eq(pwrite(locker->region->backing_fd, locker->unserved, page_size_bytes(), 0),
-			 (ssize_t)page_size_bytes());
+	ck_assert_int_eq(
+		pwrite(locker->region->backing->fd, locker->unserved, page_size_bytes(), 0),
+		(ssize_t)page_size_bytes());
 	return NULL;
 }
 

@@ -55,7 +55,6 @@ static void check_pattern(bool with_scan, unsigned int every, size_t max_runs)
 	for (size_t i = 0; i < N_PAGES; i++)
 		ck_assert_int_eq(is_found(runs, n_runs, (uint64_t)(uintptr_t)mem + i * page),
 				 is_written[i]);
-	pagemap_deinit(&pagemap);
 	munmap(mem, N_PAGES * page);
 }
 

@@ -36,7 +36,6 @@ static size_t count_present(uintptr_t start, uintptr_t end)
 		pagemap_present(&pagemap, (const char *)start, (end - start) / page, is_there), 0);
 	for (size_t i = 0; i < (end - start) / page; i++)
 		n += is_there[i];
-	pagemap_deinit(&pagemap);
 	return n;
 }
 

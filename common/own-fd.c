@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/* A table of notes by descriptor number; own-fd.h says what for. */
+#include "config.h"
+
+#include "common/own-fd.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "common/err.h"
+#include "common/util.h"
+
+/* Numbers up to a million are noted: fs.nr_open allows no more by default. */
+#define LEAF_BITS 10
+#define LEAF_SIZE (1 << LEAF_BITS)
+#define N_LEAVES  1024
+
+/* An identity, which is never 0; 0: not noted. */
+struct leaf {
+	_Atomic uint64_t notes[LEAF_SIZE];
+};
+
+static _Atomic(struct leaf *) leaves[N_LEAVES];
+
+static uint64_t mix(uint64_t sum, uint64_t value)
+{
+	/* FNV-1a's prime over whole words */
+	return (sum ^ value) * 0x100000001b3ULL;
+}
+
+/* Two descriptors of one kind have the same; 0: there is no such descriptor. */
+static uint64_t identify(int fd)
+{
+	char path[64], kind[64];
+	struct stat st;
+	uint64_t id;
+	ssize_t n;
+
+	if (fstat(fd, &st))
+		return 0;
+	id = mix(mix(0xcbf29ce484222325ULL, st.st_dev), st.st_ino);
+	if (!(st.st_mode & S_IFMT)) { /* an anonymous inode has no type */
+		(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, kind, sizeof(kind));
+		for (ssize_t i = 0; i < n; i++)
+			id = mix(id, (unsigned char)kind[i]);
+	}
+	return id ? id : 1;
+}
+
+/* NULL: none is there, and if it @is_wanted there is no memory for it or the number is too large.
+ */
+static _Atomic uint64_t *find_note(int fd, bool is_wanted)
+{
+	struct leaf *leaf, *none = NULL;
+
+	if (fd < 0 || fd >> LEAF_BITS >= N_LEAVES)
+		return NULL;
+	leaf = atomic_load(&leaves[fd >> LEAF_BITS]);
+	if (!leaf && is_wanted) {
+		leaf = mmap(NULL, sizeof(*leaf), PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (leaf == MAP_FAILED)
+			return NULL;
+		if (!atomic_compare_exchange_strong(&leaves[fd >> LEAF_BITS], &none, leaf)) {
+			(void)munmap(leaf, sizeof(*leaf));
+			leaf = none;
+		}
+	}
+	return leaf ? &leaf->notes[fd & (LEAF_SIZE - 1)] : NULL;
+}
+
+int own_fd_note(int fd)
+{
+	const int saved_errno = errno;
+	_Atomic uint64_t *note = find_note(fd, true);
+
+	if (note)
+		atomic_store(note, identify(fd));
+	errno = saved_errno;
+	return fd;
+}
+
+bool own_fd_is(int fd)
+{
+	const int saved_errno = errno;
+	_Atomic uint64_t *note = find_note(fd, false);
+	uint64_t id = note ? atomic_load(note) : 0;
+	bool is_own = !id || identify(fd) == id;
+
+	errno = saved_errno;
+	return is_own;
+}
+
+int own_fd_raise(void)
+{
+	return err_raise(
+		-EBADF,
+		"this program has closed descriptors that belong to libcowclient, with "
+		"closefrom(3) perhaps: its regions are memory, but cannot be frozen any more");
+}
+
+int own_fd_close(int fd)
+{
+	_Atomic uint64_t *note = find_note(fd, false);
+	bool is_own = own_fd_is(fd);
+
+	/* Forgotten before it is closed: from then on the number may be another thread's. */
+	if (note)
+		atomic_store(note, 0);
+	return is_own ? fd_close(fd) : -1;
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * A connection whose descriptors the program has closed: noticed before one of their numbers is
+ * used, and lived with afterwards; see conn.h and common/own-fd.h.
+ */
+#include "config.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+
+#include "common/clock.h"
+#include "common/own-fd.h"
+#include "libclient/conn.h"
+
+/*
+ * The socket tells: its inode is like no other, and a program does not close one descriptor here
+ * and there of those that it does not know. Without a connection the other two are asked, which
+ * takes longer.
+ */
+static bool is_whole(const struct cowi_conn *conn)
+{
+	if (conn->is_robbed)
+		return false;
+	return conn->sock >= 0 ? own_fd_is(conn->sock)
+			       : own_fd_is(conn->wake_fd) && own_fd_is(conn->soon_fd);
+}
+
+int cowi_conn_check(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+
+	if (is_whole(conn))
+		return 0;
+	if (!conn->is_robbed) {
+		conn->is_robbed = true;
+		conn->is_up = false;
+		conn->sock = own_fd_close(conn->sock);
+		conn->wake_fd = own_fd_close(conn->wake_fd);
+		conn->soon_fd = own_fd_close(conn->soon_fd);
+		/* It may sleep in poll(), on files that nobody else can reach any more. */
+		if (conn->has_thread && !cowi_in_client_thread(client))
+			pthread_cancel(conn->thread);
+		pthread_cond_broadcast(&client->changed);
+	}
+	return own_fd_raise();
+}
+
+void cowi_conn_wait_robbed(struct cow_client *client, int timeout_msec)
+{
+	struct timespec until;
+
+	if (timeout_msec < 0) {
+		pthread_cond_wait(&client->changed, &client->lock);
+		return;
+	}
+	until = timespec_in((uint64_t)timeout_msec * 1000000);
+	(void)pthread_cond_clockwait(&client->changed, &client->lock, CLOCK_MONOTONIC, &until);
+}
+
+/*
+ * Nothing else wakes a thread that sleeps on files that nobody can reach. It cannot be cancelled
+ * twice, and does not poll again. The system call is made bare, and cancelled at any moment, since
+ * the thread sanitizer loses track of a thread that leaves its poll() in that way.
+ */
+void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void (*go_on)(void *),
+		    void *user)
+{
+	const struct timespec timeout = {.tv_sec = timeout_msec / 1000,
+					 .tv_nsec = timeout_msec % 1000 * 1000000L};
+	int state, type;
+
+	pthread_cleanup_push(go_on, user);
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
+	(void)syscall(SYS_ppoll, pollfds, n_fds, timeout_msec < 0 ? NULL : &timeout, NULL, 0);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	pthread_cleanup_pop(0);
+}
