@@ -8,6 +8,8 @@ libbackends_la_SOURCES = \
 	backends/kernel.h \
 	backends/mmapcopy/mmapcopy.c \
 	backends/mmapcopy/mmapcopy.h \
+	backends/pagebits.c \
+	backends/pagebits.h \
 	backends/pagemap.c \
 	backends/pagemap.h \
 	backends/scoot/adopt.c \

@@ -245,6 +245,7 @@ EXTRA_tests_system_unload_DEPENDENCIES = libcowclient.la
 # Frozen memory: backends/scoot alone, and modes scoot and mmapcopy with a cowd.
 SCOOT_UNIT_TESTS = \
 	tests/unit/test-extents \
+	tests/unit/test-pagebits \
 	tests/unit/test-pagemap \
 	tests/unit/test-prefault \
 	tests/unit/test-scoot \
@@ -274,6 +275,9 @@ tests_system_scoot_fork_LDADD = $(PROOF_LDADD)
 tests_unit_test_extents_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_extents_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_extents_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_pagebits_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_pagebits_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_pagebits_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_pagemap_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_pagemap_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_pagemap_LDADD = $(TESTS_UNIT_LDADD)
