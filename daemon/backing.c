@@ -209,6 +209,24 @@ uint64_t backing_used_bytes(const struct backing *backing)
 	return fstat(backing->fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
+int backing_read(const struct backing *backing, void *buf, size_t len, uint64_t off)
+{
+	size_t n_done = 0;
+
+	while (n_done < len) {
+		ssize_t n = pread(backing->ro_fd, (char *)buf + n_done, len - n_done,
+				  (off_t)(off + n_done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? err_raise_errno("cannot read a region's memory")
+				 : err_raise(-EIO, "a region's memory has become shorter");
+		n_done += (size_t)n;
+	}
+	return 0;
+}
+
 /* By a mapping that nobody touches. */
 bool backing_find_resident(const struct backing *backing, uint64_t *off, uint64_t *len,
 			   uint64_t end)

@@ -62,6 +62,9 @@ DEFINE_CLEANUP(backing_unref, struct backing *)
 /** backing_find() - one that @session made, or NULL with a sentence; lent */
 struct backing *backing_find(struct session *session, uint64_t id);
 
+/** backing_read() - all of @len bytes from @off on, which are inside. 0 or -errno */
+int backing_read(const struct backing *backing, void *buf, size_t len, uint64_t off);
+
 /**
  * backing_find_resident() - the first bytes of [@off, @end) that are in memory
  * @off: gets where they begin; whole pages

@@ -4,12 +4,19 @@
 
 #include "daemon/extent.h"
 
+#include "backends/pagebits.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 
 static bool is_inside(uint64_t off, uint64_t n_bytes, uint64_t size_bytes)
 {
 	return off <= size_bytes && n_bytes <= size_bytes - off;
+}
+
+/* How long the record of a sparse extent is. */
+static uint64_t record_bytes(uint64_t size_bytes)
+{
+	return pagebits_bytes(size_bytes / page_size_bytes());
 }
 
 static int parse_one(struct snapshot_extent *extent, const struct snapshot *snap,
@@ -28,11 +35,16 @@ static int parse_one(struct snapshot_extent *extent, const struct snapshot *snap
 	if (!is_inside(row->backing_off, row->size_bytes, backing->size_bytes))
 		return err_raise(-EINVAL, "an extent passes the end of backing %llu",
 				 (unsigned long long)backing->id);
+	if (row->sparse &&
+	    !is_inside(row->record_off, record_bytes(row->size_bytes), backing->size_bytes))
+		return err_raise(-EINVAL, "the record of an extent passes the end of backing %llu",
+				 (unsigned long long)backing->id);
 	*extent = (struct snapshot_extent){
 		.off = row->off,
 		.size_bytes = row->size_bytes,
 		.backing_off = row->backing_off,
 		.backing = backing_ref(backing),
+		.record_off = row->sparse ? row->record_off : 0,
 		.is_sparse = row->sparse,
 	};
 	return 0;
@@ -66,12 +78,6 @@ static int check_cover(const struct snapshot *snap)
 	return 0;
 }
 
-/* Words for a bit for each page of an extent. */
-static uint64_t n_present_words(uint64_t size_bytes)
-{
-	return size_bytes / page_size_bytes() / 64 + 1;
-}
-
 /* What extents of a snapshot take, before anything is made of them. */
 static int charge(struct snapshot *snap, Cow__V1__Extent *const *list, size_t n)
 {
@@ -80,16 +86,12 @@ static int charge(struct snapshot *snap, Cow__V1__Extent *const *list, size_t n)
 
 	for (size_t i = 0; i < n; i++)
 		if (list[i]->sparse) /* a size that makes no sense is refused below */
-			n_bytes += n_present_words(min_u64(list[i]->size_bytes, snap->size_bytes)) *
-				   sizeof(*snap->extents->present);
+			n_bytes += record_bytes(min_u64(list[i]->size_bytes, snap->size_bytes));
 	r = quota_charge(&snap->extents_charge, snap->region->user, QUOTA_KEPT_BYTES, n_bytes);
 	return r > 0 ? -EDQUOT : r;
 }
 
-/*
- * To see which pages a sparse extent has takes time for each of them: all together they may have as
- * many as the snapshot.
- */
+/* To read a record takes time: all together they may have as many pages as the snapshot. */
 static int check_sparse(const struct snapshot *snap)
 {
 	uint64_t left_bytes = snap->size_bytes;
@@ -129,42 +131,22 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
 	return r ? r : check_cover(snap);
 }
 
-/*
- * Page by page: SEEK_HOLE would walk on behind the extent, to the end of the data, for each of
- * thousands of small extents of one backing.
- */
-static int find_present(struct snapshot_extent *extent)
+static int read_record(struct snapshot_extent *extent)
 {
-	uint64_t size = page_size_bytes();
-	uint64_t end = extent->backing_off + extent->size_bytes;
-	uint64_t pos = extent->backing_off;
+	const uint64_t n_bytes = record_bytes(extent->size_bytes);
 
-	extent->present = calloc(n_present_words(extent->size_bytes), sizeof(*extent->present));
-	if (!extent->present)
-		return err_oom(extent->size_bytes / size / 8, "extents");
-	for (; pos < end; pos += size) {
-		off_t data = lseek(extent->backing->ro_fd, (off_t)pos, SEEK_DATA);
-		uint64_t idx;
-
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		if (data < 0)
-			return err_raise_errno("cannot look for data in a backing");
-		pos = (uint64_t)data;
-		if (pos >= end)
-			return 0;
-		idx = (pos - extent->backing_off) / size;
-		extent->present[idx / 64] |= 1ULL << (idx % 64);
-	}
-	return 0;
+	extent->record = malloc(n_bytes);
+	if (!extent->record)
+		return err_oom(n_bytes, "a record of pages");
+	return backing_read(extent->backing, extent->record, n_bytes, extent->record_off);
 }
 
-int extent_find_present(struct snapshot *snap)
+int extent_read_records(struct snapshot *snap)
 {
 	int r = 0;
 
 	for (size_t i = 0; i < snap->n_extents && !r; i++)
 		if (snap->extents[i].is_sparse)
-			r = find_present(&snap->extents[i]);
+			r = read_record(&snap->extents[i]);
 	return r;
 }

@@ -13,18 +13,20 @@
  *
  * Each lies inside the snapshot and inside a backing that @session made, on page boundaries; those
  * that are not sparse cover the snapshot, and those that are have no more pages than it, all
- * together. The list, and the bits that extent_find_present() will need, are charged to the
+ * together. The list, and the records that extent_read_records() will copy, are charged to the
  * region's user. Loop thread. Return: 0; -EINVAL, -ENOENT, -EDQUOT, -ENOMEM.
  */
 int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
 		 size_t n);
 
 /**
- * extent_find_present() - see which pages sparse extents have
+ * extent_read_records() - copy what the client has recorded of the pages of sparse extents
  *
- * Done once, when the snapshot is taken: a hole may be filled later on by somebody who only reads
- * it through a mapping. In a job thread. Return: 0; -ENOMEM, -EIO.
+ * Once, when the snapshot is taken: what a client changes afterwards changes no snapshot. The file
+ * itself is not asked what it has data for: huge pages make that a lie, and a client may hold the
+ * lock that the answer would wait for. In a job thread: memory may have to come back from swap.
+ * Return: 0; -ENOMEM, -EIO.
  */
-int extent_find_present(struct snapshot *snap);
+int extent_read_records(struct snapshot *snap);
 
 #endif

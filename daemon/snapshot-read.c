@@ -9,26 +9,10 @@
 
 #include <string.h>
 
+#include "backends/pagebits.h"
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/snapshot.h"
-
-static int read_all(int fd, void *buf, size_t len, uint64_t off)
-{
-	size_t n_done = 0;
-
-	while (n_done < len) {
-		ssize_t n = pread(fd, (char *)buf + n_done, len - n_done, (off_t)(off + n_done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? err_raise_errno("cannot read a region's memory")
-				 : err_raise(-EIO, "a region's memory has become shorter");
-		n_done += (size_t)n;
-	}
-	return 0;
-}
 
 /* Asking where data ends walks over all of it (SEEK_HOLE), each time. */
 #define DATA_BYTES ((uint64_t)1 << 20)
@@ -134,7 +118,7 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 	int r;
 
 	pthread_rwlock_rdlock(&region->chain_lock);
-	r = read_all(region->backing->ro_fd, buf, len, off);
+	r = backing_read(region->backing, buf, len, off);
 	/* What was read of memory is ordered before what is read of the stores. */
 	atomic_thread_fence(memory_order_acquire);
 	if (!r && snap->is_lost)
@@ -195,7 +179,7 @@ static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bo
 
 static bool is_present(const struct snapshot_extent *extent, uint64_t idx)
 {
-	return !extent->present || extent->present[idx / 64] >> (idx % 64) & 1;
+	return !extent->record || pagebits_get(extent->record, idx);
 }
 
 /* From @off on, inside the extent, up to @limit: as long as pages are like the first one. */
@@ -204,12 +188,10 @@ static uint64_t presence_end(const struct snapshot_extent *extent, uint64_t off,
 	size_t size = page_size_bytes();
 	uint64_t idx = (off - extent->off) / size;
 	uint64_t end_idx = align_up(limit - extent->off, size) / size;
-	bool is_first = is_present(extent, idx);
 
-	if (!extent->present)
+	if (!extent->record)
 		return limit;
-	while (idx < end_idx && is_present(extent, idx) == is_first)
-		idx++;
+	idx = pagebits_next(extent->record, idx, end_idx, !is_present(extent, idx));
 	return min_u64(extent->off + idx * size, limit);
 }
 
@@ -223,8 +205,8 @@ static int read_extent(const struct snapshot_extent *extent, char *buf, uint64_t
 		uint64_t run_end = presence_end(extent, pos, end);
 
 		if (is_present(extent, (pos - extent->off) / page_size_bytes()))
-			r = read_all(extent->backing->ro_fd, buf + (pos - off), run_end - pos,
-				     extent->backing_off + (pos - extent->off));
+			r = backing_read(extent->backing, buf + (pos - off), run_end - pos,
+					 extent->backing_off + (pos - extent->off));
 		pos = run_end;
 	}
 	return r;

@@ -38,6 +38,7 @@ static int fill_extents(struct rpc_call *call, Cow__V1__SnapshotReply *reply,
 		row->backing_id = extent->backing->id;
 		row->backing_off = extent->backing_off;
 		row->sparse = extent->is_sparse;
+		row->record_off = extent->record_off;
 		reply->extents[reply->n_extents++] = row;
 
 		while (j < reply->n_backing_ids && reply->backing_ids[j] != extent->backing->id)
@@ -90,7 +91,7 @@ static void take_run(struct region_op *op)
 	if (snap->mode == COW__V1__MODE__MODE_UFFD)
 		r = snapshot_arm(snap, snap->by_move);
 	else
-		r = extent_find_present(snap);
+		r = extent_read_records(snap);
 	if (snap->mode != COW__V1__MODE__MODE_UFFD)
 		atomic_store(&snap->is_frozen, !r);
 	outcome_set(&snap->outcome, r);

@@ -30,7 +30,7 @@
 static void free_extents(struct snapshot *snap)
 {
 	for (size_t i = 0; i < snap->n_extents; i++) {
-		free(snap->extents[i].present);
+		free(snap->extents[i].record);
 		backing_unref(snap->extents[i].backing);
 	}
 	free(snap->extents);

@@ -33,7 +33,8 @@ struct snapshot_extent {
 	uint64_t size_bytes;
 	uint64_t backing_off;
 	struct backing *backing; /* a reference */
-	uint64_t *present;       /* bit for each page of a sparse extent; NULL: all are there */
+	uint64_t record_off; /* is_sparse: where in @backing its client has recorded its pages */
+	uint8_t *record;     /* is_sparse: a copy of that; NULL: all pages are there */
 	bool is_sparse;
 };
 
@@ -84,7 +85,7 @@ struct snapshot {
 	struct snapshot_extent *extents;
 	size_t n_extents;
 	struct charge
-		extents_charge; /* of QUOTA_KEPT_BYTES: the list, and the bits of sparse ones */
+		extents_charge; /* of QUOTA_KEPT_BYTES: the list, and the records of sparse ones */
 
 	UT_hash_handle hh; /* in daemon->snapshots */
 };

@@ -218,6 +218,7 @@ static size_t describe(const struct scoot_snapshot *frozen, Cow__V1__Extent *ext
 		extents[n].size_bytes = map->size_bytes;
 		extents[n].backing_id = atomic_load(&frozen->overlay->id);
 		extents[n].sparse = true;
+		extents[n].record_off = map->size_bytes;
 		n++;
 	}
 	for (size_t i = 0; i < n; i++)
@@ -237,6 +238,9 @@ static int tell_take(struct cow_snapshot *snap)
 
 	if (!extents || !pointers)
 		return err_oom(n_max * sizeof(*extents), "the extents of a snapshot");
+	r = scoot_snapshot_record(snap->scoot, snap->scoot->map.size_bytes);
+	if (r)
+		return r;
 	take.n_extents = describe(snap->scoot, extents, pointers);
 	take.extents = pointers;
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
@@ -269,19 +273,6 @@ static int take(struct cow_region *region, struct memfile *overlay, struct scoot
 	return r;
 }
 
-/*
- * An overlay says by what it has data for which pages it has. So what a take that failed has
- * written to the spare would be pages of the next one's instant.
- */
-static int freeze_failed(struct cowi_scoot *glue, int r)
-{
-	char sentence[512];
-
-	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
-	release_spare(glue);
-	return err_raise(r, "%s", sentence);
-}
-
 /* Freeze; with an overlay if it takes one. */
 static int freeze(struct cow_snapshot *snap)
 {
@@ -300,14 +291,14 @@ static int freeze(struct cow_snapshot *snap)
 			return r;
 		r = take(region, glue->spare, &snap->scoot);
 	}
-	if (r)
-		return glue->spare ? freeze_failed(glue, r) : r;
-	if (!snap->scoot->overlay)
-		return 0;
-	if (snap->scoot->n_kept)
-		glue->spare = memfile_unref(glue->spare); /* the snapshot has it */
-	else
+	/* What a take that failed has written to the spare is in no record, so it is no page. */
+	if (r || !snap->scoot->overlay)
+		return r;
+	if (!snap->scoot->n_kept) {
 		snap->scoot->overlay = memfile_unref(snap->scoot->overlay);
+		return 0;
+	}
+	glue->spare = memfile_unref(glue->spare); /* the snapshot has it */
 	return 0;
 }
 
@@ -520,11 +511,19 @@ static bool is_inside(const Cow__V1__SnapshotReply *reply, const Cow__V1__Extent
 	       !((extent->off | extent->size_bytes | extent->backing_off) & mask);
 }
 
+/* Its pages are at their own offsets. */
+static bool is_overlay(const Cow__V1__SnapshotReply *reply, const Cow__V1__Extent *extent)
+{
+	return !extent->off && !extent->backing_off && extent->size_bytes == reply->size_bytes &&
+	       extent->record_off <= INT64_MAX / 2;
+}
+
 /* The sparse extent that comes last is the overlay; what nothing but it describes is all in it. */
 static int opened_map(struct scoot_snapshot **out, const Cow__V1__SnapshotReply *reply,
 		      struct memfile **files)
 {
 	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
+	uint64_t record_off = 0;
 	struct extents map;
 	int r;
 
@@ -537,19 +536,22 @@ static int opened_map(struct scoot_snapshot **out, const Cow__V1__SnapshotReply 
 		const Cow__V1__Extent *extent = reply->extents[i];
 		struct memfile *file = find_file(files, reply->n_backing_ids, extent->backing_id);
 
-		if (!file || !is_inside(reply, extent) || overlay)
+		if (!file || !is_inside(reply, extent) || overlay ||
+		    (extent->sparse && !is_overlay(reply, extent))) {
 			r = err_raise(-EPROTO,
 				      "cowd described a snapshot in a way that this "
 				      "library, %s, does not know",
 				      cow_version());
-		else if (extent->sparse)
+		} else if (extent->sparse) {
 			overlay = memfile_ref(file);
-		else
+			record_off = extent->record_off;
+		} else {
 			extents_set(&map, extent->off, extent->size_bytes, file,
 				    extent->backing_off, false);
+		}
 	}
 	if (!r)
-		r = scoot_snapshot_opened(out, &map, &overlay);
+		r = scoot_snapshot_opened(out, &map, &overlay, record_off);
 	extents_deinit(&map);
 	return r;
 }

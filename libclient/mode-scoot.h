@@ -94,7 +94,7 @@ void cowi_scoot_blocks_fork_child(void); /* before _done(): duplicates stay with
 void cowi_scoot_blocks_fork_done(void);
 
 /**
- * cowi_overlay_new() - a backing for changed pages, made by cowd
+ * cowi_overlay_new() - a backing for changed pages, and behind them their record, made by cowd
  * @out: NULL, guarded by take_lock as @made_in is; whoever was first sets both
  * @made_in: of which connection it is
  *

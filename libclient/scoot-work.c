@@ -174,7 +174,7 @@ static int fetch_overlay(struct memfile **out, struct cow_region *region, uint64
 	struct memfile *overlay = NULL;
 	int fd, ro_fd, r;
 
-	create.size_bytes = region->size_bytes;
+	create.size_bytes = region->size_bytes + scoot_record_bytes(region->size_bytes);
 	request.call_case = COW__V1__REQUEST__CALL_BACKING_CREATE;
 	request.backing_create = &create;
 	r = cowi_call_in(region->client, generation, &request, NULL, 0, &reply, &fds);

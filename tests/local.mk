@@ -174,6 +174,7 @@ tests_unit_test_worker_LDADD = $(TESTS_UNIT_LDADD)
 
 # The daemon's frame.
 FRAME_TESTS = \
+	tests/unit/test-extent \
 	tests/unit/test-format \
 	tests/unit/test-loop \
 	tests/unit/test-options \
@@ -200,6 +201,10 @@ tests_unit_test_closer_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_quota_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_quota_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_quota_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_extent_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_extent_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_extent_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_extent_SOURCES = tests/unit/test-extent.c tests/unit/frame.c tests/unit/frame.h
 tests_unit_test_rpc_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_rpc_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_rpc_LDADD = $(TESTS_UNIT_LDADD)
@@ -248,6 +253,7 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-pagebits \
 	tests/unit/test-pagemap \
 	tests/unit/test-prefault \
+	tests/unit/test-record \
 	tests/unit/test-scoot \
 	tests/unit/test-twin \
 	tests/unit/test-twin-early \
@@ -281,6 +287,10 @@ tests_unit_test_pagebits_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_pagemap_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_pagemap_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_pagemap_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_record_SOURCES = tests/unit/test-record.c tests/unit/scoot-fixture.h
+tests_unit_test_record_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_record_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_record_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_prefault_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_prefault_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_prefault_LDADD = libclient-internal.la $(CHECK_LIBS)

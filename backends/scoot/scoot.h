@@ -27,6 +27,11 @@
  * as large as the region, at their own offsets. The snapshot is the frozen bytes with the overlay
  * over them
  *
+ * Which pages an overlay holds is recorded as they are copied, and never asked of its file: where
+ * shared memory gets huge pages, writing one page fills the 511 around it with zeroes, and
+ * SEEK_DATA and mincore(2) count them all. The record goes behind the overlay's pages for those who
+ * open the snapshot (scoot_snapshot_record()).
+ *
  * That costs in proportion to the pages written. In the background scoot_settle_step() makes
  * unshared runs owned again, chunk by chunk, so that the next take finds one owned run.
  *
@@ -189,8 +194,8 @@ DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
 
 /**
  * struct scoot_snapshot - a frozen extent map, and pages over it
- * @overlay: sparse, as large as the map; NULL if no page was private
- * @kept:    runs of the overlay that hold data, in order
+ * @overlay: sparse, as large as the map, a record may follow; NULL if no page was private
+ * @kept:    runs of the overlay that the take copied to it, in order; nothing else of it counts
  * @settled_bytes: pages that the take wrote back to the region's own backing
  * @stall_nsec:    how long the take took its caller, who sets it
  */
@@ -275,13 +280,25 @@ bool scoot_tidy_step(struct scoot_region *region);
 
 /* --- reading (snapshot.c) --------------------------------------------------------------------- */
 
+/** scoot_record_bytes() - room for the record of a map of @size_bytes; whole pages */
+uint64_t scoot_record_bytes(uint64_t size_bytes);
+/**
+ * scoot_snapshot_record() - write which pages are kept (pagebits.h) to @off of the overlay
+ * @off: nothing but zeroes is there yet, scoot_record_bytes() of them
+ *
+ * Return: 0 or -errno with a sentence.
+ */
+int scoot_snapshot_record(const struct scoot_snapshot *snap, uint64_t off);
 /**
  * scoot_snapshot_opened() - a snapshot that another process took
- * @map:     given
- * @overlay: given, may be NULL; its data runs are found with SEEK_DATA
+ * @map:        given
+ * @overlay:    given, may be NULL
+ * @record_off: where in it the record of its pages is
+ *
+ * Return: 0; -errno with a sentence, nothing was taken.
  */
 int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
-			  struct memfile **overlay);
+			  struct memfile **overlay, uint64_t record_off);
 /** scoot_snapshot_is_kept() - whether the overlay has all of [@off, @off + @len), which is inside
  */
 bool scoot_snapshot_is_kept(const struct scoot_snapshot *snap, uint64_t off, uint64_t len);

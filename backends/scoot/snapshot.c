@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "backends/pagebits.h"
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 #include "common/err.h"
@@ -90,26 +91,81 @@ int scoot_snapshot_keep(struct scoot_snapshot *snap, const char *src, uint64_t o
 	return r ? r : memfile_write(snap->overlay, src, len, off);
 }
 
-int scoot_snapshot_note_data(struct scoot_snapshot *snap)
+int scoot_snapshot_note_bits(struct scoot_snapshot *snap, const uint8_t *bits, uint64_t first,
+			     uint64_t n_pages)
 {
-	const int fd = memfile_read_fd(snap->overlay);
-	off_t data = 0, hole;
-	int r;
+	const uint64_t page = page_size_bytes();
+	uint64_t idx = 0, end;
+	int r = 0;
 
-	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
-		hole = lseek(fd, data, SEEK_HOLE);
-		if (hole < 0)
-			break;
-		r = scoot_snapshot_note(snap, (uint64_t)data, (uint64_t)(hole - data));
-		if (r)
-			return r;
-		data = hole;
+	while (!r && (idx = pagebits_next(bits, idx, n_pages, true)) < n_pages) {
+		end = pagebits_next(bits, idx, n_pages, false);
+		r = scoot_snapshot_note(snap, (first + idx) * page, (end - idx) * page);
+		idx = end;
 	}
-	return errno == ENXIO ? 0 : err_raise_errno("cannot find the pages of an overlay");
+	return r;
+}
+
+/* --- the record behind an overlay's pages, read and written in pieces --------------------------
+ */
+
+#define PIECE_BYTES ((uint64_t)4096)
+#define PIECE_PAGES (8 * PIECE_BYTES)
+
+uint64_t scoot_record_bytes(uint64_t size_bytes)
+{
+	const uint64_t page = page_size_bytes();
+
+	return align_up(pagebits_bytes(size_bytes / page), page);
+}
+
+int scoot_snapshot_record(const struct scoot_snapshot *snap, uint64_t off)
+{
+	const uint64_t page = page_size_bytes();
+	uint8_t bits[PIECE_BYTES];
+	uint64_t next = 0; /* the first page that is not recorded yet */
+	size_t i = 0;
+	int r = 0;
+
+	while (!r && i < snap->n_kept) {
+		uint64_t first = align_down(max_u64(next, snap->kept[i].addr / page), PIECE_PAGES);
+		uint64_t last = first; /* the last one noted in this piece */
+
+		memset(bits, 0, sizeof(bits));
+		next = first + PIECE_PAGES;
+		for (; i < snap->n_kept && snap->kept[i].addr / page < next; i++) {
+			uint64_t from = max_u64(snap->kept[i].addr / page, first);
+			uint64_t end = (snap->kept[i].addr + snap->kept[i].len) / page;
+
+			last = min_u64(end, next) - 1;
+			pagebits_set(bits, from - first, last + 1 - from);
+			if (end > next)
+				break;
+		}
+		r = memfile_write(snap->overlay, bits, pagebits_bytes(last + 1 - first),
+				  off + first / 8);
+	}
+	return r;
+}
+
+/* Each piece is copied before it is looked at: whoever took the snapshot may change it yet. */
+static int read_record(struct scoot_snapshot *snap, uint64_t n_pages, uint64_t off)
+{
+	uint8_t bits[PIECE_BYTES];
+	uint64_t n;
+	int r = 0;
+
+	for (uint64_t first = 0; !r && first < n_pages; first += n) {
+		n = min_u64(PIECE_PAGES, n_pages - first);
+		r = memfile_read(snap->overlay, bits, pagebits_bytes(n), off + first / 8);
+		if (!r)
+			r = scoot_snapshot_note_bits(snap, bits, first, n);
+	}
+	return r;
 }
 
 int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
-			  struct memfile **overlay)
+			  struct memfile **overlay, uint64_t record_off)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *snap = calloc(1, sizeof(*snap));
 	int r;
@@ -118,7 +174,7 @@ int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
 		return err_oom(sizeof(*snap), "a snapshot");
 	if (*overlay) {
 		snap->overlay = memfile_ref(*overlay);
-		r = scoot_snapshot_note_data(snap);
+		r = read_record(snap, map->size_bytes / page_size_bytes(), record_off);
 		if (r)
 			return r;
 		*overlay = memfile_unref(*overlay);
@@ -127,6 +183,8 @@ int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
 	*out = steal_ptr(&snap);
 	return 0;
 }
+
+/* ---------------------------------------------------------------------------------------------- */
 
 /* Index of the first kept run that ends behind @off. */
 static size_t find_kept(const struct scoot_snapshot *snap, uint64_t off)

@@ -458,7 +458,8 @@ START_TEST(an_opened_snapshot_reads_the_same)
 	pair.snap = take(region);
 	overlay = memfile_ref(pair.snap->overlay);
 	ck_assert_int_eq(extents_init_frozen(&map, &pair.snap->map, 0, size_bytes), 0);
-	ck_assert_int_eq(scoot_snapshot_opened(&opened, &map, &overlay), 0);
+	ck_assert_int_eq(scoot_snapshot_record(pair.snap, size_bytes), 0);
+	ck_assert_int_eq(scoot_snapshot_opened(&opened, &map, &overlay, size_bytes), 0);
 	ck_assert_ptr_null(overlay);
 	scoot_snapshot_free(pair.snap);
 	pair.snap = opened;
