@@ -204,7 +204,8 @@ tests_unit_test_quota_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_extent_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_extent_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_extent_LDADD = $(TESTS_UNIT_LDADD)
-tests_unit_test_extent_SOURCES = tests/unit/test-extent.c tests/unit/frame.c tests/unit/frame.h
+tests_unit_test_extent_SOURCES = tests/unit/test-extent.c tests/unit/frame.c tests/unit/frame.h \
+	tests/unit/scoot-fixture.h
 tests_unit_test_rpc_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_rpc_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_rpc_LDADD = $(TESTS_UNIT_LDADD)
