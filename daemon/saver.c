@@ -38,7 +38,6 @@
 #define BUF_BYTES            ((size_t)256 * 1024)
 #define STREAM_BYTES         ((size_t)64 * 1024) /* what a pipe holds */
 #define SLICE_BYTES          ((uint64_t)16 << 20)
-#define SLICE_HOLE_BYTES     ((uint64_t)1 << 30)
 #define PEER_WAIT_MSEC       2
 #define PROGRESS_PERIOD_USEC 100000u
 /* What a pipe that polls writable takes without waiting, when RWF_NOWAIT is not known for pipes. */
@@ -82,7 +81,6 @@ struct save {
 	enum slice_end end;
 	bool is_over; /* there is no slice after this one */
 	uint64_t off;
-	uint64_t data_end; /* up to here it was said to be data: to ask costs in proportion */
 	uint64_t base;
 	uint64_t file_bytes;
 	uint64_t written_bytes;
@@ -201,19 +199,15 @@ static int write_bytes(struct save *save, const char *buf, size_t n_bytes)
 	return 0;
 }
 
-/* A run of zeroes of a regular file stays a hole. */
-static int skip_zeroes(struct save *save, char *buf, uint64_t n_bytes)
+/* A run of zeroes, which @buf has, stays a hole in a regular file. */
+static int skip_zeroes(struct save *save, const char *buf, uint64_t n_bytes)
 {
 	uint64_t pos = save->base + save->off;
 	uint64_t n_old = save->file_bytes > pos ? min_u64(save->file_bytes - pos, n_bytes) : 0;
 
 	if (n_old && fallocate(save->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)pos,
-			       (off_t)n_old) < 0) {
-		/* This file system has no holes: write what fits the buffer, come back for more. */
-		n_bytes = min_u64(n_old, BUF_BYTES);
-		memset(buf, 0, n_bytes);
-		return write_bytes(save, buf, n_bytes);
-	}
+			       (off_t)n_old) < 0)
+		return write_bytes(save, buf, n_old); /* this file system has no holes */
 	save->off += n_bytes;
 	return 0;
 }
@@ -225,8 +219,8 @@ static bool is_zero(const char *page, size_t size)
 	return !words[0] && !memcmp(page, page + sizeof(*words), size - sizeof(*words));
 }
 
-/* Data of a regular file: write the stretches that are not zero. @buf belongs to save->off. */
-static int write_sparse(struct save *save, char *buf, size_t n_bytes)
+/* To a regular file: write the stretches that are not zero. @buf belongs to save->off. */
+static int write_sparse(struct save *save, const char *buf, size_t n_bytes)
 {
 	size_t size = page_size_bytes();
 	size_t pos = 0;
@@ -251,31 +245,12 @@ static int write_sparse(struct save *save, char *buf, size_t n_bytes)
 	return r;
 }
 
-/* Part of a run of the snapshot that is all data or all zeroes. */
-static int save_run(struct save *save, char *buf)
+static int save_piece(struct save *save, char *buf)
 {
-	uint64_t limit = min_u64(save->off + SLICE_HOLE_BYTES, save->snap->size_bytes);
-	uint64_t page_off = align_down(save->off, page_size_bytes());
-	uint64_t end = save->data_end;
-	bool is_hole = false;
-	size_t n_bytes;
-	int r = 0;
+	const size_t max_bytes = save->sink == SINK_FILE ? BUF_BYTES : STREAM_BYTES;
+	size_t n_bytes = (size_t)min_u64(save->snap->size_bytes - save->off, max_bytes);
+	int r = snapshot_read(save->snap, buf, n_bytes, save->off);
 
-	if (page_off >= save->data_end)
-		r = snapshot_next_data(save->snap, page_off, limit, &is_hole, &end);
-	if (r)
-		return r;
-	if (!is_hole)
-		save->data_end = end;
-	if (is_hole && save->sink == SINK_FILE)
-		return skip_zeroes(save, buf, end - save->off);
-	n_bytes = (size_t)min_u64(end - save->off,
-				  save->sink == SINK_FILE ? BUF_BYTES : STREAM_BYTES);
-	if (is_hole) {
-		memset(buf, 0, n_bytes);
-		return write_bytes(save, buf, n_bytes);
-	}
-	r = snapshot_read(save->snap, buf, n_bytes, save->off);
 	if (r)
 		return r;
 	return save->sink == SINK_FILE ? write_sparse(save, buf, n_bytes)
@@ -305,7 +280,7 @@ static int save_slice(struct save *save, char *buf)
 	while (!r && save->end == SLICE_MORE && save->off < save->snap->size_bytes) {
 		if (save->off - first_off >= SLICE_BYTES)
 			return 0;
-		r = save_run(save, buf);
+		r = save_piece(save, buf);
 		if (!r && save->snap->is_once)
 			snapshot_drain(save->snap, save->off);
 	}

@@ -91,7 +91,7 @@ static const struct allowed allowed[] = {
 	{"pwrite64", "saves to files; stores"},
 	{"pwritev", "saves"},
 	{"pwritev2", "saves"},
-	{"lseek", "data and holes of memfds and files"},
+	{"lseek", "the offset of a file to save to"},
 	{"fallocate", "holes in files; giving memory of stores back"},
 	{"ftruncate", "size of memfds and of saved files"},
 	/* memory */

@@ -4,6 +4,12 @@
  *
  * Mode uffd: memory first, stores afterwards (region.h says why that order). Other modes: the
  * extents in their order, each over those before it.
+ *
+ * Holes are read like everything else, by pread(2), which gives zeroes for them without memory
+ * being taken, at a speed that is little beside what is done with the bytes. Nothing is asked of
+ * the file about holes. The answer waits for the lock of the file, which a client holds for as long
+ * as it likes; and until Linux 6.4 a page that khugepaged is collapsing looks like a hole for a
+ * moment (commit a2e17cc2efc7), so that data would be saved as zeroes.
  */
 #include "config.h"
 
@@ -13,28 +19,6 @@
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/snapshot.h"
-
-/* Asking where data ends walks over all of it (SEEK_HOLE), each time. */
-#define DATA_BYTES ((uint64_t)1 << 20)
-
-/*
- * [@off, @*end) of @fd is a hole, or begins with data and may have holes in it. @*end is at most
- * @limit.
- */
-static int seek_run(int fd, uint64_t off, uint64_t limit, bool *hole, uint64_t *end)
-{
-	off_t data = lseek(fd, (off_t)off, SEEK_DATA);
-
-	if (data < 0 && errno != ENXIO)
-		return err_raise_errno("cannot look for data in a region's memory");
-	*hole = data < 0 || (uint64_t)data > off;
-	if (*hole) {
-		*end = data < 0 ? limit : min_u64((uint64_t)data, limit);
-		return 0;
-	}
-	*end = min_u64(off + DATA_BYTES, limit);
-	return 0;
-}
 
 /* --- mode uffd, with region->chain_lock held shared --------------------------------------------
  */
@@ -132,49 +116,6 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 	return r;
 }
 
-/* In a run of memory that is a hole or is none, pages that stores have are what they say. */
-static int next_in_chain(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
-			 uint64_t *end)
-{
-	struct region *region = snap->region;
-	size_t size = page_size_bytes();
-	uint64_t run_end = limit, first = off / size, n_slots = 0;
-	bool is_hole_in_memory = false;
-	uint32_t slots[LOOKUP_PAGES];
-	int r;
-
-	r = seek_run(region->backing->fd, off, limit, &is_hole_in_memory, &run_end);
-	if (r)
-		return r;
-	pthread_rwlock_rdlock(&region->chain_lock);
-	/* Lost meanwhile it may have left the chain, and its store with it. */
-	if (snap->is_lost) {
-		r = snapshot_stale(snap);
-		pthread_rwlock_unlock(&region->chain_lock);
-		return r;
-	}
-	for (uint64_t pos = off; pos < run_end; pos += size) {
-		uint32_t slot;
-		bool is_hole;
-
-		if (pos / size >= first + n_slots) {
-			first = pos / size;
-			n_slots = min_u64(align_up(run_end, size) / size - first, LOOKUP_PAGES);
-			find_slots(snap, first, slots, n_slots);
-		}
-		slot = slots[pos / size - first];
-		is_hole = slot == STORE_EMPTY ? is_hole_in_memory : slot == STORE_ZERO;
-
-		if (pos == off)
-			*hole = is_hole;
-		else if (is_hole != *hole)
-			run_end = pos;
-	}
-	*end = run_end;
-	pthread_rwlock_unlock(&region->chain_lock);
-	return 0;
-}
-
 /* --- other modes ------------------------------------------------------------------------------ */
 
 static bool is_present(const struct snapshot_extent *extent, uint64_t idx)
@@ -225,46 +166,6 @@ static int read_extents(struct snapshot *snap, void *buf, size_t len, uint64_t o
 	return r;
 }
 
-static int next_in_extent(const struct snapshot_extent *extent, uint64_t off, bool *hole,
-			  uint64_t *end)
-{
-	uint64_t delta = extent->backing_off - extent->off; /* may wrap, and wraps back */
-	int r;
-
-	*end = presence_end(extent, off, *end);
-	if (!is_present(extent, (off - extent->off) / page_size_bytes()))
-		return 0;
-	if (extent->is_sparse) {
-		*hole = false;
-		return 0;
-	}
-	r = seek_run(extent->backing->fd, off + delta, *end + delta, hole, end);
-	*end -= delta;
-	return r;
-}
-
-static int next_in_extents(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
-			   uint64_t *end)
-{
-	int r = 0;
-
-	*hole = true;
-	*end = limit;
-	for (size_t i = 0; i < snap->n_extents && !r; i++) {
-		const struct snapshot_extent *extent = &snap->extents[i];
-		uint64_t extent_end = extent->off + extent->size_bytes;
-
-		if (extent->off > off) {
-			*end = min_u64(*end, extent->off);
-		} else if (extent_end > off) {
-			*end = min_u64(*end, extent_end);
-			r = next_in_extent(extent, off, hole, end);
-		}
-	}
-	atomic_thread_fence(memory_order_acquire);
-	return !r && snap->is_lost ? snapshot_stale(snap) : r;
-}
-
 /* ---------------------------------------------------------------------------------------------- */
 
 /*
@@ -291,16 +192,4 @@ int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 		return r;
 	return snap->mode == COW__V1__MODE__MODE_UFFD ? read_chain(snap, buf, len, off)
 						      : read_extents(snap, buf, len, off);
-}
-
-int snapshot_next_data(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
-		       uint64_t *end)
-{
-	int r = check_readable(snap);
-
-	if (r)
-		return r;
-	return snap->mode == COW__V1__MODE__MODE_UFFD
-		       ? next_in_chain(snap, off, limit, hole, end)
-		       : next_in_extents(snap, off, limit, hole, end);
 }

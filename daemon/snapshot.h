@@ -140,16 +140,6 @@ int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx);
 
 /**
- * snapshot_next_data() - where to look next, going up from @off
- * @hole: gets true when [@off, *@end) reads as zeroes
- * @end:  gets an end of that run, at most @limit; whole pages
- *
- * A run that is told to be data may be zeroes. Context: as snapshot_read(). Return: 0; -ESTALE.
- */
-int snapshot_next_data(struct snapshot *snap, uint64_t off, uint64_t limit, bool *hole,
-		       uint64_t *end);
-
-/**
  * snapshot_lose() - make lost whoever needs page @idx from M; see fault.c
  *
  * Context: region->chain_lock held shared, by one that serves. The loop thread tells the holders.

@@ -135,8 +135,8 @@ END_TEST
  * Every second page is all zero in the snapshot, and was written since: cowd has kept none of them,
  * but knows of each. That the save is not done within the test's limit is the failure.
  *
- * Seen to fail: with seek_run() (daemon/snapshot-read.c) that looks for the end of data by
- * SEEK_HOLE, which walks over the rest of the region for each page.
+ * Seen to fail: with a save that asked the region's file where data ends (SEEK_HOLE), which walks
+ * over the rest of the region for each page.
  */
 START_TEST(zeroes_between_data_take_no_longer)
 {

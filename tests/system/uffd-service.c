@@ -429,8 +429,8 @@ static void locker_init(struct locker *locker, struct cow_region *region)
 
 /*
  * A client that holds the lock of its memory's file for ever keeps no thread of cowd waiting:
- * neither its fault worker nor a sweep nor a roll-back. Seen to hang: with SEEK_DATA in
- * count_zeroes(), and with pwrite() in write_page().
+ * neither its fault worker nor a sweep nor a save nor a roll-back. Seen to hang: with SEEK_DATA in
+ * count_zeroes() and in a save, and with pwrite() in write_page().
  */
 START_TEST(a_locked_file_keeps_nobody_waiting)
 {
@@ -438,9 +438,11 @@ START_TEST(a_locked_file_keeps_nobody_waiting)
 	CLEANUP(cow_region_unrefp) struct cow_region *region = proof_region(COW_MODE_UFFD, n_bytes);
 	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
 	char *memory = cow_region_address(region);
+	AUTO_FD int fd = proof_file();
 	struct locker locker;
 	struct pollfd pollfd;
 	pthread_t thread;
+	char byte = 0;
 
 	if (access("/dev/userfaultfd", R_OK | W_OK))
 		return;
@@ -453,6 +455,11 @@ START_TEST(a_locked_file_keeps_nobody_waiting)
 	proof_ok(cow_snapshot_new(&snap, region));
 	for (size_t off = page; off < n_bytes; off += page) /* holes, too */
 		memory[off] = 2;
+	proof_ok(cow_snapshot_save(snap, fd, NULL, NULL));
+	for (size_t off = page; off < n_bytes; off += page) {
+		ck_assert_int_eq(pread(fd, &byte, 1, (off_t)off), 1);
+		ck_assert_int_eq(byte, off < n_bytes / 2);
+	}
 	proof_ok(cow_region_rollback(region, snap));
 	for (size_t off = page; off < n_bytes; off += page)
 		ck_assert_int_eq(memory[off], off < n_bytes / 2);
