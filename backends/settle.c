@@ -128,26 +128,57 @@ static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 	return SETTLE_E_TWIN;
 }
 
-/* Write what the chunk had data for in @from, which is at @old now, to its backing. */
-static int write_data(const struct chunk *chunk, const char *old)
+/* Read, looked at for zeroes and copied together: on the stack, as malloc()'s own memory may wait.
+ */
+#define COPY_BYTES  ((size_t)16384)
+#define BLOCK_BYTES ((size_t)4096)
+
+static bool is_zero(const char *block)
 {
-	const uint64_t end = chunk->from_off + chunk->len;
-	off_t data = (off_t)chunk->from_off, hole;
+	return !block[0] && !memcmp(block, block + 1, BLOCK_BYTES - 1);
+}
+
+/* All of @buf that is not zero, to @off of @to or, if that is NULL, to @at. 0 or -errno */
+static int put_nonzero(const char *buf, size_t n_bytes, const struct memfile *to, uint64_t off,
+		       char *at)
+{
 	int r = 0;
 
-	while (!r && (uint64_t)data < end) {
-		data = lseek(chunk->from->fd, data, SEEK_DATA);
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		hole = data < 0 ? -1 : lseek(chunk->from->fd, data, SEEK_HOLE);
-		if (hole < 0)
-			return err_raise_errno("cannot find the pages to move");
-		if ((uint64_t)data >= end)
-			break;
-		r = memfile_write(chunk->backing, old + ((uint64_t)data - chunk->from_off),
-				  min_u64((uint64_t)hole, end) - (uint64_t)data,
-				  chunk->backing_off + ((uint64_t)data - chunk->from_off));
-		data = hole;
+	for (size_t pos = 0, end; !r && pos < n_bytes; pos = end) {
+		bool is_hole = is_zero(buf + pos);
+
+		end = pos + BLOCK_BYTES;
+		while (end < n_bytes && is_zero(buf + end) == is_hole)
+			end += BLOCK_BYTES;
+		if (is_hole)
+			continue;
+		if (to)
+			r = memfile_write(to, buf + pos, end - pos, off + pos);
+		else
+			memcpy(at + pos, buf + pos, end - pos);
+	}
+	return r;
+}
+
+/*
+ * Copy what @from has to where all is zero. What is zero is left out, as holes are to stay holes;
+ * @from is not asked where it has any (SEEK_DATA): until Linux 6.4 a page that khugepaged is
+ * collapsing looks like one for a moment (commit a2e17cc2efc7), and its bytes would be lost here.
+ */
+static int copy_nonzero(const struct memfile *from, uint64_t from_off, uint64_t len,
+			const struct memfile *to, uint64_t to_off, char *at)
+{
+	char buf[COPY_BYTES];
+	uint64_t done = 0;
+	int r = 0;
+
+	while (!r && done < len) {
+		const size_t n = min_u64(len - done, sizeof(buf));
+
+		r = memfile_read(from, buf, n, from_off + done);
+		if (!r)
+			r = put_nonzero(buf, n, to, to_off + done, at ? at + done : NULL);
+		done += n;
 	}
 	return r;
 }
@@ -172,7 +203,11 @@ static int exchange(struct settle *settle, const struct chunk *chunk, char *old,
 	r = hold_take(settle->uffd, settle->pagemap, chunk->addr, chunk->len, old);
 	if (r)
 		return r;
-	r = chunk->from ? write_data(chunk, old) : write_back(settle, chunk, old);
+	if (chunk->from)
+		r = copy_nonzero(chunk->from, chunk->from_off, chunk->len, chunk->backing,
+				 chunk->backing_off, NULL);
+	else
+		r = write_back(settle, chunk, old);
 	if (!r && space_move(fresh, chunk->len, chunk->addr))
 		r = err_raise_errno("cannot move a shared mapping into place");
 	if (r)
@@ -206,23 +241,12 @@ int settle_chunk(struct settle *settle, const struct chunk *chunk)
 }
 
 /* Anonymous memory with what @from has, ready to be moved into place. */
-static int copy_fresh(char *at, uint64_t len, const char *old, const struct memfile *from,
-		      uint64_t from_off)
+static int copy_fresh(char *at, uint64_t len, const struct memfile *from, uint64_t from_off)
 {
-	off_t data = (off_t)from_off, hole;
-	const uint64_t end = from_off + len;
-
 	if (mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
 	    MAP_FAILED)
 		return err_raise_errno("cannot map %llu bytes", (unsigned long long)len);
-	while ((data = lseek(from->fd, data, SEEK_DATA)) >= 0 && (uint64_t)data < end) {
-		uint64_t off = (uint64_t)data - from_off;
-
-		hole = lseek(from->fd, data, SEEK_HOLE);
-		memcpy(at + off, old + off, min_u64((uint64_t)hole, end) - (uint64_t)data);
-		data = hole;
-	}
-	return 0;
+	return copy_nonzero(from, from_off, len, NULL, 0, at);
 }
 
 int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
@@ -238,7 +262,7 @@ int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const s
 		return r;
 	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
 	if (!r) {
-		r = copy_fresh(fresh, len, old, from, from_off);
+		r = copy_fresh(fresh, len, from, from_off);
 		if (!r && space_move(fresh, len, addr))
 			r = err_raise_errno("cannot move anonymous memory into place");
 		if (r)

@@ -62,8 +62,8 @@ void settle_deinit(struct settle *settle);
  * struct chunk - what is to be settled
  * @addr:    mapped private on the bytes of @backing from @backing_off on
  * @len:     at most SETTLE_CHUNK_BYTES
- * @from:    NULL, or @addr is mapped shared on that instead, from @from_off on: its data moves to
- *           @backing, which has none there
+ * @from:    NULL, or @addr is mapped shared on that instead, from @from_off on: its bytes move to
+ *           @backing, which is one hole there
  * @twin:    NULL, or where the same bytes of @backing are mapped shared already: that mapping is
  *           moved to @addr, and what was there, without its private pages, to @twin
  */

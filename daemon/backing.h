@@ -70,15 +70,17 @@ int backing_read(const struct backing *backing, void *buf, size_t len, uint64_t 
  * @off: gets where they begin; whole pages
  * @len: gets how many, at least a page
  *
- * What is swapped out is passed over. Other than SEEK_DATA it does not wait for the lock of the
- * file, which a client may hold for ever. At most BACKING_LOOK_BYTES at a time. Return: whether
- * there are any.
+ * What is swapped out is passed over, and for a moment what khugepaged has in its hands (before
+ * Linux 6.4). So it is for mapping ahead alone, where a page left out is a fault more. Other than
+ * SEEK_DATA it does not wait for the lock of the file, which a client may hold for ever. At most
+ * BACKING_LOOK_BYTES at a time. Return: whether there are any.
  */
 bool backing_find_resident(const struct backing *backing, uint64_t *off, uint64_t *len,
 			   uint64_t end);
 #define BACKING_LOOK_BYTES ((uint64_t)4 << 20)
 
-/** backing_used_bytes() - memory that it takes now */
+/** backing_used_bytes() - memory that it takes now, for people: huge pages make it more than is
+ * used */
 uint64_t backing_used_bytes(const struct backing *backing);
 
 /** backing_drop_all() - the session's own interest in every backing ends */

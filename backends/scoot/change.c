@@ -235,7 +235,11 @@ int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool 
 	return r;
 }
 
-/* The next data of @backing from *@off on that nobody refers to; false if there is none. */
+/*
+ * The next data of @backing from *@off on that nobody refers to; false if there is none. What the
+ * file says may be wrong either way, which only costs time, or memory for some more of it: nobody
+ * reads these bytes, and who gets them later begins by punching a hole.
+ */
 static bool find_unused(const struct memfile *backing, uint64_t *off, uint64_t *len)
 {
 	while (extents_next_unused(backing, off, len)) {
