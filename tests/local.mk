@@ -25,7 +25,7 @@ AM_TESTS_ENVIRONMENT = \
 TEST_EXTENSIONS = .sh
 LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/run-test.sh
 SH_LOG_COMPILER = $(LOG_COMPILER) bash
-dist_noinst_SCRIPTS += tests/run-test.sh
+dist_noinst_SCRIPTS += tests/run-test.sh tests/with-huge-pages.sh
 EXTRA_DIST += tests/thread-sanitizer.supp
 
 # A real cowd for tests/system: daemon-fixture.h.
@@ -261,6 +261,7 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-uffdio \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
+	tests/system/overlays \
 	tests/system/scoot-adopt \
 	tests/system/scoot-children \
 	tests/system/scoot-fork \
@@ -273,6 +274,9 @@ SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	$(NULL)
 check_PROGRAMS += $(SCOOT_TESTS)
 TESTS += $(SCOOT_TESTS)
+tests_system_overlays_CFLAGS = $(TESTS_CFLAGS)
+tests_system_overlays_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_overlays_LDADD = $(PROOF_LDADD)
 tests_system_scoot_adopt_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_adopt_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_adopt_LDADD = $(PROOF_LDADD)
