@@ -101,13 +101,20 @@ static void take_done(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 	struct rpc_call *call = snap->call;
+	struct session *session = call->session;
+	bool is_held = false;
 	int r;
 
 	r = outcome_raise(&snap->outcome);
-	if (!r && !call->session->has_ended)
-		r = snapshot_hold(snap, call->session);
+	if (!r && !session->has_ended) {
+		r = snapshot_hold(snap, session);
+		is_held = !r;
+	}
 	if (!r)
 		r = reply_snapshot(call, snap, false);
+	/* Who is told that there is no snapshot will never release it. */
+	if (r && is_held)
+		(void)snapshot_release(session, snap->id);
 	if (!r)
 		call->reply.snapshot->move = snap->by_move;
 	if (!r)
