@@ -55,7 +55,6 @@ static int reply_region(struct rpc_call *call, const struct region *region)
 	cow__v1__region_reply__init(reply);
 	reply->region_id = region->id;
 	reply->backing_id = region->backing->id;
-	reply->is_read = region->n_earlier;
 	call->reply.result_case = COW__V1__REPLY__RESULT_REGION;
 	call->reply.region = reply;
 	call->reply_fds[call->n_reply_fds++] = region->backing->fd;
@@ -74,7 +73,6 @@ static int make_region(struct rpc_call *call, struct backing *backing, Cow__V1__
 	r = region_new(&region, call->session, backing, mode, clean);
 	if (r)
 		return r;
-	snapshot_inherit(region);
 	r = reply_region(call, region);
 	if (r)
 		region_disown(region);
@@ -101,10 +99,9 @@ static bool is_writable_memory(int memfd, struct stat *st)
 }
 
 /*
- * A client may settle what it froze once it has handed its memory over on a new connection and
- * those who have snapshots of it were told that they are lost, and have let go of them. cowd may
- * not even have seen the end of the old connection. Who cannot write to the memory has nothing to
- * hand over.
+ * Who has snapshots of memory that is handed over on a new connection is told that they are lost,
+ * and lets go of them, so that the client has its memory back. cowd may not even have seen the end
+ * of the old connection. Who cannot write to the memory has nothing to hand over.
  */
 static void lose_earlier(struct daemon *daemon, int memfd)
 {

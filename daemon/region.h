@@ -109,7 +109,6 @@ struct region {
 	struct charge fds_charge;
 	unsigned int n_snapshots;
 	unsigned int n_children; /* inherit.h: each holds a reference */
-	unsigned int n_earlier; /* snapshots of its memory from before its owner's new connection */
 
 	/* mode uffd */
 	int uffd; /* -1: not attached, or the process has gone */

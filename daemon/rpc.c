@@ -50,7 +50,7 @@ static const struct rpc_method methods[] = {
 	METHOD(REGION_CHILD_END, region_child_end),
 	METHOD(BACKING_CREATE, backing_create),
 	METHOD(BACKING_RELEASE, backing_release),
-	METHOD(SNAPSHOT_TAKE, snapshot_take),
+	METHOD(SNAPSHOT_TAKE, snapshot_take, .max_fds = 1), /* none in mode uffd, else one */
 	METHOD(SNAPSHOT_OPEN, snapshot_open),
 	METHOD(SNAPSHOT_ROLLBACK, snapshot_rollback),
 	METHOD(SNAPSHOT_RELEASE, snapshot_release),

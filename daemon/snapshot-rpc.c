@@ -3,6 +3,8 @@
  */
 #include "config.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "backends/uffdio.h"
@@ -18,11 +20,14 @@
 
 /* --- what a client is told about a snapshot --------------------------------------------------- */
 
+/* Descriptors that a snapshot can be handed over with, besides its lease. */
+#define BACKINGS_MAX (WIRE_FDS_MAX - 1)
+
 static int fill_extents(struct rpc_call *call, Cow__V1__SnapshotReply *reply,
 			const struct snapshot *snap)
 {
 	reply->extents = rpc_alloc(call, snap->n_extents * sizeof(void *));
-	reply->backing_ids = rpc_alloc(call, WIRE_FDS_MAX * sizeof(*reply->backing_ids));
+	reply->backing_ids = rpc_alloc(call, BACKINGS_MAX * sizeof(*reply->backing_ids));
 	if (!reply->extents || !reply->backing_ids)
 		return -ENOMEM;
 	for (size_t i = 0; i < snap->n_extents; i++) {
@@ -45,14 +50,15 @@ static int fill_extents(struct rpc_call *call, Cow__V1__SnapshotReply *reply,
 			j++;
 		if (j < reply->n_backing_ids)
 			continue;
-		if (j == WIRE_FDS_MAX)
+		if (j == BACKINGS_MAX)
 			return err_raise(-EMFILE,
 					 "snapshot %llu is spread over more than %d memfds, too "
 					 "many to hand over: release older snapshots of its region",
-					 (unsigned long long)snap->id, WIRE_FDS_MAX);
+					 (unsigned long long)snap->id, BACKINGS_MAX);
 		reply->backing_ids[reply->n_backing_ids++] = extent->backing->id;
 		call->reply_fds[call->n_reply_fds++] = extent->backing->ro_fd;
 	}
+	call->reply_fds[call->n_reply_fds++] = snap->lease_fd;
 	return 0;
 }
 
@@ -140,6 +146,36 @@ static struct region *find_region(struct session *session, uint64_t id)
 	return NULL;
 }
 
+/*
+ * By its name, which only the kernel's own pipes have: asking a file of a client's for its type
+ * could wait for whoever serves it, and asking a pipe for its size waits for whoever uses it.
+ */
+static bool is_lease(int proc_self_fd, int fd)
+{
+	static const char want[] = "pipe:[";
+	char name[16], target[64];
+	ssize_t n;
+
+	(void)snprintf(name, sizeof(name), "%d", fd);
+	n = readlinkat(proc_self_fd, name, target, sizeof(target));
+	return n > (ssize_t)sizeof(want) && !memcmp(target, want, sizeof(want) - 1) &&
+	       (fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_WRONLY;
+}
+
+static int check_lease(const struct rpc_call *call, const struct region *region)
+{
+	if (region->mode == COW__V1__MODE__MODE_UFFD && call->fds.n_fds)
+		return err_raise(RPC_E_FATAL, "a snapshot of mode uffd with a descriptor");
+	if (region->mode == COW__V1__MODE__MODE_UFFD)
+		return 0;
+	if (call->fds.n_fds != 1)
+		return err_raise(RPC_E_FATAL,
+				 "a snapshot of mode scoot or mmapcopy without a lease");
+	if (!is_lease(region->daemon->proc_self_fd_fd, call->fds.fds[0]))
+		return err_raise(RPC_E_FATAL, "the lease of a snapshot is no pipe's write end");
+	return 0;
+}
+
 static int check_take(const struct session *session, const struct region *region,
 		      const Cow__V1__SnapshotTake *take)
 {
@@ -173,6 +209,8 @@ int rpc_snapshot_take(struct rpc_call *call)
 	if (!region)
 		return -ENOENT;
 	r = check_take(call->session, region, take);
+	if (!r)
+		r = check_lease(call, region);
 	if (r)
 		return r;
 	format_clean(clean, sizeof(clean), take->name);
@@ -180,7 +218,9 @@ int rpc_snapshot_take(struct rpc_call *call)
 	if (r)
 		return r;
 	if (region->mode != COW__V1__MODE__MODE_UFFD) {
-		r = extent_parse(snap, call->session, take->extents, take->n_extents);
+		r = snapshot_set_lease(snap, &call->fds.fds[0]);
+		if (!r)
+			r = extent_parse(snap, call->session, take->extents, take->n_extents);
 		if (r)
 			return r;
 	}

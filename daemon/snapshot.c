@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/backing.h"
+#include "daemon/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
 
@@ -39,10 +40,29 @@ static void free_extents(struct snapshot *snap)
 	snap->n_extents = 0;
 }
 
+/* By a thread that may wait: a client that writes to the pipe, or reads it, can hold its lock. */
+static void end_lease(struct snapshot *snap)
+{
+	if (snap->lease_fd >= 0)
+		closer_give(snap->daemon->closer, snap->region->user, &snap->lease_fd, 1,
+			    &snap->lease_charge, 1);
+}
+
+int snapshot_set_lease(struct snapshot *snap, int *fd)
+{
+	int r = quota_charge(&snap->lease_charge, snap->region->user, QUOTA_FDS, 1);
+
+	if (r)
+		return r > 0 ? -EDQUOT : r;
+	snap->lease_fd = fd_steal(fd);
+	return 0;
+}
+
 static void snapshot_free(struct snapshot *snap)
 {
 	store_deinit(&snap->store);
 	free_extents(snap);
+	end_lease(snap);
 	charge_deinit(&snap->charge);
 	snap->region->n_snapshots--;
 	region_unref(snap->region);
@@ -79,7 +99,8 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 	snap = malloc(sizeof(*snap));
 	if (!snap)
 		return err_oom(sizeof(*snap), "a snapshot");
-	*snap = (struct snapshot){.n_refs = 1, .daemon = daemon, .region_id = region->id};
+	*snap = (struct snapshot){
+		.n_refs = 1, .daemon = daemon, .region_id = region->id, .lease_fd = -1};
 	snap->region = region_ref(region);
 	region->n_snapshots++;
 	snap->mode = region->mode;
@@ -228,42 +249,11 @@ static void submit_leave(struct snapshot *snap)
 	region_submit(snap->region, &snap->op);
 }
 
-/* The client froze memory for it, and may now change it. */
-static void tell_gone(const struct snapshot *snap)
-{
-	Cow__V1__SnapshotGone gone = COW__V1__SNAPSHOT_GONE__INIT;
-	Cow__V1__Reply event = COW__V1__REPLY__INIT;
-
-	if (!snap->region->session)
-		return;
-	gone.snapshot_id = snap->id;
-	event.result_case = COW__V1__REPLY__RESULT_SNAPSHOT_GONE;
-	event.snapshot_gone = &gone;
-	session_send(snap->region->session, &event, NULL, 0);
-}
-
-static void tell_unread(const struct region *region)
-{
-	Cow__V1__RegionUnread unread = COW__V1__REGION_UNREAD__INIT;
-	Cow__V1__Reply event = COW__V1__REPLY__INIT;
-
-	if (!region->session)
-		return;
-	unread.region_id = region->id;
-	event.result_case = COW__V1__REPLY__RESULT_REGION_UNREAD;
-	event.region_unread = &unread;
-	session_send(region->session, &event, NULL, 0);
-}
-
 struct snapshot *snapshot_unref(struct snapshot *snap)
 {
 	if (!snap || --snap->n_refs)
 		return NULL;
 	HASH_DEL(snap->daemon->snapshots, snap);
-	if (snap->is_earlier && !--snap->region->n_earlier)
-		tell_unread(snap->region);
-	if (snap->mode != COW__V1__MODE__MODE_UFFD)
-		tell_gone(snap);
 	if (snap->op.region)
 		return NULL; /* leave_done() frees it */
 	if (snap->was_taken && !snap->has_left)
@@ -502,29 +492,6 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 			   "again");
 		snap->is_lost_told = true;
 		tell_lost(snap);
-	}
-}
-
-void snapshot_inherit(struct region *region)
-{
-	const struct backing *backing = region->backing;
-
-	for (struct snapshot *snap = region->daemon->snapshots; snap; snap = snap->hh.next) {
-		struct region *earlier = snap->region;
-
-		/* One that is made of two regions' memory is with the one that came first. */
-		if (!snap->is_lost || earlier->session == region->session ||
-		    !is_made_of(snap, backing->dev, backing->ino))
-			continue;
-		if (snap->is_earlier)
-			earlier->n_earlier--;
-		snap->is_earlier = true;
-		region->n_earlier++;
-		earlier->n_snapshots--;
-		region->n_snapshots++;
-		snap->region = region_ref(region);
-		snap->region_id = region->id;
-		region_unref(earlier);
 	}
 }
 

@@ -3,7 +3,8 @@
  * A snapshot: what a region held at one instant.
  *
  * Mode uffd: a store in its region's chain (region.h). Other modes: a list of extents of backings
- * that nobody writes any more.
+ * that nobody writes any more, and the lease that its client looks at: the client thaws its memory
+ * when all who were given the lease, cowd first, have closed it (PROTOCOL.md).
  *
  * It is referenced by every session that took or opened it (struct hold), by views, and by reads
  * and saves under way. With the last reference it leaves its region's chain, in a job, and is
@@ -58,7 +59,6 @@ struct snapshot {
 	bool is_lost_told;       /* loop thread */
 	unsigned int n_saves;    /* loop thread, as the next one: under way */
 	uint64_t saved_bytes;    /* by the one that has moved last */
-	bool is_earlier;         /* loop thread: counted in region->n_earlier */
 	char lost_because[160];  /* written before is_lost is set */
 
 	/* mode uffd */
@@ -82,6 +82,8 @@ struct snapshot {
 	bool by_move;           /* how it is taken */
 
 	/* other modes */
+	int lease_fd; /* a pipe's write end: its client changes nothing as long as this is open */
+	struct charge lease_charge;
 	struct snapshot_extent *extents;
 	size_t n_extents;
 	struct charge
@@ -160,17 +162,18 @@ void snapshot_lose_all(struct region *region, const char *because);
 /**
  * snapshot_lose_memory() - lose those of other modes than uffd that are made of file @dev, @ino
  *
- * Its owner has connected again and may change it from now on. Loop thread.
+ * Its owner has connected again and wants to change it: who has them is asked to let go. Until then
+ * their leases keep it as it is. Loop thread.
  */
 void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino);
 
 /**
- * snapshot_inherit() - those that were lost with @region's memory are @region's from now on
+ * snapshot_set_lease() - the client gives @fd, charged to its user
+ * @fd: taken on success
  *
- * Who has one of them may be reading that memory, until it was released: @region's owner is told
- * of the last one's end. Loop thread.
+ * Closed when nothing here reads the snapshot's bytes any more. Return: 0; -EDQUOT.
  */
-void snapshot_inherit(struct region *region);
+int snapshot_set_lease(struct snapshot *snap, int *fd);
 
 /** snapshot_post_lost() - have the loop thread run the task below; any thread */
 void snapshot_post_lost(struct region *region);

@@ -90,7 +90,7 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 	if (r)
 		return r;
 	request->id = ++conn->next_request_id;
-	request->n_fds = (uint32_t)n_fds;
+	request->n_fds = (uint32_t)n_fds + (pending->lease_fd ? 1 : 0);
 	n_bytes = cow__v1__request__get_packed_size(request);
 	if (n_bytes > sizeof(small)) {
 		bytes = large = malloc(n_bytes);
@@ -104,7 +104,9 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 	conn->pending = pending;
 	if (request->call_case == COW__V1__REQUEST__CALL_SAVE_CANCEL)
 		urgency = COWI_SEND_FIRST;
-	r = cowi_send_packet(client, bytes, n_bytes, fds, n_fds, urgency);
+	r = urgency == COWI_SEND_SOON
+		    ? cowi_send_soon(client, bytes, n_bytes, pending->lease_fd)
+		    : cowi_send_packet(client, bytes, n_bytes, fds, n_fds, urgency);
 	if (r)
 		pending_remove(conn, pending);
 	return r;
@@ -276,9 +278,10 @@ int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *f
 	return r ? r : call(client, 0, request, fds, n_fds, reply, reply_fds, NULL, NULL);
 }
 
+/* @answer: how the request is to be answered; copied */
 static int call_async(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		      const int *fds, size_t n_fds, enum cowi_urgency urgency,
-		      void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
+		      const struct cowi_pending *answer)
 {
 	struct cowi_pending *pending;
 	int r;
@@ -286,11 +289,10 @@ static int call_async(struct cow_client *client, uint64_t generation, Cow__V1__R
 	r = cowi_check_process(client);
 	if (r)
 		return r;
-	pending = calloc(1, sizeof(*pending));
+	pending = malloc(sizeof(*pending));
 	if (!pending)
 		return err_oom(sizeof(*pending), "a request");
-	pending->on_reply = on_reply;
-	pending->user = user;
+	*pending = *answer;
 	pthread_mutex_lock(&client->lock);
 	r = submit(client, generation, request, fds, n_fds, urgency, pending);
 	pthread_mutex_unlock(&client->lock);
@@ -303,13 +305,19 @@ int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__
 		       const int *fds, size_t n_fds,
 		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
 {
-	return call_async(client, generation, request, fds, n_fds, COWI_SEND_NOW, on_reply, user);
+	const struct cowi_pending answer = {.on_reply = on_reply, .user = user};
+
+	return call_async(client, generation, request, fds, n_fds, COWI_SEND_NOW, &answer);
 }
 
 int cowi_call_soon_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
-		      void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user)
+		      int *lease_fd, void (*on_reply)(void *user, int error, Cow__V1__Reply *reply),
+		      void *user)
 {
-	return call_async(client, generation, request, NULL, 0, COWI_SEND_SOON, on_reply, user);
+	const struct cowi_pending answer = {
+		.on_reply = on_reply, .user = user, .lease_fd = lease_fd};
+
+	return call_async(client, generation, request, NULL, 0, COWI_SEND_SOON, &answer);
 }
 
 int cowi_call_async(struct cow_client *client, Cow__V1__Request *request, const int *fds,

@@ -4,8 +4,9 @@
  * connections.
  *
  * It blocks all signals, so that a program's handlers never run on its small stack, and it polls
- * for four things: the socket, the eventfd by which others ask something of it, the timer of what
- * is to be sent soon, and the time of the next attempt to connect. Such attempts are made unasked
+ * for five things: the socket, the eventfd by which others ask something of it, the timer of what
+ * is to be sent soon, the leases of what was released here (lease.c), and the time of the next
+ * attempt to connect. Such attempts are made unasked
  * only while there are regions: those must be known to cowd before the next snapshot, and a caller
  * should not have to wait for that. A client without regions connects again when it is used again.
  *
@@ -74,7 +75,7 @@ static void answer(struct cow_client *client, struct cowi_pending *pending, int 
 void cowi_disconnect(struct cow_client *client, const char *why)
 {
 	struct cowi_conn *conn = client->conn;
-	int sock; /* open until nothing here shows any more what it was frozen for */
+	int sock;
 	struct cowi_pending *pending;
 	char because[512];
 
@@ -88,9 +89,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	conn->is_robbery_known = conn->is_robbed;
 	sock = fd_steal(&conn->sock);
 	conn->is_up = false;
-	conn->is_ending = true;
 	conn->n_under_way = 0;
-	conn->n_drains_done = conn->n_drains_asked;
 	cowi_drop_output(conn);
 	pending = conn->pending;
 	conn->pending = NULL;
@@ -105,10 +104,6 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	cowi_regions_forget(client);
 	cowi_snapshots_lost(client, because);
 	sock = own_fd_close(sock);
-	pthread_mutex_lock(&client->lock);
-	conn->is_ending = false;
-	pthread_cond_broadcast(&client->changed);
-	pthread_mutex_unlock(&client->lock);
 	while (pending) {
 		struct cowi_pending *next = pending->next;
 		struct fdset none = {.n_fds = 0};
@@ -144,12 +139,6 @@ static void on_event(struct cow_client *client, const Cow__V1__Reply *event)
 		cowi_snapshot_lost_event(client, event->snapshot_lost->snapshot_id,
 					 event->snapshot_lost->sentence);
 		cowi_snapshot_release_lost(client, event->snapshot_lost->snapshot_id);
-		break;
-	case COW__V1__REPLY__RESULT_SNAPSHOT_GONE:
-		cowi_scoot_gone(client, event->snapshot_gone->snapshot_id);
-		break;
-	case COW__V1__REPLY__RESULT_REGION_UNREAD:
-		cowi_region_unread(client, event->region_unread->region_id);
 		break;
 	default:
 		break;
@@ -188,8 +177,7 @@ static bool flush_one(struct cow_client *client, uint64_t *id, int *error)
 	pthread_mutex_lock(&client->lock);
 	(void)cowi_conn_check(client);
 	if (conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX)
-		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
-			      conn->out->fds.n_fds, MSG_DONTWAIT);
+		r = cowi_send_first(conn);
 	if (r != -EAGAIN) {
 		struct cowi_packet *packet = cowi_pop_packet(conn);
 
@@ -252,58 +240,7 @@ static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, st
 	return wrong;
 }
 
-/* Return: the number of the last drain asked for, which nothing left to receive now answers. */
-static uint64_t begin_receiving(struct cow_client *client)
-{
-	uint64_t n_asked;
-
-	pthread_mutex_lock(&client->lock);
-	n_asked = client->conn->n_drains_asked;
-	client->conn->n_acting++;
-	pthread_mutex_unlock(&client->lock);
-	return n_asked;
-}
-
-/* @n_drained: as begin_receiving() said, if nothing was left; otherwise 0. */
-static void end_receiving(struct cow_client *client, uint64_t n_drained)
-{
-	struct cowi_conn *conn = client->conn;
-
-	pthread_mutex_lock(&client->lock);
-	conn->n_acting--;
-	if (!conn->n_acting && n_drained > conn->n_drains_done) {
-		conn->n_drains_done = n_drained;
-		pthread_cond_broadcast(&client->changed);
-	}
-	pthread_mutex_unlock(&client->lock);
-}
-
-void cowi_drain(struct cow_client *client)
-{
-	struct cowi_conn *conn = client->conn;
-	struct pollfd pollfd = {.events = POLLIN};
-	uint64_t number;
-
-	if (cowi_in_client_thread(client))
-		return;
-	pthread_mutex_lock(&client->lock);
-	(void)cowi_conn_check(client);
-	pollfd.fd = conn->sock;
-	if (conn->sock >= 0 && (conn->n_acting || poll(&pollfd, 1, 0) != 0)) {
-		number = ++conn->n_drains_asked;
-		/* It may have read the socket for an answer of its own, and not see it readable
-		 * again. */
-		cowi_thread_wake(client);
-		while (conn->sock >= 0 && conn->n_drains_done < number)
-			pthread_cond_wait(&client->changed, &client->lock);
-	}
-	while (conn->is_ending)
-		pthread_cond_wait(&client->changed, &client->lock);
-	pthread_mutex_unlock(&client->lock);
-}
-
-/* Return: 0; 1: nothing was left; -1: there is no connection any more. */
-static int receive_packet(struct cow_client *client)
+bool cowi_receive(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
@@ -320,14 +257,14 @@ static int receive_packet(struct cow_client *client)
 	if (r)
 		cowi_disconnect(client, err_sentence());
 	if (conn->sock < 0)
-		return -1;
+		return false;
 	r = wire_recv(conn->sock, conn->packet, sizeof(conn->packet), &n_bytes, &fds, MSG_DONTWAIT);
 	if (r == -EAGAIN)
-		return 1;
+		return false;
 	no_room = r == -EMFILE || r == -ENFILE;
 	if (r && !no_room) {
 		cowi_disconnect(client, err_sentence());
-		return -1;
+		return false;
 	}
 	reply = cow__v1__reply__unpack(NULL, n_bytes, conn->packet);
 	if (!reply) {
@@ -350,16 +287,7 @@ static int receive_packet(struct cow_client *client)
 	}
 	if (wrong)
 		cowi_disconnect(client, wrong);
-	return conn->sock >= 0 ? 0 : -1;
-}
-
-bool cowi_receive(struct cow_client *client)
-{
-	uint64_t n_asked = begin_receiving(client);
-	int r = receive_packet(client);
-
-	end_receiving(client, r > 0 ? n_asked : 0);
-	return !r;
+	return conn->sock >= 0;
 }
 
 /* With client->lock held: take those tasks out that are due, or all when the client ends. */
@@ -454,7 +382,7 @@ static int timeout_of(const struct cowi_conn *conn)
 	uint64_t due_msec = conn->retry_at_msec ? conn->retry_at_msec : UINT64_MAX;
 	const uint64_t now = now_msec();
 
-	if (conn->is_stopping || conn->n_drains_done < conn->n_drains_asked)
+	if (conn->is_stopping)
 		return 0;
 	for (const struct cowi_task *task = conn->tasks; task; task = task->next)
 		due_msec = min_u64(due_msec, task->due_msec);
@@ -473,8 +401,8 @@ static bool wait_for_work(struct cow_client *client)
 		{.fd = -1, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
+		{.fd = conn->leases_fd, .events = POLLIN},
 	};
-	bool is_asked_to;
 	int timeout_msec;
 	uint64_t count;
 
@@ -487,7 +415,6 @@ static bool wait_for_work(struct cow_client *client)
 	}
 	pollfds[0].fd = conn->wake_fd;
 	pollfds[2].fd = conn->soon_fd;
-	is_asked_to = conn->sock >= 0 && conn->n_drains_done < conn->n_drains_asked;
 	pollfds[1].fd = conn->sock;
 	if (conn->out)
 		pollfds[1].events |= POLLOUT;
@@ -509,7 +436,9 @@ static bool wait_for_work(struct cow_client *client)
 	pthread_mutex_unlock(&client->lock);
 	if ((pollfds[1].revents & POLLOUT) || (pollfds[2].revents & POLLIN))
 		cowi_flush(client);
-	return is_asked_to || pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
+	if (pollfds[3].revents & POLLIN)
+		cowi_leases_look(client);
+	return pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
 }
 
 static bool is_finished(struct cow_client *client)

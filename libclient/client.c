@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 
@@ -81,6 +82,13 @@ void cowi_clients_fork_parent(void)
 	cowi_registry_fork_done();
 }
 
+/* The child has no view of it, and cannot read it: it is no reason to keep memory frozen. */
+static void close_snapshot(struct cow_snapshot *snap)
+{
+	snap->view_uffd = own_fd_close(snap->view_uffd);
+	snap->lease_fd = own_fd_close(snap->lease_fd);
+}
+
 /* What is on its way to cowd, or waits for it, is to end with the process that has it. */
 static void close_copies(struct cow_client *client)
 {
@@ -90,7 +98,7 @@ static void close_copies(struct cow_client *client)
 		client->attaching = client->attaching->next_attaching;
 	}
 	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next)
-		snap->view_uffd = own_fd_close(snap->view_uffd);
+		close_snapshot(snap);
 	cowi_drop_output(client->conn);
 }
 
@@ -103,11 +111,11 @@ void cowi_clients_fork_child(void)
 		conn->sock = own_fd_close(conn->sock);
 		conn->wake_fd = own_fd_close(conn->wake_fd);
 		conn->soon_fd = own_fd_close(conn->soon_fd);
+		conn->leases_fd = own_fd_close(conn->leases_fd);
 		conn->is_soon = false;
 		conn->is_up = false;
 		conn->has_thread = false;
 		conn->n_turns = 0;
-		conn->is_ending = false;
 		conn->pending = NULL;
 		/* Destroying it would wait for those who waited. */
 		pthread_cond_init(&c->changed, NULL);
@@ -130,9 +138,12 @@ static struct cowi_conn *conn_new(void)
 	conn->wake_fd = own_fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	/* Without it, for want of room for a descriptor, everything is sent at once. */
 	conn->soon_fd = own_fd_note(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-	if (conn->wake_fd >= 0)
+	conn->leases_fd = own_fd_note(epoll_create1(EPOLL_CLOEXEC));
+	if (conn->wake_fd >= 0 && conn->leases_fd >= 0)
 		return steal_ptr(&conn);
+	conn->wake_fd = own_fd_close(conn->wake_fd);
 	conn->soon_fd = own_fd_close(conn->soon_fd);
+	conn->leases_fd = own_fd_close(conn->leases_fd);
 	return NULL;
 }
 
@@ -145,6 +156,7 @@ void cowi_client_free(struct cow_client *client)
 		conn->sock = own_fd_close(conn->sock);
 		conn->wake_fd = own_fd_close(conn->wake_fd);
 		conn->soon_fd = own_fd_close(conn->soon_fd);
+		conn->leases_fd = own_fd_close(conn->leases_fd);
 		cowi_drop_output(conn);
 		free(conn);
 	}

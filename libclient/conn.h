@@ -77,6 +77,7 @@ struct cowi_pending {
 	struct cowi_pending *next;
 	void (*on_reply)(void *user, int error, Cow__V1__Reply *reply); /* NULL: synchronous */
 	void *user;
+	int *lease_fd; /* as of cowi_call_soon_in() */
 	pthread_cond_t answered;
 	bool is_done;
 	int error;
@@ -92,6 +93,8 @@ struct cowi_pending {
 struct cowi_packet {
 	struct cowi_packet *next;
 	uint64_t request_id;
+	int *lease_fd; /* SnapshotTake: the read end of the lease that is still to be made; or NULL
+			*/
 	struct fdset fds; /* duplicates */
 	size_t n_bytes;
 	uint8_t bytes[];
@@ -102,14 +105,14 @@ struct cowi_conn {
 	int sock;                  /* -1 when down */
 	_Atomic int wake_fd;       /* eventfd: the client's thread has something to do */
 	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
-	/* The program has closed these three; they are -1 now. Never reset: no call works any more.
+	bool is_soon;  /* it is armed; lock */
+	int leases_fd; /* epoll: leases of snapshots that were released here; lease.c */
+	/* The program has closed these four; they are -1 now. Never reset: no call works any more.
 	 * lock */
 	bool is_robbed;
 	bool is_robbery_known; /* cowi_disconnect() has told everybody of it; lock */
-	bool is_soon;          /* it is armed; lock */
 	bool is_up;
-	bool is_ending; /* its end is not known to all snapshots yet */
-	bool was_up;    /* once */
+	bool was_up; /* once */
 	bool is_stopping;
 	bool wants_restore;            /* a region was made while the connection changed */
 	struct cowi_task refused_task; /* restores what cowd may take another time */
@@ -124,11 +127,6 @@ struct cowi_conn {
 	uint64_t next_request_id;
 	unsigned int n_turns;
 	unsigned int n_under_way; /* sent and not answered */
-	/* Those who want all to be received take a number; seeing nothing left answers them. lock
-	 */
-	uint64_t n_drains_asked;
-	uint64_t n_drains_done;
-	unsigned int n_acting; /* packets being received and acted upon, one within the other */
 	struct cowi_pending *pending;
 	struct cowi_packet *out, **out_end;
 	struct cowi_task *tasks, **tasks_end;
@@ -156,12 +154,6 @@ void cowi_thread_wake(struct cow_client *client);
 /** cowi_receive() - one packet, if there is one. Return: whether there may be more. Client's thread
  */
 bool cowi_receive(struct cow_client *client);
-/**
- * cowi_drain() - wait until all that cowd has sent by now was received and acted upon
- *
- * Any thread but the client's own, no lock held. Costs a system call if there is nothing.
- */
-void cowi_drain(struct cow_client *client);
 /** cowi_flush() - send what is queued, as far as it goes. Client's thread */
 void cowi_flush(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
@@ -198,7 +190,7 @@ void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void
 
 /* When a packet goes out. */
 enum cowi_urgency {
-	COWI_SEND_SOON,
+	COWI_SEND_SOON,  /* cowi_send_soon() */
 	COWI_SEND_NOW,   /* behind those that are queued already */
 	COWI_SEND_FIRST, /* what it cancels may be what they wait for */
 };
@@ -211,6 +203,20 @@ enum cowi_urgency {
  */
 int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
 		     size_t n_fds, enum cowi_urgency urgency);
+/**
+ * cowi_send_soon() - queue a packet, to be sent within COWI_SOON_NSEC
+ * @lease_fd: NULL, or gets the read end of the lease that is made when the packet is sent, and goes
+ *            with it; valid until the request is answered
+ *
+ * With client->lock held. 0; -ENOMEM.
+ */
+int cowi_send_soon(struct cow_client *client, const void *bytes, size_t n_bytes, int *lease_fd);
+/**
+ * cowi_send_first() - send the first packet of the queue, which stays there
+ *
+ * With client->lock held. 0; -EAGAIN: no room; another -errno: this packet cannot be sent at all.
+ */
+int cowi_send_first(struct cowi_conn *conn);
 /**
  * cowi_hurry() - send what is queued, as far as it goes, in place of the client's thread
  *
@@ -236,6 +242,13 @@ void cowi_regions_retry(struct cowi_task *task);
 
 /** cowi_reconnect() - make a connection. Client's thread. 0 or -errno with a sentence */
 int cowi_reconnect(struct cow_client *client);
+
+/* --- lease.c ---------------------------------------------------------------------------------- */
+
+/** cowi_lease_new() - both ends of one. 0 or -errno */
+int cowi_lease_new(int *read_fd, int *write_fd);
+/** cowi_leases_look() - thaw what no lease is held for any more; client's thread */
+void cowi_leases_look(struct cow_client *client);
 
 /* --- give-back.c ------------------------------------------------------------------------------ */
 

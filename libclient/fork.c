@@ -135,7 +135,7 @@ static void prepare(void)
 	freeze_regions();
 	cowi_guards_fork_prepare();
 	cowi_clients_fork_prepare();
-	cowi_scoot_await_fork_prepare();
+	cowi_leases_fork_prepare();
 	extents_fork_prepare();
 	start_nsec = now_nsec();
 }
@@ -143,7 +143,7 @@ static void prepare(void)
 static void release_lists(void)
 {
 	extents_fork_done();
-	cowi_scoot_await_fork_done();
+	cowi_leases_fork_done();
 }
 
 static void unlock_regions(void)
@@ -212,6 +212,7 @@ static void in_child(void)
 {
 	bool is_known;
 
+	cowi_leases_fork_child();
 	release_lists();
 	cowi_alone_fork_child();
 	cowi_clients_fork_child();

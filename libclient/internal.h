@@ -133,8 +133,6 @@ struct cow_region {
 	_Bool is_listed;   /* client->lock: in client->regions */
 	_Bool is_attached; /* @attach succeeded, so there is something to @detach */
 	_Bool is_set_up;   /* and all else that a region needs: it is one */
-	/* client->lock: others may read yet what was frozen of it on an earlier connection */
-	_Bool is_read;
 };
 
 struct cow_snapshot {
@@ -160,6 +158,8 @@ struct cow_snapshot {
 	_Bool is_listed;              /* client->lock: in client->snapshots */
 	_Bool is_taken;               /* @take succeeded, so there is something to @release */
 	uint64_t held_id;             /* client->lock; what cowd has to be told to release; or 0 */
+	int lease_fd; /* client->lock; lease.c: of one taken here the read end, once cowd was told;
+			 of one that was opened the write end, as long as it can be read; or -1 */
 };
 
 /* A view that is being made must not be replaced by one that raises SIGBUS until it is there. */
@@ -209,10 +209,12 @@ int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__
 /**
  * cowi_call_soon_in() - like cowi_call_async_in(), but the packet goes out within milliseconds
  *
- * So that the caller need not wake anybody. cowi_hurry() sends it at once.
+ * So that the caller need not wake anybody. cowi_hurry() sends it at once. @lease_fd: NULL, or
+ * where the read end of the lease goes that is sent with it: lease.c.
  */
 int cowi_call_soon_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
-		      void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user);
+		      int *lease_fd, void (*on_reply)(void *user, int error, Cow__V1__Reply *reply),
+		      void *user);
 /**
  * cowi_call_progress() - like cowi_call_in(), for SnapshotSave
  * @progress: called in this thread without a lock for each progress event; when it returns anything
@@ -290,7 +292,7 @@ void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char
 /**
  * cowi_snapshot_release_lost() - have cowd know that nothing here shows lost snapshot @id any more
  *
- * Of one that was opened: who took it waits for that with changes to its memory.
+ * Of one that was opened: its lease has ended, and cowd is to end its own.
  */
 void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
 
@@ -306,11 +308,6 @@ void cowi_region_lock(struct cow_region *region);
 void cowi_regions_restore(struct cow_client *client);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
 void cowi_regions_forget(struct cow_client *client);
-/** cowi_regions_are_read() - whether others may read yet what was frozen on an earlier connection
- */
-_Bool cowi_regions_are_read(struct cow_client *client);
-/** cowi_region_unread() - event RegionUnread: no longer of region @id; client's thread */
-void cowi_region_unread(struct cow_client *client, uint64_t id);
 
 /* --- registry.c: every region of this process by address -------------------------------------- */
 
@@ -401,14 +398,12 @@ void cowi_scoot_forget(struct cow_region *region);
 /**
  * cowi_scoot_opened() - give a snapshot opened by id (scoot, mmapcopy) what its reads and maps need
  * @reply: of SnapshotOpen: extents and backing_ids
- * @fds:   one read-only descriptor for each backing id; taken out of it
+ * @fds:   one read-only descriptor for each backing id, and the lease; taken out of it
  *
  * Called by cow_snapshot_open() before anyone else sees @snap. Return: 0 or -errno with a sentence.
  */
 int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
 		      struct fdset *fds);
-/** cowi_scoot_gone() - event SnapshotGone: nobody reads snapshot @id any more; client's thread */
-void cowi_scoot_gone(struct cow_client *client, uint64_t id);
 /** cowi_scoot_warm() - conn->warm_task */
 void cowi_scoot_warm(struct cowi_task *task);
 /** cowi_scoot_post_all() - have the background look for work in every region of this process */

@@ -16,6 +16,7 @@ libclient_internal_la_SOURCES = \
 	libclient/fork.c \
 	libclient/give-back.c \
 	libclient/internal.h \
+	libclient/lease.c \
 	libclient/map.c \
 	libclient/mmapcopy.c \
 	libclient/mode-scoot.c \

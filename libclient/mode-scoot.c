@@ -19,6 +19,7 @@
 #include "backends/hold.h"
 #include "backends/space.h"
 #include "common/clock.h"
+#include "common/own-fd.h"
 #include "libclient/conn.h"
 
 /* So that SnapshotTake fits a packet. */
@@ -179,7 +180,7 @@ static void scoot_detach(struct cow_region *region)
 	is_last = !client->regions;
 	pthread_mutex_unlock(&client->lock);
 	if (is_last)
-		cowi_scoot_await_end(client, 0);
+		cowi_leases_forget(client);
 }
 
 static void on_taken(void *user, int error, Cow__V1__Reply *reply)
@@ -250,7 +251,7 @@ static int tell_take(struct cow_snapshot *snap)
 	snap->is_pending = 1;
 	pthread_mutex_unlock(&client->lock);
 	cow_snapshot_ref(snap);
-	r = cowi_call_soon_in(client, snap->generation, &request, on_taken, snap);
+	r = cowi_call_soon_in(client, snap->generation, &request, &snap->lease_fd, on_taken, snap);
 	if (r) {
 		pthread_mutex_lock(&client->lock);
 		snap->is_pending = 0;
@@ -345,7 +346,6 @@ static int scoot_op_take(struct cow_snapshot *snap)
 	if (region->scoot->map.n_runs > EXTENTS_MAX)
 		return err_raise(-E2BIG, "region \"%s\" is in %zu parts, too many for one snapshot",
 				 region->name, region->scoot->map.n_runs);
-	cowi_scoot_await_end(snap->client, snap->generation);
 	r = freeze_for_cowd(snap);
 	if (!r) {
 		struct memfile *overlay = snap->scoot->overlay;
@@ -419,16 +419,9 @@ static void scoot_unmap(struct cow_snapshot *snap)
 
 static void scoot_release(struct cow_snapshot *snap)
 {
-	uint64_t id = snap->held_id, generation = cowi_generation_up(snap->client);
-
-	/*
-	 * Of an opened one nothing here is frozen. What cowd refused nobody else can have, nor what
-	 * an earlier connection knew once the next one is up and cowd has no more of it.
-	 */
-	if (snap->region &&
-	    (!generation || (id && snap->generation == generation) ||
-	     (snap->generation != generation && cowi_regions_are_read(snap->client))))
-		cowi_scoot_await(snap->client, snap->generation, id, &snap->scoot);
+	/* Of an opened one nothing here is frozen; what cowd was not told of nobody else has. */
+	if (snap->region && snap->lease_fd >= 0)
+		cowi_lease_await(snap->client, &snap->lease_fd, &snap->scoot);
 	snap->scoot = scoot_snapshot_free(snap->scoot);
 	if (snap->region)
 		cowi_scoot_post(snap->region);
@@ -562,8 +555,11 @@ int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *r
 	struct memfile *files[WIRE_FDS_MAX] = {0};
 	int r;
 
-	if (reply->n_backing_ids > ARRAY_SIZE(files))
+	if (reply->n_backing_ids >= ARRAY_SIZE(files))
 		return err_raise(-EPROTO, "cowd described a snapshot of too many parts");
+	snap->lease_fd = own_fd_note(fdset_take(fds, reply->n_backing_ids));
+	if (snap->lease_fd < 0)
+		return err_raise(-EPROTO, "cowd passed no lease with a snapshot");
 	r = opened_files(files, reply, fds);
 	if (!r)
 		r = opened_map(&snap->scoot, reply, files);

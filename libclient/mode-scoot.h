@@ -2,11 +2,8 @@
 /*
  * Between backends/scoot, which knows memory, and cowd: what mode-scoot.c and scoot-work.c share.
  *
- * Who may change frozen bytes again, and when: the region's memory stays frozen for a snapshot
- * until cowd says that nobody holds it any more (event SnapshotGone), because another process may
- * have opened it. So what the caller released is kept in a list until then, or until the connection
- * that knew it has ended, a new one was made, and cowd says there that whoever else had it open has
- * lost it and let go of it (region->is_read).
+ * Who may change frozen bytes again, and when: the region's memory stays frozen for a snapshot as
+ * long as its lease is held, because another process may have opened it: lease.c.
  */
 #ifndef COWI_MODE_SCOOT_H
 #define COWI_MODE_SCOOT_H
@@ -61,17 +58,6 @@ void cowi_scoot_run(struct cowi_task *task);
 /** cowi_scoot_warm_soon() - there is a new region: fill page tables for its first take, in time */
 void cowi_scoot_warm_soon(struct cow_client *client);
 
-/** cowi_scoot_await() - takes @frozen: its memory stays frozen until cowd says @id is gone */
-void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,
-		      struct scoot_snapshot **frozen);
-/**
- * cowi_scoot_await_end() - forget what no SnapshotGone can come for: of before @generation
- * @generation: 0: all there is
- *
- * Nothing is forgotten as long as others may read it yet.
- */
-void cowi_scoot_await_end(struct cow_client *client, uint64_t generation);
-
 /** cowi_scoot_attach_tell() - tell cowd where @region is. 0 or -errno */
 int cowi_scoot_attach_tell(struct cow_region *region);
 
@@ -84,11 +70,23 @@ int cowi_adopt(struct cow_region *region);
 /** cowi_adopt_end() - give it back: as it is, or if @region never came to be one, as it was */
 void cowi_adopt_end(struct cow_region *region);
 
-/* --- scoot-work.c ----------------------------------------------------------------------------- */
+/* --- lease.c ---------------------------------------------------------------------------------- */
 
-/* For the fork handlers: the locks of scoot-work.c and scoot.c over the fork. */
-void cowi_scoot_await_fork_prepare(void);
-void cowi_scoot_await_fork_done(void);
+/**
+ * cowi_lease_await() - keep @frozen as it is until nobody else holds the lease
+ * @lease_fd: its read end; taken, as @frozen is
+ */
+void cowi_lease_await(struct cow_client *client, int *lease_fd, struct scoot_snapshot **frozen);
+/** cowi_leases_forget() - @client has no region any more: nobody can change what was frozen */
+void cowi_leases_forget(struct cow_client *client);
+/* For the fork handlers: the list's lock over the fork; _child() before _done(). */
+void cowi_leases_fork_prepare(void);
+void cowi_leases_fork_child(void);
+void cowi_leases_fork_done(void);
+
+/* --- scoot-work.c, scoot.c -------------------------------------------------------------------- */
+
+/* For the fork handlers: the lock of scoot.c over the fork. */
 void cowi_scoot_blocks_fork_prepare(void);
 void cowi_scoot_blocks_fork_child(void); /* before _done(): duplicates stay with the parent */
 void cowi_scoot_blocks_fork_done(void);

@@ -39,7 +39,7 @@ void cowi_drop_output(struct cowi_conn *conn)
 
 /* With client->lock held, as the latest request has been given its id. */
 static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_bytes, const int *fds,
-			size_t n_fds)
+			size_t n_fds, int *lease_fd)
 {
 	struct cowi_packet *packet = malloc(sizeof(*packet) + n_bytes);
 
@@ -47,6 +47,7 @@ static int queue_packet(struct cowi_conn *conn, const void *bytes, size_t n_byte
 		return err_oom(sizeof(*packet) + n_bytes, "a request");
 	packet->next = NULL;
 	packet->request_id = conn->next_request_id;
+	packet->lease_fd = lease_fd;
 	packet->n_bytes = n_bytes;
 	packet->fds.n_fds = 0;
 	memcpy(packet->bytes, bytes, n_bytes);
@@ -79,6 +80,34 @@ struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn)
 }
 
 /*
+ * The lease is made here, and not when the packet is queued: a snapshot is taken while its program
+ * stands still, and the lock is held, so that no fork child has a copy of the end that is sent.
+ */
+static int make_lease(struct cowi_packet *packet)
+{
+	int write_fd, r;
+
+	if (!packet->lease_fd)
+		return 0;
+	r = cowi_lease_new(packet->lease_fd, &write_fd);
+	if (r)
+		return r;
+	packet->lease_fd = NULL;
+	packet->fds.fds[packet->fds.n_fds++] = write_fd;
+	return 0;
+}
+
+int cowi_send_first(struct cowi_conn *conn)
+{
+	struct cowi_packet *packet = conn->out;
+	int r = make_lease(packet);
+
+	return r ? r
+		 : wire_send(conn->sock, packet->bytes, packet->n_bytes, packet->fds.fds,
+			     packet->fds.n_fds, MSG_DONTWAIT);
+}
+
+/*
  * An error is left to be found by the client's thread: who waits for the answer is told by that
  * alone.
  */
@@ -88,8 +117,7 @@ void cowi_hurry(struct cow_client *client)
 	int r = cowi_conn_check(client);
 
 	while (!r && conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX) {
-		r = wire_send(conn->sock, conn->out->bytes, conn->out->n_bytes, conn->out->fds.fds,
-			      conn->out->fds.n_fds, MSG_DONTWAIT);
+		r = cowi_send_first(conn);
 		if (!r) {
 			free(cowi_pop_packet(conn));
 			conn->n_under_way++;
@@ -111,13 +139,16 @@ static bool start_timer(struct cowi_conn *conn)
 	return conn->is_soon;
 }
 
-/* With client->lock held. Whether the packet that was given the latest id is to be sent later. */
-static bool put_off(struct cow_client *client, const void *bytes, size_t n_bytes)
+int cowi_send_soon(struct cow_client *client, const void *bytes, size_t n_bytes, int *lease_fd)
 {
 	struct cowi_conn *conn = client->conn;
-
 	/* Where something is queued its sending is under way, or has a timer already. */
-	return (conn->out || start_timer(conn)) && !queue_packet(conn, bytes, n_bytes, NULL, 0);
+	bool has_timer = conn->out || start_timer(conn);
+	int r = queue_packet(conn, bytes, n_bytes, NULL, 0, lease_fd);
+
+	if (!r && !has_timer)
+		cowi_thread_wake(client);
+	return r;
 }
 
 int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
@@ -129,8 +160,6 @@ int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_byte
 	if (r)
 		return r;
 	r = -EAGAIN;
-	if (urgency == COWI_SEND_SOON && put_off(client, bytes, n_bytes))
-		return 0;
 	if (urgency != COWI_SEND_FIRST)
 		cowi_hurry(client);
 	if (urgency == COWI_SEND_FIRST || (!conn->out && conn->n_under_way < COWI_UNDER_WAY_MAX))
@@ -138,7 +167,7 @@ int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_byte
 	if (!r)
 		conn->n_under_way++;
 	if (r == -EAGAIN) {
-		r = queue_packet(conn, bytes, n_bytes, fds, n_fds);
+		r = queue_packet(conn, bytes, n_bytes, fds, n_fds, NULL);
 		cowi_thread_wake(client);
 	}
 	if (r == -ECONNRESET)

@@ -402,28 +402,6 @@ static struct cow_region *next_to_restore(struct cow_client *client)
 	return region;
 }
 
-_Bool cowi_regions_are_read(struct cow_client *client)
-{
-	_Bool are_read = false;
-
-	pthread_mutex_lock(&client->lock);
-	for (const struct cow_region *region = client->regions; region; region = region->next)
-		are_read |= region->is_read;
-	pthread_mutex_unlock(&client->lock);
-	return are_read;
-}
-
-void cowi_region_unread(struct cow_client *client, uint64_t id)
-{
-	pthread_mutex_lock(&client->lock);
-	for (struct cow_region *region = client->regions; region; region = region->next) {
-		if (region->id == id)
-			region->is_read = false;
-	}
-	pthread_mutex_unlock(&client->lock);
-	cowi_scoot_post_all();
-}
-
 static int restore(struct cow_region *region, uint64_t generation)
 {
 	struct cow_client *client = region->client;
@@ -448,7 +426,6 @@ static int restore(struct cow_region *region, uint64_t generation)
 	region->is_restored = true;
 	region->backing_id = reply->region->backing_id;
 	region->generation = generation;
-	region->is_read = reply->region->is_read;
 	pthread_mutex_unlock(&client->lock);
 	cow__v1__reply__free_unpacked(reply, NULL);
 	return region->ops->restore(region);
@@ -496,8 +473,6 @@ void cowi_regions_restore(struct cow_client *client)
 				       "%s", err_sentence());
 			failed_id = region->id;
 			region->id = 0;
-			/* Nothing will say when it is not any more, and uffd freezes nothing. */
-			region->is_read = region->mode != COW_MODE_UFFD;
 			region->generation = generation;
 		}
 		pthread_mutex_unlock(&client->lock);

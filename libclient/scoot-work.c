@@ -28,88 +28,6 @@
 #define WARM_FIRST_MSEC 1000
 #define WARM_LAST_MSEC  64000
 
-/* Released here, but not gone yet. */
-struct awaited {
-	struct cow_client *client; /* for comparison only */
-	uint64_t generation;
-	uint64_t id;
-	struct scoot_snapshot *frozen;
-	struct awaited *next;
-};
-
-static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct awaited *awaited;
-
-void cowi_scoot_await(struct cow_client *client, uint64_t generation, uint64_t id,
-		      struct scoot_snapshot **frozen)
-{
-	struct awaited *entry = malloc(sizeof(*entry));
-
-	/* Without memory the bytes stay frozen for good: that costs memory, and wrongs nobody. */
-	if (!entry) {
-		*frozen = NULL;
-		return;
-	}
-	*entry = (struct awaited){
-		.client = client,
-		.generation = generation,
-		.id = id,
-		.frozen = steal_ptr(frozen),
-	};
-	pthread_mutex_lock(&awaited_lock);
-	entry->next = awaited;
-	awaited = entry;
-	pthread_mutex_unlock(&awaited_lock);
-}
-
-/*
- * Free those of @client that are @id of @generation, or (@id is 0) those of before @generation, 0
- * being the last.
- */
-static void forget(struct cow_client *client, uint64_t generation, uint64_t id)
-{
-	struct awaited *gone = NULL, **link = &awaited;
-
-	pthread_mutex_lock(&awaited_lock);
-	while (*link) {
-		struct awaited *entry = *link;
-
-		if (entry->client == client &&
-		    (id ? entry->id == id && entry->generation == generation
-			: entry->generation < generation || !generation)) {
-			*link = entry->next;
-			entry->next = gone;
-			gone = entry;
-		} else {
-			link = &entry->next;
-		}
-	}
-	pthread_mutex_unlock(&awaited_lock);
-	while (gone) {
-		struct awaited *entry = gone;
-
-		gone = entry->next;
-		scoot_snapshot_free(entry->frozen);
-		free(entry);
-	}
-}
-
-void cowi_scoot_await_fork_prepare(void)
-{
-	pthread_mutex_lock(&awaited_lock);
-}
-
-void cowi_scoot_await_fork_done(void)
-{
-	pthread_mutex_unlock(&awaited_lock);
-}
-
-void cowi_scoot_await_end(struct cow_client *client, uint64_t generation)
-{
-	if (!cowi_regions_are_read(client))
-		forget(client, generation, 0);
-}
-
 void cowi_scoot_post_all(void)
 {
 	struct cow_region **regions = NULL;
@@ -123,13 +41,6 @@ void cowi_scoot_post_all(void)
 		cow_region_unref(regions[i]);
 	}
 	free((void *)regions);
-}
-
-/* Which region it was of does not matter: mmapcopies of it may have waited as well. */
-void cowi_scoot_gone(struct cow_client *client, uint64_t id)
-{
-	forget(client, cowi_generation(client), id);
-	cowi_scoot_post_all();
 }
 
 /* Return: whether the task, which has a reference on the region, is to be posted. */
@@ -302,13 +213,9 @@ void cowi_scoot_run(struct cowi_task *task)
 	struct cowi_scoot *glue = container_of(task, struct cowi_scoot, task);
 	struct cow_region *region = glue->region;
 	uint64_t until_usec = now_usec() + TURN_USEC;
-	uint64_t generation = cowi_generation_up(region->client);
 	bool more = true;
 
 	atomic_store(&glue->is_posted, false);
-	/* Without a connection others may read still what was released on the last one. */
-	if (generation)
-		cowi_scoot_await_end(region->client, generation);
 	if (settle_turn(glue, until_usec)) {
 		/* Takes that come faster than settling ends leave page tables behind as well. */
 		(void)scoot_tidy_step(region->scoot);

@@ -27,7 +27,7 @@ static int raise_lost(const struct cow_snapshot *snap)
 
 /*
  * With client->lock held. Who waits in the view is woken, to find SIGBUS there. One that cannot be
- * replaced shows memory still that another process is waiting to change: it stays as it is.
+ * replaced shows memory still that another process is waiting to change: its lease goes on.
  */
 static void break_view(struct cow_snapshot *snap)
 {
@@ -41,6 +41,18 @@ static void break_view(struct cow_snapshot *snap)
 		snap->view_uffd = own_fd_close(snap->view_uffd); /* wakes as well */
 }
 
+/*
+ * With client->lock held. Of one that was opened: once it is lost and no view shows it, its owner
+ * may change the memory. Whoever is copying from it looks at is_lost afterwards.
+ */
+static void end_lease(struct cow_snapshot *snap)
+{
+	if (snap->region || !snap->is_lost || snap->view_state == COWI_VIEW_READY ||
+	    snap->view_state == COWI_VIEW_MAKING)
+		return;
+	snap->lease_fd = own_fd_close(snap->lease_fd);
+}
+
 /* With client->lock held. */
 static void mark_lost(struct cow_snapshot *snap, const char *because)
 {
@@ -51,6 +63,7 @@ static void mark_lost(struct cow_snapshot *snap, const char *because)
 	snap->id = 0;
 	(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
 	break_view(snap);
+	end_lease(snap);
 	pthread_cond_broadcast(&snap->client->changed);
 }
 
@@ -176,6 +189,7 @@ static int snapshot_alloc(struct cow_snapshot **out, struct cow_client *client,
 		return err_oom(sizeof(*snap), "a snapshot");
 	snap->n_refs = 1;
 	snap->view_uffd = -1;
+	snap->lease_fd = -1;
 	snap->client = cow_client_ref(client);
 	if (region) {
 		snap->region = cow_region_ref(region);
@@ -490,6 +504,7 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 	if (snap->held_id && snap->client->pid == getpid())
 		call_release(snap->client, snap->generation, snap->held_id);
 	snap->view_uffd = own_fd_close(snap->view_uffd);
+	snap->lease_fd = own_fd_close(snap->lease_fd);
 	cow_region_unref(snap->region);
 	cow_client_unref(snap->client);
 	free(snap);
@@ -537,11 +552,8 @@ int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t
 	if (r || !len)
 		return r;
 	r = snap->ops->read(snap, buf, len, off);
-	/* What another process froze and is read from its memory may have been given up meanwhile:
-	 * whoever gives it up has cowd tell us first. */
-	if (!snap->region)
-		cowi_drain(snap->client);
-	/* Also when that failed: that the snapshot is lost says more than that a call did. */
+	/* What another process froze may have changed since the snapshot was lost, and not before.
+	 * Also when that failed: that the snapshot is lost says more than that a call did. */
 	lost = check_not_lost(snap);
 	return lost ? lost : r;
 }
@@ -586,6 +598,7 @@ int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 		snap->view_state = r ? COWI_VIEW_NONE : COWI_VIEW_READY;
 		if (snap->is_lost) {
 			break_view(snap);
+			end_lease(snap);
 			r = raise_lost(snap);
 		}
 		pthread_cond_broadcast(&client->changed);

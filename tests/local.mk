@@ -220,6 +220,7 @@ tests_unit_test_sandbox_LDADD = $(TESTS_UNIT_LDADD)
 
 # The library without its daemon, with the next one, and with a strange one.
 LIBRARY_TESTS = \
+	tests/system/leases \
 	tests/system/library-errors \
 	tests/system/private \
 	tests/system/reconnect \
@@ -227,6 +228,9 @@ LIBRARY_TESTS = \
 	$(NULL)
 check_PROGRAMS += $(LIBRARY_TESTS)
 TESTS += $(LIBRARY_TESTS)
+tests_system_leases_CFLAGS = $(TESTS_CFLAGS)
+tests_system_leases_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_leases_LDADD = $(PROOF_LDADD)
 tests_system_library_errors_CFLAGS = $(TESTS_CFLAGS)
 tests_system_library_errors_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_library_errors_LDADD = $(PROOF_LDADD)

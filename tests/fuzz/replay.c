@@ -54,6 +54,9 @@ static void say(struct conversation *talk, Cow__V1__Request *request, unsigned i
 	talk->n_bytes += 3 + n_bytes;
 }
 
+/* Head of a packet with one descriptor: a pipe's write end. */
+#define A_PIPE (1 | 2 << 2)
+
 /* One message type: SAY(talk, HELLO, hello, Hello, head, .version = 1) */
 #define SAY(talk, ID, member, head, ...)                                                           \
 	do {                                                                                       \
@@ -227,7 +230,7 @@ static void talk_of_snapshots(struct conversation *talk)
 	EACH_ID(id)
 	{
 		whole.backing_id = part.backing_id = id;
-		SAY(talk, SNAPSHOT_TAKE, snapshot_take, 0, 3, extents, 2);
+		SAY(talk, SNAPSHOT_TAKE, snapshot_take, A_PIPE, 3, extents, 2);
 	}
 	EACH_ID(id)
 	SAY(talk, SNAPSHOT_READ, snapshot_read, 0, id + 3, 4096);
@@ -245,7 +248,7 @@ static void talk_of_saves(struct conversation *talk)
 	SAY(talk, REGION_CREATE, region_create, 0, COW__V1__MODE__MODE_SCOOT);
 	whole.size_bytes = REGION_BYTES;
 	whole.backing_id = 2;
-	SAY(talk, SNAPSHOT_TAKE, snapshot_take, 0, 3, extents, 1);
+	SAY(talk, SNAPSHOT_TAKE, snapshot_take, A_PIPE, 3, extents, 1);
 	for (unsigned int kind = 0; kind < 6; kind++)
 		SAY(talk, SNAPSHOT_SAVE, snapshot_save, 1 | kind << 2, 4);
 	EACH_ID(id)

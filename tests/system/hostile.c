@@ -510,7 +510,9 @@ START_TEST(sparse_extents_without_end_are_refused)
 		{9, REGION_BYTES / 8, EINVAL},
 	};
 	struct proof_holdings at_first;
+	int lease[2];
 
+	ck_assert_int_eq(pipe2(lease, O_CLOEXEC), 0);
 	proof_holdings(&at_first);
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		Cow__V1__Extent extents[10], *pointers[10];
@@ -533,7 +535,7 @@ START_TEST(sparse_extents_without_end_are_refused)
 		request.id = 4;
 		request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 		request.snapshot_take = &take;
-		reply = raw_ask(sock, &request);
+		reply = raw_ask_with(sock, &request, lease[1]);
 		ck_assert_msg(reply->error == cases[i].error, "case %zu: %u: %s", i, reply->error,
 			      reply->sentence);
 		ck_assert(!reply->error || strstr(reply->sentence, "sparse"));
@@ -541,6 +543,8 @@ START_TEST(sparse_extents_without_end_are_refused)
 		fd_close(sock);
 	}
 	proof_wait_for_holdings(&at_first);
+	fd_close(lease[0]);
+	fd_close(lease[1]);
 }
 END_TEST
 

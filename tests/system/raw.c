@@ -61,9 +61,15 @@ Cow__V1__Reply *raw_receive(int sock)
 
 Cow__V1__Reply *raw_ask(int sock, Cow__V1__Request *request)
 {
+	return raw_ask_with(sock, request, -1);
+}
+
+Cow__V1__Reply *raw_ask_with(int sock, Cow__V1__Request *request, int fd)
+{
 	Cow__V1__Reply *reply;
 
-	ck_assert_int_eq(raw_send(sock, request, NULL, 0), 0);
+	request->n_fds = fd >= 0;
+	ck_assert_int_eq(raw_send(sock, request, &fd, request->n_fds), 0);
 	while ((reply = raw_receive(sock)) && !reply->id)
 		cow__v1__reply__free_unpacked(reply, NULL);
 	ck_assert_ptr_nonnull(reply);

@@ -456,9 +456,9 @@ static bool can_see(const volatile char *p, char *byte)
 /*
  * The same for a view, in a program that is slow to hear what cowd tells it: the owner has its next
  * connection, takes snapshots and settles other regions, but what the view shows stays as it was
- * until it is taken away. Broken by settling as soon as the region was handed over
- * (cowi_regions_are_read()), by a cowd that says at once that nobody reads it (region->n_earlier),
- * and, without an end, by not releasing what is lost (cowi_snapshot_release_lost()).
+ * until it is taken away. Broken by settling as soon as the region was handed over (with a
+ * cowi_lease_await() that frees at once) and, without an end, by not releasing what is lost
+ * (cowi_snapshot_release_lost()) or by keeping its lease (end_lease()).
  */
 START_TEST(a_view_does_not_change_when_the_owners_connection_ends)
 {

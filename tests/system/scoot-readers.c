@@ -198,7 +198,7 @@ static void hear_all(struct reader *readers, struct report *reports)
 
 /*
  * Seen to fail: with a view that is copied (scoot_snapshot_map() reading into anonymous memory)
- * readers have memory of their own, and without the wait for SnapshotGone (cowi_scoot_await()) they
+ * readers have memory of their own, and without the wait for the lease (cowi_lease_await()) they
  * see what the owner writes.
  */
 START_TEST(ten_readers_share_a_snapshot_with_a_busy_owner)

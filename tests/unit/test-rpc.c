@@ -209,6 +209,7 @@ static uint32_t take_snapshot(int sock, uint64_t *id)
 	Cow__V1__Extent extent, *extents = &extent;
 	Cow__V1__Reply *reply;
 	uint32_t error;
+	int lease[2];
 
 	cow__v1__request__init(&request);
 	cow__v1__region_create__init(&create);
@@ -231,7 +232,11 @@ static uint32_t take_snapshot(int sock, uint64_t *id)
 	request.id = 101;
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 	request.snapshot_take = &take;
-	frame_send(sock, &request, NULL, 0);
+	request.n_fds = 1;
+	ck_assert_int_eq(pipe2(lease, O_CLOEXEC), 0);
+	frame_send(sock, &request, &lease[1], 1);
+	fd_close(lease[0]);
+	fd_close(lease[1]);
 	cow__v1__reply__free_unpacked(reply, NULL);
 	reply = receive_reply(sock);
 	ck_assert_ptr_nonnull(reply);

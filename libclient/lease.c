@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Leases: how a process knows that nobody reads any more what it froze for a snapshot of mode scoot
+ * or mmapcopy.
+ *
+ * A lease is a pipe that nothing is ever written to. The process that took the snapshot, its owner,
+ * makes it when cowd is told of the snapshot, keeps the read end and gives the write end away:
+ * cowd has it as long as it has the snapshot, and passes it on to whoever opens that, who keeps it
+ * as long as a handle or a view can show the snapshot's bytes. The read end hangs up when the last
+ * of them has closed it or has died. Then, and not before, the owner may change those bytes.
+ *
+ * So the owner takes nobody's word for it. cowd may die and know nothing of the readers when it is
+ * there again, connections may end and regions be freed, a reader may be stopped for an hour: what
+ * can still be read has its lease held, if only by a packet that was not received yet. A reader
+ * that never lets go, or a cowd that does not, costs the owner memory and nothing else.
+ *
+ * What was released here while others have it is in a list until its lease hangs up; all of its
+ * client's are in one epoll set, which the client's thread looks at.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+
+#include "common/own-fd.h"
+#include "libclient/conn.h"
+#include "libclient/mode-scoot.h"
+
+struct awaited {
+	struct cow_client *client; /* for comparison only */
+	uint64_t number;           /* by which the epoll set names it */
+	int lease_fd;              /* the read end */
+	struct scoot_snapshot *frozen;
+	struct awaited *next;
+};
+
+static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct awaited *awaited;
+static uint64_t last_number;
+
+int cowi_lease_new(int *read_fd, int *write_fd)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC))
+		return err_raise_errno("cannot make the pipe that is the lease of a snapshot");
+	*read_fd = own_fd_note(ends[0]);
+	*write_fd = ends[1];
+	return 0;
+}
+
+/* With awaited_lock held. False: nothing will say when the lease ends. */
+static bool watch(const struct awaited *entry)
+{
+	struct epoll_event event = {.events = 0,
+				    .data.u64 = entry->number}; /* EPOLLHUP always is */
+
+	return !epoll_ctl(entry->client->conn->leases_fd, EPOLL_CTL_ADD, entry->lease_fd, &event);
+}
+
+void cowi_lease_await(struct cow_client *client, int *lease_fd, struct scoot_snapshot **frozen)
+{
+	struct awaited *entry = malloc(sizeof(*entry));
+	bool is_watched = false;
+
+	if (entry) {
+		pthread_mutex_lock(&awaited_lock);
+		*entry = (struct awaited){
+			.client = client,
+			.number = ++last_number,
+			.lease_fd = *lease_fd,
+			.frozen = *frozen,
+			.next = awaited,
+		};
+		is_watched = watch(entry);
+		if (is_watched)
+			awaited = entry;
+		pthread_mutex_unlock(&awaited_lock);
+	}
+	/* Without memory the bytes stay frozen for good: that costs memory, and wrongs nobody. */
+	if (is_watched)
+		*lease_fd = -1;
+	else
+		free(entry);
+	*frozen = NULL;
+}
+
+/* With awaited_lock held: take those of @client out that are @number, or (0) all. */
+static struct awaited *take_out(const struct cow_client *client, uint64_t number)
+{
+	struct awaited *gone = NULL, **link = &awaited;
+
+	while (*link) {
+		struct awaited *entry = *link;
+
+		if (entry->client != client || (number && entry->number != number)) {
+			link = &entry->next;
+			continue;
+		}
+		*link = entry->next;
+		entry->next = gone;
+		gone = entry;
+		/* Closing is not enough where a fork child has a copy. */
+		(void)epoll_ctl(client->conn->leases_fd, EPOLL_CTL_DEL, entry->lease_fd, NULL);
+	}
+	return gone;
+}
+
+/* Return: whether there was any. */
+static bool forget(const struct cow_client *client, uint64_t number)
+{
+	struct awaited *gone;
+	bool was_any;
+
+	pthread_mutex_lock(&awaited_lock);
+	gone = take_out(client, number);
+	pthread_mutex_unlock(&awaited_lock);
+	was_any = gone;
+	while (gone) {
+		struct awaited *entry = gone;
+
+		gone = entry->next;
+		own_fd_close(entry->lease_fd);
+		scoot_snapshot_free(entry->frozen);
+		free(entry);
+	}
+	return was_any;
+}
+
+void cowi_leases_forget(struct cow_client *client)
+{
+	(void)forget(client, 0);
+}
+
+/* Which region a snapshot was of does not matter: mmapcopies of it may have waited as well. */
+void cowi_leases_look(struct cow_client *client)
+{
+	struct epoll_event events[16];
+	bool was_any = false;
+	int n;
+
+	do {
+		n = epoll_wait(client->conn->leases_fd, events, ARRAY_SIZE(events), 0);
+		for (int i = 0; i < n; i++)
+			was_any |= forget(client, events[i].data.u64);
+	} while (n == ARRAY_SIZE(events));
+	if (was_any)
+		cowi_scoot_post_all();
+}
+
+void cowi_leases_fork_prepare(void)
+{
+	pthread_mutex_lock(&awaited_lock);
+}
+
+/* The child awaits nothing, and settles nothing. */
+void cowi_leases_fork_child(void)
+{
+	for (struct awaited *entry = awaited; entry; entry = entry->next)
+		entry->lease_fd = own_fd_close(entry->lease_fd);
+}
+
+void cowi_leases_fork_done(void)
+{
+	pthread_mutex_unlock(&awaited_lock);
+}
