@@ -231,11 +231,18 @@ static void end_turn(struct cow_client *client)
 		pthread_cond_broadcast(&client->changed);
 }
 
+/* What only some callers want. */
+struct wishes {
+	cow_progress_fn progress;
+	void *user;
+	struct cow_snapshot *snap; /* as of cowi_call_snapshot() */
+};
+
 static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds,
-		cow_progress_fn progress, void *user)
+		const struct wishes *wishes)
 {
-	struct cowi_pending pending = {.answered = PTHREAD_COND_INITIALIZER};
+	struct cowi_pending pending = {.answered = PTHREAD_COND_INITIALIZER, .snap = wishes->snap};
 	bool in_thread = cowi_in_client_thread(client);
 	int r;
 
@@ -247,7 +254,7 @@ static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request
 		begin_turn(client);
 	r = submit(client, generation, request, fds, n_fds, COWI_SEND_NOW, &pending);
 	if (!r && !in_thread)
-		await(client, &pending, progress, user);
+		await(client, &pending, wishes->progress, wishes->user);
 	if (!in_thread)
 		end_turn(client);
 	pthread_mutex_unlock(&client->lock);
@@ -260,14 +267,26 @@ static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request
 int cowi_call_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		 const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds)
 {
-	return call(client, generation, request, fds, n_fds, reply, reply_fds, NULL, NULL);
+	const struct wishes none = {.snap = NULL};
+
+	return call(client, generation, request, fds, n_fds, reply, reply_fds, &none);
 }
 
 int cowi_call_progress(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		       const int *fds, size_t n_fds, Cow__V1__Reply **reply,
 		       cow_progress_fn progress, void *user)
 {
-	return call(client, generation, request, fds, n_fds, reply, NULL, progress, user);
+	const struct wishes wishes = {.progress = progress, .user = user};
+
+	return call(client, generation, request, fds, n_fds, reply, NULL, &wishes);
+}
+
+int cowi_call_snapshot(struct cow_snapshot *snap, Cow__V1__Request *request, Cow__V1__Reply **reply,
+		       struct fdset *reply_fds)
+{
+	const struct wishes wishes = {.snap = snap};
+
+	return call(snap->client, snap->generation, request, NULL, 0, reply, reply_fds, &wishes);
 }
 
 int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *fds, size_t n_fds,
@@ -275,7 +294,7 @@ int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *f
 {
 	int r = cowi_connect(client);
 
-	return r ? r : call(client, 0, request, fds, n_fds, reply, reply_fds, NULL, NULL);
+	return r ? r : cowi_call_in(client, 0, request, fds, n_fds, reply, reply_fds);
 }
 
 /* @answer: how the request is to be answered; copied */

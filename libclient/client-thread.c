@@ -67,6 +67,8 @@ static void answer(struct cow_client *client, struct cowi_pending *pending, int 
 	pending->reply = reply;
 	pending->fds = *fds;
 	fds->n_fds = 0;
+	if (reply && pending->snap)
+		cowi_snapshot_named(pending->snap, reply->snapshot->snapshot_id);
 	pending->is_done = true;
 	pthread_cond_signal(&pending->answered);
 	pthread_mutex_unlock(&client->lock);
@@ -97,8 +99,6 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 		conn->backoff_msec = COWI_BACKOFF_MIN_MSEC;
 		conn->retry_at_msec = now_msec() + conn->backoff_msec;
 	}
-	client->n_early_losses = 0;
-	memset(client->early_losses, 0, sizeof(client->early_losses));
 	pthread_mutex_unlock(&client->lock);
 
 	cowi_regions_forget(client);

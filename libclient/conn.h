@@ -77,7 +77,8 @@ struct cowi_pending {
 	struct cowi_pending *next;
 	void (*on_reply)(void *user, int error, Cow__V1__Reply *reply); /* NULL: synchronous */
 	void *user;
-	int *lease_fd; /* as of cowi_call_soon_in() */
+	int *lease_fd;             /* as of cowi_call_soon_in() */
+	struct cow_snapshot *snap; /* as of cowi_call_snapshot(); or NULL */
 	pthread_cond_t answered;
 	bool is_done;
 	int error;

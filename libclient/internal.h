@@ -42,15 +42,6 @@ struct cowi_task {
 	_Bool is_queued;
 };
 
-/*
- * A snapshot that cowd reported lost before the thread that took it had noted its id: the report
- * may overtake that thread, never the reply.
- */
-struct cowi_early_loss {
-	uint64_t id;
-	char because[160];
-};
-
 struct cow_client {
 	_Atomic int n_refs;
 	pid_t pid; /* who made it: a fork child must not use it */
@@ -66,9 +57,6 @@ struct cow_client {
 	struct cowi_conn *conn;         /* everything else about the connection: client.c */
 	struct cowi_aside *asides;      /* ready for the next take; lock */
 	struct cow_client *next;        /* in the list of clients, for fork */
-	struct cowi_early_loss early_losses[16]; /* lock; a ring */
-	unsigned int n_early_losses;             /* lock; ever written to the ring */
-	unsigned int n_opening;                  /* lock; snapshots between reply and list */
 };
 
 /**
@@ -103,6 +91,8 @@ struct cowi_mode_ops {
 
 extern const struct cowi_mode_ops cowi_mode_uffd;  /* mode-uffd.c */
 extern const struct cowi_mode_ops cowi_mode_scoot; /* mode-scoot.c, for mmapcopy too */
+/** cowi_mode_ops() - those of an enum cow_mode, which the protocol numbers alike; NULL: unknown */
+const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode);
 
 struct cow_region {
 	_Atomic int n_refs;
@@ -224,6 +214,14 @@ int cowi_call_progress(struct cow_client *client, uint64_t generation, Cow__V1__
 		       const int *fds, size_t n_fds, Cow__V1__Reply **reply,
 		       cow_progress_fn progress, void *user);
 
+/**
+ * cowi_call_snapshot() - like cowi_call_in(), for SnapshotTake and SnapshotOpen
+ * @snap: is given its id as soon as the reply is received: a report of its loss, which may overtake
+ *        the caller, but not the reply, finds it
+ */
+int cowi_call_snapshot(struct cow_snapshot *snap, Cow__V1__Request *request, Cow__V1__Reply **reply,
+		       struct fdset *reply_fds);
+
 /** cowi_generation() - number of the present connection; 0 when there is none */
 uint64_t cowi_generation(struct cow_client *client);
 /** cowi_generation_up() - the same, once regions were handed over on it; 0 until then */
@@ -283,6 +281,8 @@ void cowi_prefault(void);
 /** cowi_snapshot_answered() - the call under way for @snap had this answer; wakes who waits for it
  */
 void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply);
+/** cowi_snapshot_named() - it is cowd's @id. With client->lock held, in the order of events */
+void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id);
 /** cowi_snapshot_settle_id() - wait while is_pending. 0; -ESTALE with a sentence when it is lost */
 int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id);
 /** cowi_snapshots_lost() - all of @client's that depend on the connection that ended */

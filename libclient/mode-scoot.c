@@ -553,12 +553,16 @@ int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *r
 		      struct fdset *fds)
 {
 	struct memfile *files[WIRE_FDS_MAX] = {0};
+	bool is_leased;
 	int r;
 
 	if (reply->n_backing_ids >= ARRAY_SIZE(files))
 		return err_raise(-EPROTO, "cowd described a snapshot of too many parts");
+	pthread_mutex_lock(&snap->client->lock);
 	snap->lease_fd = own_fd_note(fdset_take(fds, reply->n_backing_ids));
-	if (snap->lease_fd < 0)
+	is_leased = snap->lease_fd >= 0;
+	pthread_mutex_unlock(&snap->client->lock);
+	if (!is_leased)
 		return err_raise(-EPROTO, "cowd passed no lease with a snapshot");
 	r = opened_files(files, reply, fds);
 	if (!r)

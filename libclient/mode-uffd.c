@@ -138,7 +138,7 @@ static int make_move(const struct cow_region *region, struct cowi_aside *aside)
 	return r;
 }
 
-static int call_take(struct cow_snapshot *snap, bool can_move, uint64_t *id, bool *move)
+static int call_take(struct cow_snapshot *snap, bool can_move, bool *move)
 {
 	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
@@ -155,55 +155,51 @@ static int call_take(struct cow_snapshot *snap, bool can_move, uint64_t *id, boo
 	take.name = snap->name;
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 	request.snapshot_take = &take;
-	r = cowi_call_in(snap->client, snap->generation, &request, NULL, 0, &reply, NULL);
+	r = cowi_call_snapshot(snap, &request, &reply, NULL);
 	if (r)
 		return r;
-	*id = reply->snapshot->snapshot_id;
 	*move = reply->snapshot->move;
 	cow__v1__reply__free_unpacked(reply, NULL);
 	return 0;
 }
 
-static int call_release(struct cow_snapshot *snap, uint64_t id)
+/* Of the one that was not frozen; the next one is to take its place. */
+static int call_release(struct cow_snapshot *snap)
 {
 	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 
-	release.snapshot_id = id;
+	pthread_mutex_lock(&snap->client->lock);
+	release.snapshot_id = snap->held_id;
+	snap->held_id = 0;
+	snap->id = 0;
+	pthread_mutex_unlock(&snap->client->lock);
 	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
 	request.snapshot_release = &release;
 	return cowi_call_in(snap->client, snap->generation, &request, NULL, 0, NULL, NULL);
 }
 
 /* Frozen by a move if cowd says so and that can be done, else by cowd alone. */
-static int take_by(struct cow_snapshot *snap, struct cowi_aside *aside, uint64_t *id)
+static int take_by(struct cow_snapshot *snap, struct cowi_aside *aside)
 {
 	bool move = false;
 	int r;
 
-	r = call_take(snap, aside, id, &move);
+	r = call_take(snap, aside, &move);
 	if (aside && (r || !move))
 		cowi_aside_put(aside, false);
 	if (r || !move || !make_move(snap->region, aside))
 		return r;
-	r = call_release(snap, *id);
-	return r ? r : call_take(snap, false, id, &move);
+	r = call_release(snap);
+	return r ? r : call_take(snap, false, &move);
 }
 
 static int uffd_take(struct cow_snapshot *snap)
 {
 	struct cowi_aside *aside = NULL;
-	uint64_t id = 0;
-	int r;
 
 	(void)cowi_aside_get(&aside, snap->client, snap->region->size_bytes);
-	r = take_by(snap, aside, &id);
-	if (r)
-		return r;
-	pthread_mutex_lock(&snap->client->lock);
-	snap->id = id;
-	pthread_mutex_unlock(&snap->client->lock);
-	return 0;
+	return take_by(snap, aside);
 }
 
 static int uffd_rollback(struct cow_snapshot *snap)

@@ -25,7 +25,7 @@
 
 #define ALL_FLAGS (COW_REGION_POPULATE | COW_REGION_NO_FORK | COW_REGION_STOP_THREADS)
 
-static const struct cowi_mode_ops *ops_of(uint32_t mode)
+const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode)
 {
 	switch (mode) {
 	case COW_MODE_UFFD:
@@ -47,7 +47,7 @@ static int check_params(const struct cow_region_params *params)
 	if (params->size_bytes > INT64_MAX - 2 * page_size_bytes())
 		return err_raise(-EINVAL, "a region cannot have %llu bytes",
 				 (unsigned long long)params->size_bytes);
-	if (!ops_of(params->mode))
+	if (!cowi_mode_ops(params->mode))
 		return err_raise(-EINVAL,
 				 "%u is no mode of a region: use COW_MODE_UFFD, COW_MODE_SCOOT or "
 				 "COW_MODE_MMAPCOPY",
@@ -74,7 +74,7 @@ static int region_alloc(struct cow_region **out, struct cow_client *client,
 		return err_oom(sizeof(*region), "a region");
 	region->n_refs = 1;
 	region->client = cow_client_ref(client);
-	region->ops = ops_of(params->mode);
+	region->ops = cowi_mode_ops(params->mode);
 	region->mode = params->mode;
 	region->flags = params->flags;
 	region->size_bytes = align_up(params->size_bytes, page_size_bytes());

@@ -75,15 +75,20 @@ void cowi_snapshots_lost(struct cow_client *client, const char *because)
 	pthread_mutex_unlock(&client->lock);
 }
 
+void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id)
+{
+	snap->held_id = id;
+	if (!snap->is_lost)
+		snap->id = id;
+}
+
 void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply)
 {
 	pthread_mutex_lock(&snap->client->lock);
-	if (!error)
-		snap->held_id = reply->snapshot->snapshot_id;
 	if (error) {
 		mark_lost(snap, err_sentence());
-	} else if (!snap->is_lost) {
-		snap->id = snap->held_id;
+	} else {
+		cowi_snapshot_named(snap, reply->snapshot->snapshot_id);
 		snap->is_pending = 0;
 		pthread_cond_broadcast(&snap->client->changed);
 	}
@@ -92,24 +97,11 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 
 void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char *because)
 {
-	struct cow_snapshot *snap;
-	bool is_known = false;
-
 	pthread_mutex_lock(&client->lock);
 	/* Taken and opened in one process, it has more than one handle. */
-	for (snap = client->snapshots; snap; snap = snap->next) {
-		if (snap->id != id)
-			continue;
-		mark_lost(snap, because);
-		is_known = true;
-	}
-	if (!is_known || client->n_opening) {
-		struct cowi_early_loss *loss =
-			&client->early_losses[client->n_early_losses++ %
-					      ARRAY_SIZE(client->early_losses)];
-
-		loss->id = id;
-		(void)snprintf(loss->because, sizeof(loss->because), "%s", because);
+	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next) {
+		if (snap->id == id)
+			mark_lost(snap, because);
 	}
 	pthread_mutex_unlock(&client->lock);
 }
@@ -223,22 +215,6 @@ static void list_remove(struct cow_snapshot *snap)
 	pthread_mutex_unlock(&client->lock);
 }
 
-/* With client->lock held: @snap has its id now; a report of its loss may have come before. */
-static void note_id(struct cow_snapshot *snap)
-{
-	struct cow_client *client = snap->client;
-
-	if (!snap->id)
-		return;
-	snap->held_id = snap->id;
-	for (size_t i = 0; i < ARRAY_SIZE(client->early_losses); i++) {
-		if (client->early_losses[i].id == snap->id) {
-			mark_lost(snap, client->early_losses[i].because);
-			return;
-		}
-	}
-}
-
 /* With region->take_lock held: list @snap on the connection that knows its region. */
 static int enlist(struct cow_snapshot *snap)
 {
@@ -267,7 +243,6 @@ static int enlist(struct cow_snapshot *snap)
 static int take(struct cow_snapshot *snap)
 {
 	struct cow_region *region = snap->region;
-	struct cow_client *client = snap->client;
 	int r;
 
 	cowi_region_lock(region);
@@ -277,12 +252,7 @@ static int take(struct cow_snapshot *snap)
 		snap->is_taken = !r;
 	}
 	pthread_mutex_unlock(&region->take_lock);
-	if (r)
-		return r;
-	pthread_mutex_lock(&client->lock);
-	note_id(snap);
-	pthread_mutex_unlock(&client->lock);
-	return 0;
+	return r;
 }
 
 static int check_params(const struct cow_region *region, const struct cow_snapshot_params *params)
@@ -358,25 +328,37 @@ int cow_snapshot_new_with(struct cow_snapshot **out, struct cow_region *region,
 static int take_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
 		       struct fdset *fds)
 {
-	int r;
+	const struct cowi_mode_ops *ops = cowi_mode_ops((uint32_t)reply->mode);
+	int r = 0;
 
+	if (!ops)
+		return err_raise(-EPROTO,
+				 "snapshot %llu is of a mode that this library, %s, does not know",
+				 (unsigned long long)reply->snapshot_id, cow_version());
 	snap->size_bytes = reply->size_bytes;
-	switch (reply->mode) {
-	case COW__V1__MODE__MODE_UFFD:
-		snap->ops = &cowi_mode_uffd;
-		r = 0;
-		break;
-	case COW__V1__MODE__MODE_SCOOT:
-	case COW__V1__MODE__MODE_MMAPCOPY:
-		snap->ops = &cowi_mode_scoot;
+	if (ops == &cowi_mode_scoot)
 		r = cowi_scoot_opened(snap, reply, fds);
-		break;
-	default:
-		r = err_raise(-EPROTO,
-			      "snapshot %llu is of a mode that this library, %s, does not know",
-			      (unsigned long long)reply->snapshot_id, cow_version());
-	}
+	pthread_mutex_lock(&snap->client->lock);
+	snap->ops = ops;
+	end_lease(snap); /* it may be lost by now */
+	pthread_mutex_unlock(&snap->client->lock);
 	snap->is_taken = !r;
+	return r;
+}
+
+/* Before cowd is asked: what it says of the snapshot, or the connection's end, is to find it. */
+static int enlist_opened(struct cow_snapshot *snap)
+{
+	struct cow_client *client = snap->client;
+	int r = 0;
+
+	pthread_mutex_lock(&client->lock);
+	snap->generation = client->generation;
+	if (client->conn->sock >= 0)
+		list_add(snap);
+	else
+		r = err_raise(-ENOTCONN, "there is no connection to cowd at %s", client->address);
+	pthread_mutex_unlock(&client->lock);
 	return r;
 }
 
@@ -384,49 +366,20 @@ static int take_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *
 static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
-	struct cow_client *client = snap->client;
 	Cow__V1__Reply *reply = NULL;
 	uint64_t id;
 	int r;
 
-	snap->generation = cowi_generation(client);
-	if (!snap->generation)
-		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
-				 client->address);
-	r = cowi_call_in(client, snap->generation, request, NULL, 0, &reply, &fds);
+	r = enlist_opened(snap);
+	if (!r)
+		r = cowi_call_snapshot(snap, request, &reply, &fds);
 	if (r)
 		return r;
 	id = reply->snapshot->snapshot_id;
-	snap->held_id = id;
 	r = take_opened(snap, reply->snapshot, &fds);
 	cow__v1__reply__free_unpacked(reply, NULL);
-	if (r)
-		return r;
-	pthread_mutex_lock(&client->lock);
-	snap->id = id;
-	list_add(snap);
-	if (client->conn->sock < 0 || client->generation != snap->generation)
-		mark_lost(snap, "the connection to cowd ended");
-	else
-		note_id(snap);
-	pthread_mutex_unlock(&client->lock);
-	cowi_snapshot_release_lost(client, id);
-	return 0;
-}
-
-/* Until it is in the list, what is told of it is noted, whatever other handles there are. */
-static int open_noted(struct cow_snapshot *snap, Cow__V1__Request *request)
-{
-	struct cow_client *client = snap->client;
-	int r;
-
-	pthread_mutex_lock(&client->lock);
-	client->n_opening++;
-	pthread_mutex_unlock(&client->lock);
-	r = open_by(snap, request);
-	pthread_mutex_lock(&client->lock);
-	client->n_opening--;
-	pthread_mutex_unlock(&client->lock);
+	if (!r)
+		cowi_snapshot_release_lost(snap->client, id);
 	return r;
 }
 
@@ -440,7 +393,7 @@ static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V
 		r = snapshot_alloc(&snap, client, NULL);
 	if (r)
 		return r;
-	r = open_noted(snap, request);
+	r = open_by(snap, request);
 	if (r) {
 		char sentence[512];
 
