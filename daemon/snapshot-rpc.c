@@ -239,6 +239,16 @@ int rpc_snapshot_take(struct rpc_call *call)
 /* What a reply has besides its result: id, number of descriptors. */
 #define REPLY_HEAD_BYTES 64
 
+/*
+ * Whether the opener reads the memory itself. An administrator, who may open what other users
+ * froze, reads through cowd: it is handed nothing that its owner can change under its eyes, nor a
+ * lease, to close which may take as long as its owner likes.
+ */
+static bool gets_memory(const struct session *session, const struct snapshot *snap)
+{
+	return snap->mode != COW__V1__MODE__MODE_UFFD && session->uid == snap->uid;
+}
+
 int rpc_snapshot_open(struct rpc_call *call)
 {
 	uint64_t id = call->request->snapshot_open->snapshot_id;
@@ -253,7 +263,7 @@ int rpc_snapshot_open(struct rpc_call *call)
 				 (unsigned long long)id, (unsigned int)session->uid);
 	if (snap->is_lost)
 		return snapshot_stale(snap);
-	r = reply_snapshot(call, snap, snap->mode != COW__V1__MODE__MODE_UFFD);
+	r = reply_snapshot(call, snap, gets_memory(session, snap));
 	if (r)
 		return r;
 	/* Refused here: a hold that no reply tells of would last as long as the connection. */

@@ -492,6 +492,7 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 			   "again");
 		snap->is_lost_told = true;
 		tell_lost(snap);
+		end_lease(snap); /* who is reading it here finds it lost afterwards */
 	}
 }
 

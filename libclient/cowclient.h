@@ -228,8 +228,8 @@ COW_PUBLIC int cow_snapshot_new_outside(struct cow_snapshot **snap, struct cow_c
  * @client: borrowed; held by the snapshot
  * @id:     what cow_snapshot_id() said there
  *
- * Allowed to the uid that took it, and to administrators of cowd. The snapshot then lives on when
- * its taker dies, until it is released here.
+ * Allowed to the uid that took it, and to administrators of cowd, who read what another uid took
+ * through cowd. The snapshot then lives on when its taker dies, until it is released here.
  *
  * Return: 0; -ENOENT: there is none, or it is not yours; -ENOTCONN; -EMFILE.
  */

@@ -331,6 +331,10 @@ static int take_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *
 	const struct cowi_mode_ops *ops = cowi_mode_ops((uint32_t)reply->mode);
 	int r = 0;
 
+	/* Another user's: cowd reads it for us, whatever the mode. */
+	if (ops && !reply->n_backing_ids)
+		ops = &cowi_mode_uffd;
+
 	if (!ops)
 		return err_raise(-EPROTO,
 				 "snapshot %llu is of a mode that this library, %s, does not know",

@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -281,6 +282,81 @@ START_TEST(a_refused_snapshot_keeps_nothing_frozen)
 }
 END_TEST
 
+/* --- another user's --------------------------------------------------------------------------- */
+
+enum {
+	NOBODY = 65534,
+};
+
+struct owner_args {
+	int sock;
+	uint32_t mode;
+};
+
+/* As another user: a snapshot, and its memory changed; then a new connection, when asked for one.
+ */
+static void owner_main(void *user)
+{
+	const struct owner_args *args = user;
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_snapshot *snap = NULL;
+	uint64_t id;
+	char byte;
+
+	/* Its own /proc, which the library looks at, is to be its own again. */
+	ck_assert(!setgid(NOBODY) && !setuid(NOBODY) && !prctl(PR_SET_DUMPABLE, 1));
+	client = proof_client();
+	region = region_of(client, args->mode, 0);
+	proof_fill(cow_region_address(region), REGION_BYTES, SEED);
+	proof_ok(cow_snapshot_new(&snap, region));
+	proof_fill(cow_region_address(region), REGION_BYTES, OTHER_SEED);
+	id = cow_snapshot_id(snap);
+	ck_assert_int_eq(send(args->sock, &id, sizeof(id), 0), sizeof(id));
+	ck_assert_int_eq(recv(args->sock, &byte, 1, 0), 1);
+	cut(client);
+	proof_await_lost(snap);
+	cow_snapshot_unref(snap);
+	proof_wait_until_settled(region);
+	ck_assert_int_eq(send(args->sock, "", 1, MSG_NOSIGNAL), 1);
+}
+
+/*
+ * An administrator reads another user's snapshot through cowd, is handed none of its descriptors,
+ * and keeps nothing frozen that is lost. Seen to fail with a gets_memory() that does not ask whose
+ * it is, and, without an end, with an end_lease() that waits for the last who holds what is lost.
+ */
+START_TEST(another_users_snapshot_is_read_through_cowd)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = NULL;
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+	struct owner_args args = {.mode = mode_of(_i)};
+	const void *view = NULL;
+	int socks[2];
+	uint64_t id;
+	pid_t pid;
+	char byte;
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks), 0);
+	args.sock = socks[1];
+	pid = proof_fork(owner_main, &args);
+	fd_close(socks[1]);
+	ck_assert_int_eq(recv(socks[0], &id, sizeof(id), MSG_WAITALL), sizeof(id));
+	client = proof_client();
+	proof_ok(cow_snapshot_open(&snap, client, id));
+	ck_assert_ptr_null(snap->scoot);
+	ck_assert_int_lt(snap->lease_fd, 0);
+	proof_check_snapshot(snap, SEED);
+	proof_ok(cow_snapshot_map(snap, &view));
+	ck_assert(proof_is_filled(view, REGION_BYTES, SEED, 0));
+	ck_assert_int_eq(send(socks[0], "", 1, 0), 1);
+	ck_assert_int_eq(recv(socks[0], &byte, 1, 0), 1);
+	ck_assert_int_eq(cow_snapshot_read(snap, &byte, 1, 0), -ESTALE);
+	proof_reap(pid, 0);
+	fd_close(socks[0]);
+}
+END_TEST
+
 /* --- many at once ----------------------------------------------------------------------------- */
 
 /* So many as one client may ask at once, and then some are left for others. */
@@ -472,6 +548,10 @@ int main(void)
 	tcase_add_loop_test(tcase, a_stopped_readers_view_stays_when_cowd_dies, 0, 2);
 	tcase_add_loop_test(tcase, a_readers_child_keeps_nothing_frozen, 0, 2);
 	tcase_add_loop_test(tcase, a_refused_snapshot_keeps_nothing_frozen, 0, 2);
+	if (getuid())
+		(void)printf("another user's snapshot is not read: that takes root\n");
+	else
+		tcase_add_loop_test(tcase, another_users_snapshot_is_read_through_cowd, 0, 2);
 	tcase_add_loop_test(tcase, every_handle_hears_of_its_loss, 0, 2);
 	tcase_add_test(tcase, what_is_no_lease_ends_the_connection);
 	return proof_run(tcase);
