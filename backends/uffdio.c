@@ -5,16 +5,12 @@
 #include "backends/uffdio.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "common/err.h"
-
-/* How often an operation that made no headway is tried before the caller hears of it. */
-#define N_TRIES_MAX 8
 
 int uffdio_new_by_device(int *uffd, int device_fd, bool user_only)
 {
@@ -106,11 +102,9 @@ static int writeprotect(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode
 {
 	struct uffdio_writeprotect wp = {.range = {addr, n_bytes}, .mode = mode};
 
-	for (int tries = 0; ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) < 0; tries++) {
-		if ((errno != EAGAIN && errno != EINTR) || tries == N_TRIES_MAX)
+	while (ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) < 0)
+		if (errno != EINTR)
 			return fold_range_error("UFFDIO_WRITEPROTECT", addr, n_bytes);
-		sched_yield();
-	}
 	return 0;
 }
 
@@ -189,14 +183,15 @@ static int fill_poison(int uffd, uint64_t addr, uint64_t src, uint64_t n_bytes, 
 }
 
 /*
- * Go over the range with @fill, skip what is there, and see to it that all of it is woken.
+ * Go over the range with @fill, skip what is there, and see to it that all of it is woken, or with
+ * UFFDIO_E_AGAIN all that is there.
  * *@done, which may be NULL, gets how many bytes from the start on are there.
  */
 static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, uint64_t src,
 		      uint64_t n_bytes, uint64_t mode, uint64_t *done)
 {
 	uint64_t done_bytes = 0;
-	int tries = 0, result = 0, r = 0;
+	int result = 0, r = 0;
 	int64_t step = 0;
 	bool is_woken;
 
@@ -214,12 +209,10 @@ static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, 
 
 		if (step > 0) {
 			done_bytes += (uint64_t)step;
-			tries = 0;
 		} else if (error == EEXIST) {
 			done_bytes += page_size_bytes();
-			tries = 0;
-		} else if ((error == EAGAIN || error == EINTR) && tries++ < N_TRIES_MAX) {
-			sched_yield();
+		} else if (error == EINTR) {
+			continue;
 		} else if (error == EFAULT && fill == fill_continue) {
 			result = UFFDIO_E_HOLE;
 		} else {
@@ -227,7 +220,9 @@ static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, 
 			result = fold_range_error(what, addr + done_bytes, n_bytes - done_bytes);
 		}
 	}
-	if (!is_woken)
+	if (result == UFFDIO_E_AGAIN)
+		n_bytes = done_bytes;
+	if (!is_woken && n_bytes)
 		r = uffdio_wake(uffd, addr, n_bytes);
 	if (done)
 		*done = done_bytes;

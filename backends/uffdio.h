@@ -5,7 +5,7 @@
  * Three things make the bare ioctls easy to get wrong, and are settled here once:
  *  - A long operation may stop half way. It then fails with EAGAIN and says in its argument how far
  * it came, or says -EAGAIN there when it did nothing because the address space is changing. The
- *    functions go on where it stopped, and give up with UFFDIO_E_AGAIN only when nothing moves.
+ *    functions go on where it stopped, and give up with UFFDIO_E_AGAIN when nothing moves.
  *  - EEXIST from COPY, ZEROPAGE or CONTINUE means that a page is there already. It does not say
  * that whoever waits for it was woken, so the functions skip the page and wake the range
  * themselves.
@@ -23,7 +23,8 @@
 #include "backends/kernel.h"
 #include "common/util.h"
 
-/* The address space is being changed and the operation made no headway for a while: try later. */
+/* The address space is being changed, and nothing more is done until the event that says so, if
+ * there is one, has been read. Who waits for what is not done yet is not woken. */
 #define UFFDIO_E_AGAIN    1
 /* The process has ended. */
 #define UFFDIO_E_GONE     2

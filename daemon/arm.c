@@ -6,10 +6,13 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
+#include "daemon/event.h"
 #include "daemon/region.h"
 
 /* The client's mmap lock, taken to read, is let go after protecting so much. */
 #define PROTECT_BYTES    ((uint64_t)64 << 20)
+/* Reports of the client's that are met while one piece is protected; more is no accident. */
+#define N_AGAIN_MAX      1000
 /* Unregistering takes it to write, which stops every fault of the client. */
 #define UNREGISTER_BYTES ((uint64_t)4 << 20)
 
@@ -51,6 +54,37 @@ static int register_for(struct region *region, enum region_registered what)
 	return r;
 }
 
+/*
+ * With served.lock held no worker reads what the client reports of its mapping, without which the
+ * kernel protects nothing. Threads that are woken meanwhile are back before they have changed
+ * anything.
+ */
+static int protect(struct region *region, uint64_t addr, uint64_t n_bytes)
+{
+	struct uffd_msg msgs[32];
+	int r = uffdio_protect(region->uffd, addr, n_bytes);
+
+	for (int i = 0; r == UFFDIO_E_AGAIN && i < N_AGAIN_MAX; i++) {
+		r = event_catch_up(region, msgs, sizeof(msgs));
+		if (!r)
+			r = uffdio_protect(region->uffd, addr, n_bytes);
+	}
+	return r;
+}
+
+/* Before Linux 6.4 WRITEPROTECT wants all of its range in one mapping; the client may have divided
+ * its own (mprotect(), mlock(), madvise()). */
+static int protect_parts(struct region *region, uint64_t addr, uint64_t n_bytes)
+{
+	const uint64_t n_half = align_down(n_bytes / 2, page_size_bytes());
+	int r = protect(region, addr, n_bytes);
+
+	if (r != UFFDIO_E_UNMAPPED || !n_half)
+		return r;
+	r = protect_parts(region, addr, n_half);
+	return r ? r : protect_parts(region, addr + n_half, n_bytes - n_half);
+}
+
 int arm_eagerly(struct region *region)
 {
 	int r;
@@ -59,8 +93,8 @@ int arm_eagerly(struct region *region)
 	if (!r)
 		r = register_for(region, REGION_WP);
 	for (uint64_t off = 0; off < region->size_bytes && !r; off += PROTECT_BYTES)
-		r = raise_outcome(uffdio_protect(region->uffd, region->addr + off,
-						 min_u64(PROTECT_BYTES, region->size_bytes - off)));
+		r = raise_outcome(protect_parts(region, region->addr + off,
+						min_u64(PROTECT_BYTES, region->size_bytes - off)));
 	return r;
 }
 

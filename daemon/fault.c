@@ -25,6 +25,7 @@
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
+#include "daemon/event.h"
 #include "daemon/region.h"
 #include "daemon/snapshot.h"
 #include "daemon/stock.h"
@@ -40,15 +41,15 @@
 /* Protection lifted around a page when no snapshot needs any. */
 #define FREE_RUN_BYTES   ((uint64_t)2 << 20)
 
-/* E_GONE ends the service; an unmapped range is the client's own doing, whoever waits there is
- * woken. */
+/*
+ * E_GONE ends the service; E_AGAIN ends the turn's serving (event.h); an unmapped range is the
+ * client's own doing, whoever waits there is woken.
+ */
 static int fold_uffd(struct region *region, int r, uint64_t addr, uint64_t n_bytes)
 {
-	if (r == UFFDIO_E_UNMAPPED || r == UFFDIO_E_AGAIN)
+	if (r == UFFDIO_E_UNMAPPED)
 		r = uffdio_wake(region->uffd, addr, n_bytes);
-	if (r == UFFDIO_E_GONE)
-		return UFFDIO_E_GONE;
-	return r > 0 ? 0 : r;
+	return r == UFFDIO_E_UNMAPPED ? 0 : r;
 }
 
 static uint64_t addr_of(const struct region *region, uint64_t idx)
@@ -415,7 +416,7 @@ static int serve_missing(struct region *region, uint64_t idx, bool is_write, voi
 	return fold_uffd(region, uffdio_zeropage(region->uffd, addr, n * size), addr, n * size);
 }
 
-/* With served.lock, and chain_lock held shared. */
+/* With served.lock, and chain_lock held shared. 0; UFFDIO_E_GONE, UFFDIO_E_AGAIN; -errno. */
 static int serve_msg(struct region *region, const struct uffd_msg *msg, void *buf)
 {
 	uint64_t flags = msg->arg.pagefault.flags;
@@ -432,35 +433,6 @@ static int serve_msg(struct region *region, const struct uffd_msg *msg, void *bu
 	if (flags & UFFD_PAGEFAULT_FLAG_MINOR)
 		return serve_absent(region, idx, is_write);
 	return serve_missing(region, idx, is_write, buf);
-}
-
-/*
- * The client has moved its page tables aside. The faults read along with the report may be from
- * before or after; they come again when woken, and are of the new snapshot's time then.
- */
-static int serve_move(struct region *region, const struct uffd_msg *msg)
-{
-	if (region->registered != REGION_ALL || !region->pending) {
-		/* Its threads may use the new address: they are not to wait there for ever. */
-		snapshot_lose_all(region,
-				  "the client moved its region, and writes to it untracked");
-		(void)!uffdio_unregister(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
-		(void)!uffdio_wake(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
-	}
-	snapshot_moved(region);
-	return fold_uffd(region, uffdio_wake(region->uffd, region->addr, region->size_bytes),
-			 region->addr, region->size_bytes);
-}
-
-static const struct uffd_msg *find_move(const struct region *region, const struct uffd_msg *msgs,
-					size_t n_msgs)
-{
-	for (size_t i = 0; i < n_msgs; i++)
-		if (msgs[i].event == UFFD_EVENT_REMAP &&
-		    msgs[i].arg.remap.from < region->addr + region->size_bytes &&
-		    msgs[i].arg.remap.from + msgs[i].arg.remap.len > region->addr)
-			return &msgs[i];
-	return NULL;
 }
 
 /*
@@ -553,21 +525,18 @@ enum served_verdict fault_serve_region(struct served *served, void *buf)
 {
 	struct region *region = container_of(served, struct region, served);
 	struct uffd_msg msgs[N_MSGS];
-	const struct uffd_msg *move;
-	size_t n_msgs = 0;
+	bool has_event;
+	size_t n_msgs;
 	int r;
 
-	r = uffdio_read(region->uffd, msgs, N_MSGS, &n_msgs);
-	if (r)
-		return give_up(region, r);
-	if (!n_msgs)
+	r = event_read(region, msgs, N_MSGS, &n_msgs, &has_event);
+	if (!r && !n_msgs)
 		return served->is_try ? SERVED_AGAIN : serve_nothing(region);
 	region->n_idle_turns = 0;
-	move = find_move(region, msgs, n_msgs);
-	if (move)
-		r = serve_move(region, move);
-	else
+	if (!r && !has_event)
 		r = serve_faults(region, msgs, n_msgs, buf, is_timed(region) ? now_nsec() : 0);
+	if (r == UFFDIO_E_AGAIN)
+		r = event_catch_up(region, buf, WORKER_BUF_BYTES);
 	if (r)
 		return give_up(region, r < 0 ? r : 0);
 	/* A thread alone is likely to be back soon; of many, there are others to wait for. */

@@ -16,6 +16,8 @@ libcowd_la_SOURCES = \
 	daemon/closer.c \
 	daemon/closer.h \
 	daemon/daemon.h \
+	daemon/event.c \
+	daemon/event.h \
 	daemon/extent.c \
 	daemon/extent.h \
 	daemon/fault.c \

@@ -35,26 +35,27 @@ static uint64_t skip_hole(const struct region *region, uint64_t off, uint64_t en
 }
 
 /*
- * Map what there is from @off on, up to @end, which is not far. 0, or anything else to stop.
+ * Map what there is from *@off on, up to @end, which is not far; *@off gets how far it came. 0; or
+ * UFFDIO_E_AGAIN, to go on later; anything else to stop.
  *
  * UFFDIO_CONTINUE itself finds where data ends. What is swapped out behind a hole stays absent
  * until it is touched.
  */
-static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
+static int sweep_range(const struct region *region, uint64_t *off, uint64_t end)
 {
 	uint64_t since_nsec = now_nsec();
 
-	while (off < end) {
+	while (*off < end) {
 		uint64_t done_bytes = 0;
-		int r = uffdio_continue(region->uffd, region->addr + off,
-					min_u64(end - off, STEP_BYTES), UFFDIO_CONTINUE_MODE_WP,
+		int r = uffdio_continue(region->uffd, region->addr + *off,
+					min_u64(end - *off, STEP_BYTES), UFFDIO_CONTINUE_MODE_WP,
 					&done_bytes);
 
+		*off += done_bytes;
 		if (r && r != UFFDIO_E_HOLE)
 			return r;
-		off += done_bytes;
 		if (r)
-			off = skip_hole(region, off, end);
+			*off = skip_hole(region, *off, end);
 		job_give_way(&since_nsec);
 	}
 	return 0;
@@ -63,13 +64,15 @@ static int sweep_range(const struct region *region, uint64_t off, uint64_t end)
 static void sweep_run(struct job *job)
 {
 	struct region *region = container_of(job, struct region, sweep_job);
-	uint64_t off = atomic_load(&region->sweep_off);
-	uint64_t end = min_u64(off + SLICE_BYTES, region->size_bytes);
+	uint64_t first = atomic_load(&region->sweep_off);
+	uint64_t end = min_u64(first + SLICE_BYTES, region->size_bytes);
+	uint64_t off = first;
+	int r = sweep_range(region, &off, end);
 
-	if (sweep_range(region, off, end))
-		end = region->size_bytes;
+	if (r && r != UFFDIO_E_AGAIN)
+		off = region->size_bytes;
 	/* Unless a cut has set it back to 0 meanwhile. */
-	atomic_compare_exchange_strong(&region->sweep_off, &off, end);
+	atomic_compare_exchange_strong(&region->sweep_off, &first, off);
 }
 
 static bool is_wanted(struct region *region)

@@ -7,7 +7,9 @@
 #include <check.h>
 #include <inttypes.h>
 #include <sched.h>
+#include <unistd.h>
 
+#include "common/clock.h"
 #include "common/util.h"
 
 enum {
@@ -71,27 +73,40 @@ static void *write_on(void *user)
 {
 	struct pairs_writer *writer = user;
 	struct pairs *pairs = writer->pairs;
-	uint64_t round = 0;
+	uint64_t since_nsec = now_nsec(), end_nsec, round = 0;
 
 	while (!atomic_load_explicit(&pairs->is_stopping, memory_order_acquire)) {
 		write_round(pairs, writer->idx, ++round);
+		end_nsec = now_nsec();
+		writer->longest_nsec = max_u64(writer->longest_nsec, end_nsec - since_nsec);
 		atomic_store_explicit(&writer->rounds, round, memory_order_release);
+		if (pairs->pause_usec)
+			(void)usleep(pairs->pause_usec);
+		since_nsec = now_nsec();
 	}
 	return NULL;
 }
 
 void pairs_start(struct pairs *pairs, void *base, size_t size_bytes, unsigned int n_threads)
 {
+	pairs_start_paced(pairs, base, size_bytes, n_threads, 0);
+}
+
+void pairs_start_paced(struct pairs *pairs, void *base, size_t size_bytes, unsigned int n_threads,
+		       unsigned int pause_usec)
+{
 	ck_assert_uint_le(n_threads, PAIRS_THREADS_MAX);
 	ck_assert_uint_ge(size_bytes / page_size_bytes() / 2, n_threads);
 	pairs->base = base;
 	pairs->n_pages = size_bytes / page_size_bytes();
 	pairs->n_threads = n_threads;
+	pairs->pause_usec = pause_usec;
 	atomic_store(&pairs->is_stopping, 0);
 	for (unsigned int i = 0; i < n_threads; i++) {
 		struct pairs_writer *writer = &pairs->writers[i];
 
 		writer->pairs = pairs;
+		writer->longest_nsec = 0;
 		writer->idx = i;
 		atomic_store(&writer->rounds, 0);
 		ck_assert_int_eq(pthread_create(&writer->thread, NULL, write_on, writer), 0);
@@ -120,6 +135,15 @@ void pairs_stop(struct pairs *pairs)
 	atomic_store(&pairs->is_stopping, 1);
 	for (unsigned int i = 0; i < pairs->n_threads; i++)
 		ck_assert_int_eq(pthread_join(pairs->writers[i].thread, NULL), 0);
+}
+
+uint64_t pairs_longest_nsec(const struct pairs *pairs)
+{
+	uint64_t longest_nsec = 0;
+
+	for (unsigned int i = 0; i < pairs->n_threads; i++)
+		longest_nsec = max_u64(longest_nsec, pairs->writers[i].longest_nsec);
+	return longest_nsec;
 }
 
 static void check_pair(const struct pairs *pairs, const void *copy, size_t pair,

@@ -26,7 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAIRS_THREADS_MAX 16
+#define PAIRS_THREADS_MAX 256
 
 struct pairs;
 
@@ -35,12 +35,14 @@ struct pairs_writer {
 	unsigned int idx;
 	pthread_t thread;
 	_Atomic uint64_t rounds; /* finished; kept outside of the memory under test */
+	uint64_t longest_nsec;   /* of them; for whoever has joined the thread */
 };
 
 struct pairs {
 	char *base;
 	size_t n_pages;
 	unsigned int n_threads;
+	unsigned int pause_usec; /* of each writer after each round */
 	_Atomic int is_stopping;
 	struct pairs_writer writers[PAIRS_THREADS_MAX];
 };
@@ -48,6 +50,11 @@ struct pairs {
 /** pairs_start() - write all over [@base, @base + @size_bytes) from @n_threads threads, from 0 on
  */
 void pairs_start(struct pairs *pairs, void *base, size_t size_bytes, unsigned int n_threads);
+
+/** pairs_start_paced() - the same, but that each pauses between rounds, and leaves the CPU to
+ * others */
+void pairs_start_paced(struct pairs *pairs, void *base, size_t size_bytes, unsigned int n_threads,
+		       unsigned int pause_usec);
 
 /** pairs_wait() - until every writer has finished @n_rounds more */
 void pairs_wait(const struct pairs *pairs, uint64_t n_rounds);
@@ -57,6 +64,9 @@ void pairs_rounds(const struct pairs *pairs, uint64_t *rounds);
 
 /** pairs_stop() - every writer finishes its round; returns when all have */
 void pairs_stop(struct pairs *pairs);
+
+/** pairs_longest_nsec() - after pairs_stop(): how long the longest round of any writer took */
+uint64_t pairs_longest_nsec(const struct pairs *pairs);
 
 /**
  * pairs_check() - fail the test unless @copy is one instant of what the writers wrote
