@@ -65,7 +65,11 @@ static int protect(struct region *region, uint64_t addr, uint64_t n_bytes)
 	int r = uffdio_protect(region->uffd, addr, n_bytes);
 
 	for (int i = 0; r == UFFDIO_E_AGAIN && i < N_AGAIN_MAX; i++) {
-		r = event_catch_up(region, msgs, sizeof(msgs));
+		bool has_moved;
+
+		r = event_catch_up(region, msgs, sizeof(msgs), &has_moved);
+		if (!r)
+			r = event_wake_all(region);
 		if (!r)
 			r = uffdio_protect(region->uffd, addr, n_bytes);
 	}

@@ -136,6 +136,7 @@ static int backing_make(struct backing **out, struct session *session, uint64_t 
 		return err_raise_errno("cannot look at a memfd");
 	backing->dev = st.st_dev;
 	backing->ino = st.st_ino;
+	backing->is_own = st.st_uid == geteuid();
 	if (*fd >= 0)
 		backing->fd = fd_steal(fd);
 	backing->id = daemon_new_id(daemon);

@@ -37,6 +37,7 @@ struct backing {
 	int ro_fd;
 	dev_t dev; /* which file it is */
 	ino_t ino;
+	bool is_own; /* by its uid: the kernel tells cowd what of it is in memory (mincore(2)) */
 	struct charge bytes_charge;
 	struct charge fds_charge;
 	struct backing *prev; /* in session->backings, a list of utlist.h */

@@ -7,6 +7,7 @@
 #include <sched.h>
 
 #include "backends/uffdio.h"
+#include "daemon/backing.h"
 #include "daemon/snapshot.h"
 
 /* In a turn. Others of the worker wait meanwhile, and signals let threads fault without a wake. */
@@ -14,7 +15,7 @@
 /* Of those, such as find nothing: who makes the change may need the CPU to report it. */
 #define N_EMPTY_MAX 4
 
-static int wake_all(const struct region *region)
+int event_wake_all(const struct region *region)
 {
 	int r = uffdio_wake(region->uffd, region->addr, region->size_bytes);
 
@@ -51,39 +52,113 @@ static void serve_move(struct region *region, const struct uffd_msg *msg)
 	(void)!uffdio_wake(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
 }
 
+static void raise_doubt(struct snapshot *snap, uint64_t first, uint64_t end)
+{
+	if (snap->region->registered != REGION_ALL)
+		atomic_store(&snap->is_unwatched, true);
+	if (first < atomic_load(&snap->doubt_first))
+		atomic_store(&snap->doubt_first, first);
+	if (end > atomic_load(&snap->doubt_end))
+		atomic_store(&snap->doubt_end, end);
+}
+
+/* Part of the region may be removed from now on. */
+static void note_removal(struct region *region, const struct uffd_msg *msg)
+{
+	const size_t page = page_size_bytes();
+	const uint64_t end = region->addr + region->size_bytes;
+	uint64_t first_addr, end_addr;
+
+	if (msg->event != UFFD_EVENT_REMOVE)
+		return;
+	region->n_removals++;
+	first_addr = max_u64(msg->arg.remove.start, region->addr);
+	end_addr = min_u64(msg->arg.remove.end, end);
+	if (first_addr >= end_addr)
+		return;
+	pthread_rwlock_rdlock(&region->chain_lock);
+	for (struct snapshot *snap = region->newest; snap; snap = snap->older)
+		raise_doubt(snap, (first_addr - region->addr) / page,
+			    (end_addr - region->addr) / page);
+	pthread_rwlock_unlock(&region->chain_lock);
+	/* Its cut may have been made: its event is behind this one. */
+	if (region->pending)
+		raise_doubt(region->pending, (first_addr - region->addr) / page,
+			    (end_addr - region->addr) / page);
+}
+
 int event_read(struct region *region, struct uffd_msg *msgs, size_t max, size_t *n_msgs,
-	       bool *has_event)
+	       bool *has_moved)
 {
 	int r;
 
 	*n_msgs = 0;
-	*has_event = false;
+	*has_moved = false;
+	atomic_fetch_add(&region->n_looks, 1);
 	r = uffdio_read(region->uffd, msgs, max, n_msgs);
-	for (size_t i = 0; i < *n_msgs && !r; i++) {
+	for (size_t i = 0; i < *n_msgs; i++)
+		note_removal(region, &msgs[i]);
+	atomic_fetch_add(&region->n_looks, 1);
+	for (size_t i = 0; i < *n_msgs; i++) {
 		if (!is_move(region, &msgs[i]))
 			continue;
 		serve_move(region, &msgs[i]);
-		*has_event = true;
+		*has_moved = true;
 	}
-	return *has_event ? wake_all(region) : r;
+	return *has_moved ? event_wake_all(region) : r;
 }
 
-int event_catch_up(struct region *region, void *buf, size_t n_bytes)
+int event_catch_up(struct region *region, void *buf, size_t n_bytes, bool *has_moved)
 {
 	size_t n_empty = 0;
 
+	*has_moved = false;
 	for (int i = 0; i < N_READS_MAX && n_empty < N_EMPTY_MAX; i++) {
-		bool has_event;
+		const uint32_t n_removals = region->n_removals;
 		size_t n_msgs;
 		int r = event_read(region, buf, n_bytes / sizeof(struct uffd_msg), &n_msgs,
-				   &has_event);
+				   has_moved);
 
-		if (r || has_event)
+		if (r || *has_moved || region->n_removals != n_removals)
 			return r;
 		if (n_msgs)
 			continue;
 		n_empty++;
 		(void)sched_yield();
 	}
-	return wake_all(region);
+	return 0;
+}
+
+void event_settle(const struct region *region)
+{
+	const uint32_t n_looks = atomic_load(&region->n_looks);
+
+	while (n_looks % 2 && atomic_load(&region->n_looks) == n_looks)
+		(void)sched_yield();
+}
+
+bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end)
+{
+	return first < atomic_load(&snap->doubt_end) && end > atomic_load(&snap->doubt_first);
+}
+
+bool event_is_removed(const struct snapshot *snap, uint64_t idx)
+{
+	const struct backing *backing = snap->region->backing;
+	const size_t page = page_size_bytes();
+	uint64_t off = idx * page, len;
+
+	return snap->is_unwatched || !backing->is_own ||
+	       !backing_find_resident(backing, &off, &len, off + page);
+}
+
+void event_lose_removed(struct region *region, uint64_t idx)
+{
+	for (struct snapshot *snap = region->newest; snap; snap = snap->older) {
+		if (store_get(&snap->store, idx) != STORE_EMPTY)
+			return;
+		if (!snap->is_lost && !snap->is_leaving && idx >= snap->drained_pages &&
+		    event_is_in_doubt(snap, idx, idx + 1) && event_is_removed(snap, idx))
+			snapshot_lose_one(snap, EVENT_REMOVED);
+	}
 }

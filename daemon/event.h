@@ -8,11 +8,26 @@
  * is woken meanwhile touches its page again, and is a fault in front of the event again; with
  * enough of them the event is never read. So when an ioctl has said EAGAIN nobody is woken and
  * nothing more is resolved: event_catch_up() reads on, by which threads only leave the queue, until
- * an event was there or the queue is empty. It drops the faults that it reads: all of the region is
- * woken in the end, and who still has a fault reports it again.
+ * an event was there or the queue is empty, and then the ioctl is tried again. The faults that it
+ * reads are dropped: all of the region is woken in the end, and who still has a fault reports it
+ * again. So nobody is left waiting for an event that never comes.
  *
- * That the queue is empty means that the client has not come to report its change yet, or that it
- * has failed; nothing may be left waiting for an event then that never comes.
+ * The kernel resolves nothing either until the thread whose event was read has run. A program that
+ * changes its mapping without pause, from several threads, could keep its own writers from going on
+ * for ever by that; after a while its snapshots are lost instead.
+ *
+ * UFFD_EVENT_REMOVE is of madvise(MADV_REMOVE), which frees pages of memory behind its protection,
+ * and of MADV_DONTNEED, which changes nothing: one event for both. Memory still has the pages when
+ * it is read, and may have lost them right after. So pages that it names are *in doubt* for the
+ * snapshots that there are, and nothing else happens. A page that is not all zeroes has not been
+ * removed, nor one that is in memory: only a fault could have brought it back, and a fault on a
+ * page that memory has not got is looked at first. (Of a region that is frozen eagerly only writes
+ * are faults; there every page of zeroes counts as removed.) What is neither was removed, or never
+ * there: a snapshot that comes to need such a page in doubt is lost.
+ *
+ * A reader has copied the page by then. It must not miss the doubt of a removal that was quicker
+ * than the one that has read the event: region->n_looks is odd while messages are being read and
+ * until the doubt that they raise is noted, and a reader waits for that after it has copied.
  */
 #ifndef COWD_EVENT_H
 #define COWD_EVENT_H
@@ -23,22 +38,50 @@
 #include "backends/kernel.h"
 #include "daemon/region.h"
 
+/* Why a snapshot is lost. */
+#define EVENT_REMOVED "the program removed pages of the region (MADV_REMOVE), or said they may go"
+
 /**
  * event_read() - take waiting messages, and act on the events among them
- * @has_event: gets whether there were any; all that wait in the region have been woken then, and
- *             the faults among the messages are to be dropped
+ * @has_moved: gets whether the mapping was moved: all that wait in the region have been woken then,
+ *             and the faults among the messages are to be dropped
  *
  * Context: served.lock, and no other. Return: 0; UFFDIO_E_GONE; -errno with a sentence.
  */
 int event_read(struct region *region, struct uffd_msg *msgs, size_t max, size_t *n_msgs,
-	       bool *has_event) MUST_CHECK;
+	       bool *has_moved) MUST_CHECK;
 
 /**
- * event_catch_up() - an ioctl said UFFDIO_E_AGAIN: read on, and then wake all of the region
- * @buf: room for messages, the more the better; its content is lost
+ * event_catch_up() - an ioctl said UFFDIO_E_AGAIN: read on, so that it may be tried again
+ * @buf:       room for messages, the more the better; its content is lost
+ * @has_moved: as above
  *
- * Context and return: as event_read().
+ * Unless that gets true, event_wake_all() is owed. Context and return: as event_read().
  */
-int event_catch_up(struct region *region, void *buf, size_t n_bytes) MUST_CHECK;
+int event_catch_up(struct region *region, void *buf, size_t n_bytes, bool *has_moved) MUST_CHECK;
+
+/** event_wake_all() - of the region; who still has a fault reports it again */
+int event_wake_all(const struct region *region) MUST_CHECK;
+
+/**
+ * event_settle() - after bytes of memory were copied: until all doubt that concerns them is noted
+ *
+ * Context: any thread, without region->chain_lock. Waits for no client.
+ */
+void event_settle(const struct region *region);
+
+/** event_is_in_doubt() - whether any page of [@first, @end) is, for @snap; after event_settle() */
+bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end);
+
+/** event_is_removed() - whether page @idx, in doubt and read as zeroes, may be another one's */
+bool event_is_removed(const struct snapshot *snap, uint64_t idx);
+
+/**
+ * event_lose_removed() - page @idx of memory, which is zeroes, is about to be kept or filled
+ *
+ * If memory may have lost it, those that need it and for whom it is in doubt become lost. Context:
+ * region->chain_lock held shared, and served.lock.
+ */
+void event_lose_removed(struct region *region, uint64_t idx);
 
 #endif

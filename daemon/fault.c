@@ -38,6 +38,10 @@
 #define AROUND_PAGES     16
 /* Turns without a message, in a row, before a client is taken to be the cause. */
 #define N_IDLE_TURNS_MAX 10000
+/* A turn tries so often while the mapping changes, and … */
+#define N_AGAIN_MAX      16
+/* … turns for so long, before the snapshots are lost. */
+#define AGAIN_NSEC       ((uint64_t)500 * 1000 * 1000)
 /* Protection lifted around a page when no snapshot needs any. */
 #define FREE_RUN_BYTES   ((uint64_t)2 << 20)
 
@@ -130,6 +134,7 @@ static int fill_slots(struct region *region, uint64_t first, uint32_t *slots, si
 	for (size_t i = 0; i < n; i++) {
 		if (!is_zero(iov[i].iov_base))
 			continue;
+		event_lose_removed(region, first + i);
 		store_pool_put(region->pool, &slots[i], 1);
 		slots[i] = STORE_ZERO;
 	}
@@ -385,6 +390,8 @@ static uint64_t keep_zeroes(struct region *region, uint64_t idx, uint64_t n)
 		if (r)
 			return 0;
 	}
+	for (uint64_t i = 0; i < n; i++)
+		event_lose_removed(region, idx + i);
 	while (!r && n_kept < n && store_put(&snap->store, idx + n_kept, STORE_ZERO) == 0)
 		n_kept++;
 	stats_add(&region->daemon->stats, pages_kept, n_kept);
@@ -399,6 +406,7 @@ static int serve_missing(struct region *region, uint64_t idx, bool is_write, voi
 	uint64_t n = 1;
 
 	if (region->newest && !is_write) {
+		event_lose_removed(region, idx);
 		memset(buf, 0, size);
 		return fold_uffd(region,
 				 uffdio_copy(region->uffd, addr, buf, size, UFFDIO_COPY_MODE_WP),
@@ -488,25 +496,32 @@ static void begin_sweep(struct region *region)
 		loop_post(region->daemon->loop, &region->moved_task);
 }
 
-/* @started_ns: when they were read, or 0: not to be timed */
+/*
+ * From @*n_done on, which counts those that are served.
+ * @started_ns: when they were read, or 0: not to be timed
+ */
 static int serve_faults(struct region *region, const struct uffd_msg *msgs, size_t n_msgs,
-			void *buf, uint64_t started_ns)
+			void *buf, uint64_t started_ns, size_t *n_done)
 {
 	struct stats *stats = &region->daemon->stats;
+	const size_t first = *n_done;
 	uint64_t now = started_ns;
 	int r = 0;
 
 	pthread_rwlock_rdlock(&region->chain_lock);
-	for (size_t i = 0; i < n_msgs && !r; i++) {
-		r = serve_msg(region, &msgs[i], buf);
+	while (*n_done < n_msgs) {
+		r = serve_msg(region, &msgs[*n_done], buf);
+		if (r)
+			break;
+		++*n_done;
 		if (!started_ns)
 			continue;
 		now = now_nsec();
 		hist_add(&stats->fault_latency, now - started_ns);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
-	stats_add(stats, faults, n_msgs);
-	atomic_fetch_add_explicit(&region->n_faults, n_msgs, memory_order_relaxed);
+	stats_add(stats, faults, *n_done - first);
+	atomic_fetch_add_explicit(&region->n_faults, *n_done - first, memory_order_relaxed);
 	if (!r && started_ns)
 		follow_writer(region, &msgs[n_msgs - 1], now); /* the one that waited least */
 	if (!r && region->wants_sweep)
@@ -521,22 +536,54 @@ static bool is_timed(struct region *region)
 	return !region->served.is_try || region->n_tries++ % 8 == 0;
 }
 
+/* The mapping changed all the while; whoever waits is woken, and comes back. */
+static int put_off(struct region *region)
+{
+	const uint64_t now = now_nsec();
+
+	if (!region->again_since_nsec)
+		region->again_since_nsec = now;
+	if (now - region->again_since_nsec >= AGAIN_NSEC)
+		snapshot_lose_all(region, "the program changes the mapping of the region without "
+					  "pause, so that its writes would wait");
+	return event_wake_all(region);
+}
+
+/* 0; UFFDIO_E_GONE; -errno */
+static int serve_turn(struct region *region, const struct uffd_msg *msgs, size_t n_msgs, void *buf)
+{
+	const uint64_t started_ns = is_timed(region) ? now_nsec() : 0;
+	bool has_moved = false;
+	size_t n_done = 0;
+	int r, i;
+
+	r = serve_faults(region, msgs, n_msgs, buf, started_ns, &n_done);
+	for (i = 0; r == UFFDIO_E_AGAIN && i < N_AGAIN_MAX; i++) {
+		r = event_catch_up(region, buf, WORKER_BUF_BYTES, &has_moved);
+		if (r || has_moved)
+			return r;
+		r = serve_faults(region, msgs, n_msgs, buf, started_ns, &n_done);
+	}
+	if (r == UFFDIO_E_AGAIN)
+		return put_off(region);
+	region->again_since_nsec = 0;
+	return r || !i ? r : event_wake_all(region);
+}
+
 enum served_verdict fault_serve_region(struct served *served, void *buf)
 {
 	struct region *region = container_of(served, struct region, served);
 	struct uffd_msg msgs[N_MSGS];
-	bool has_event;
+	bool has_moved;
 	size_t n_msgs;
 	int r;
 
-	r = event_read(region, msgs, N_MSGS, &n_msgs, &has_event);
+	r = event_read(region, msgs, N_MSGS, &n_msgs, &has_moved);
 	if (!r && !n_msgs)
 		return served->is_try ? SERVED_AGAIN : serve_nothing(region);
 	region->n_idle_turns = 0;
-	if (!r && !has_event)
-		r = serve_faults(region, msgs, n_msgs, buf, is_timed(region) ? now_nsec() : 0);
-	if (r == UFFDIO_E_AGAIN)
-		r = event_catch_up(region, buf, WORKER_BUF_BYTES);
+	if (!r && !has_moved)
+		r = serve_turn(region, msgs, n_msgs, buf);
 	if (r)
 		return give_up(region, r < 0 ? r : 0);
 	/* A thread alone is likely to be back soon; of many, there are others to wait for. */

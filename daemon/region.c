@@ -153,7 +153,7 @@ int region_register(struct region *region)
 	const uint64_t to_move =
 		UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_EVENT_REMAP;
 	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID |
-			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EVENT_REMOVE;
 	int r;
 
 	region->can_move = probe->has_lazy && probe->has_dontunmap &&

@@ -136,6 +136,10 @@ struct region {
 	bool can_move;            /* its userfaultfd reports moves and serves all kinds of faults */
 	enum region_registered registered; /* served.lock */
 	struct snapshot *pending; /* served.lock: in the chain once the client has made its move */
+	_Atomic uint32_t n_looks; /* odd: messages are being read; see event.h */
+	uint32_t n_removals;      /* served.lock, as the next one: reported so far */
+	uint64_t
+		again_since_nsec; /* since when no turn could serve its faults; 0: the last could */
 	_Atomic unsigned int n_urgent; /* operations submitted, not done, that are not background */
 	_Atomic unsigned int n_leaving; /* snapshots that nobody has, still in the chain */
 	struct region_op calm_op;       /* unregistering it when no snapshot is left */

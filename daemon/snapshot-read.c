@@ -18,6 +18,7 @@
 #include "backends/pagebits.h"
 #include "common/err.h"
 #include "daemon/backing.h"
+#include "daemon/event.h"
 #include "daemon/snapshot.h"
 
 /* --- mode uffd, with region->chain_lock held shared --------------------------------------------
@@ -96,6 +97,46 @@ static void overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 	}
 }
 
+static bool is_zero(const char *buf, size_t len)
+{
+	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
+}
+
+/* Of one page: what a store has by now is right. */
+static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+{
+	const uint64_t idx = off / page_size_bytes();
+	bool is_removed;
+
+	if (!event_is_in_doubt(snap, idx, idx + 1) || !is_zero(buf, len))
+		return 0;
+	pthread_rwlock_rdlock(&snap->region->chain_lock);
+	is_removed = !snap->is_lost && snapshot_find_slot(snap, idx) == STORE_EMPTY &&
+		     event_is_removed(snap, idx);
+	if (is_removed)
+		snapshot_lose_one(snap, EVENT_REMOVED);
+	else if (!snap->is_lost)
+		overlay(snap, buf, len, off);
+	pthread_rwlock_unlock(&snap->region->chain_lock);
+	return snap->is_lost ? snapshot_stale(snap) : 0;
+}
+
+/* Bytes that were read may be of pages that the client has removed: event.h. */
+static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+{
+	const size_t page = page_size_bytes();
+	int r = 0;
+
+	event_settle(snap->region);
+	if (!event_is_in_doubt(snap, off / page, align_up(off + len, page) / page))
+		return 0;
+	for (size_t done = 0, n; done < len && !r; done += n) {
+		n = (size_t)min_u64(page - (off + done) % page, len - done);
+		r = check_doubt_page(snap, buf + done, n, off + done);
+	}
+	return r;
+}
+
 static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
 	struct region *region = snap->region;
@@ -113,7 +154,7 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 	if (!r)
 		overlay(snap, buf, len, off);
 	pthread_rwlock_unlock(&region->chain_lock);
-	return r;
+	return r ? r : check_doubt(snap, buf, len, off);
 }
 
 /* --- other modes ------------------------------------------------------------------------------ */

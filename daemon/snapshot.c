@@ -99,8 +99,11 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 	snap = malloc(sizeof(*snap));
 	if (!snap)
 		return err_oom(sizeof(*snap), "a snapshot");
-	*snap = (struct snapshot){
-		.n_refs = 1, .daemon = daemon, .region_id = region->id, .lease_fd = -1};
+	*snap = (struct snapshot){.n_refs = 1,
+				  .daemon = daemon,
+				  .region_id = region->id,
+				  .doubt_first = UINT64_MAX,
+				  .lease_fd = -1};
 	snap->region = region_ref(region);
 	region->n_snapshots++;
 	snap->mode = region->mode;
@@ -422,13 +425,18 @@ void snapshot_drop_holds(struct session *session)
 
 /* --- lost ------------------------------------------------------------------------------------- */
 
+/* One who serves and one who reads may find it out at once. */
 static void lose(struct snapshot *snap, const char *because)
 {
-	if (snap->is_lost || snap->is_leaving)
-		return;
-	(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
-	atomic_store(&snap->is_lost, true);
-	stats_add(&snap->daemon->stats, snapshots_lost, 1);
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+	pthread_mutex_lock(&lock);
+	if (!snap->is_lost && !snap->is_leaving) {
+		(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
+		atomic_store(&snap->is_lost, true);
+		stats_add(&snap->daemon->stats, snapshots_lost, 1);
+	}
+	pthread_mutex_unlock(&lock);
 }
 
 void snapshot_post_lost(struct region *region)

@@ -75,11 +75,14 @@ struct snapshot {
 	struct region_op op;    /* take, then leave; op.region is set while one is under way */
 	_Atomic bool is_frozen; /* the cut was made */
 	bool is_chained;        /* served.lock: in the chain */
-	bool was_taken;         /* loop thread: its take was begun, so it has to leave */
-	bool has_left;          /* loop thread */
-	struct outcome outcome; /* of the take */
-	struct rpc_call *call;  /* that asked for the take */
-	bool by_move;           /* how it is taken */
+	_Atomic uint64_t doubt_first; /* pages that memory may lose; see event.h */
+	_Atomic uint64_t doubt_end;
+	_Atomic bool is_unwatched; /* such a page may come back without a fault */
+	bool was_taken;            /* loop thread: its take was begun, so it has to leave */
+	bool has_left;             /* loop thread */
+	struct outcome outcome;    /* of the take */
+	struct rpc_call *call;     /* that asked for the take */
+	bool by_move;              /* how it is taken */
 
 	/* other modes */
 	int lease_fd; /* a pipe's write end: its client changes nothing as long as this is open */

@@ -138,7 +138,8 @@ COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
  * @len:    bytes; whole pages
  *
  * Zeroes are read there at once. The memory is free when no snapshot needs it any more. Threads
- * that write there meanwhile may find their writes discarded or not.
+ * that write there meanwhile may find their writes discarded or not. Mode uffd has
+ * madvise(MADV_REMOVE) instead, by which snapshots that still need the pages are lost.
  *
  * Return: 0; -EINVAL: not whole pages, or not inside; -ENOSYS: mode uffd; -ENOMEM.
  */

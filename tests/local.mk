@@ -66,6 +66,7 @@ PROOF_TESTS = \
 	tests/system/outside \
 	tests/system/save \
 	tests/system/thousand-clients \
+	tests/system/uffd-mapping \
 	tests/system/uffd-oracle \
 	tests/system/uffd-service \
 	tests/system/without-device \
@@ -120,6 +121,9 @@ tests_system_thousand_clients_LDADD = $(PROOF_LDADD)
 tests_system_uffd_oracle_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_oracle_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_oracle_LDADD = $(PROOF_LDADD)
+tests_system_uffd_mapping_CFLAGS = $(TESTS_CFLAGS)
+tests_system_uffd_mapping_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_uffd_mapping_LDADD = $(PROOF_LDADD)
 tests_system_uffd_service_CFLAGS = $(TESTS_CFLAGS)
 tests_system_uffd_service_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_uffd_service_LDADD = $(PROOF_LDADD)
