@@ -106,6 +106,40 @@ static int charge(struct backing *backing, struct quota_user *user)
 	return r > 0 ? -EDQUOT : r;
 }
 
+static int memory_ref(struct memory **out, struct daemon *daemon, const struct stat *st)
+{
+	const struct memory_key key = {.dev = st->st_dev, .ino = st->st_ino};
+	struct memory *memory = backing_find_memory(daemon, key.dev, key.ino);
+
+	if (!memory) {
+		memory = calloc(1, sizeof(*memory));
+		if (!memory)
+			return err_oom(sizeof(*memory), "a region");
+		memory->key = key;
+		HASH_ADD(hh, daemon->memories, key, sizeof(memory->key), memory);
+	}
+	memory->n_backings++;
+	*out = memory;
+	return 0;
+}
+
+static void memory_unref(struct daemon *daemon, struct memory *memory)
+{
+	if (!memory || --memory->n_backings)
+		return;
+	HASH_DEL(daemon->memories, memory);
+	free(memory);
+}
+
+struct memory *backing_find_memory(struct daemon *daemon, dev_t dev, ino_t ino)
+{
+	const struct memory_key key = {.dev = dev, .ino = ino};
+	struct memory *memory;
+
+	HASH_FIND(hh, daemon->memories, &key, sizeof(key), memory);
+	return memory;
+}
+
 /* @fd: -1 to have one made, else given on success */
 static int backing_make(struct backing **out, struct session *session, uint64_t size_bytes, int *fd)
 {
@@ -134,8 +168,9 @@ static int backing_make(struct backing **out, struct session *session, uint64_t 
 		return r;
 	if (fstat(backing->ro_fd, &st) < 0)
 		return err_raise_errno("cannot look at a memfd");
-	backing->dev = st.st_dev;
-	backing->ino = st.st_ino;
+	r = memory_ref(&backing->memory, daemon, &st);
+	if (r)
+		return r;
 	backing->is_own = st.st_uid == geteuid();
 	if (*fd >= 0)
 		backing->fd = fd_steal(fd);
@@ -187,6 +222,7 @@ struct backing *backing_unref(struct backing *backing)
 		return NULL;
 	if (backing->id)
 		HASH_DEL(backing->daemon->backings, backing);
+	memory_unref(backing->daemon, backing->memory);
 	close_memory(backing);
 	free(backing);
 	return NULL;

@@ -11,13 +11,36 @@
 #ifndef COWD_BACKING_H
 #define COWD_BACKING_H
 
+#include <assert.h>
 #include <stdbool.h>
+#include <sys/types.h>
 #include <uthash.h>
 
 #include "daemon/quota.h"
 
 struct daemon;
 struct session;
+
+/* Which file memory is. Padding is part of a key: it has none. */
+struct memory_key {
+	dev_t dev;
+	ino_t ino;
+};
+static_assert(sizeof(struct memory_key) == sizeof(dev_t) + sizeof(ino_t), "no padding");
+
+struct snapshot_extent;
+
+/**
+ * struct memory - a file that one or more backings are of: a client hands its memory over again on
+ *                 each of its connections
+ * @uses: one extent of each snapshot that has any of it, by backing_use(); a list of utlist.h
+ */
+struct memory {
+	struct memory_key key;
+	unsigned int n_backings;
+	struct snapshot_extent *uses;
+	UT_hash_handle hh; /* in daemon->memories */
+};
 
 /**
  * struct backing
@@ -35,8 +58,7 @@ struct backing {
 	uint64_t size_bytes;
 	int fd;
 	int ro_fd;
-	dev_t dev; /* which file it is */
-	ino_t ino;
+	struct memory *memory; /* which file it is; a reference */
 	bool is_own; /* by its uid: the kernel tells cowd what of it is in memory (mincore(2)) */
 	struct charge bytes_charge;
 	struct charge fds_charge;
@@ -59,6 +81,9 @@ int backing_new_from(struct backing **out, struct session *session, uint64_t siz
 struct backing *backing_ref(struct backing *backing);
 struct backing *backing_unref(struct backing *backing);
 DEFINE_CLEANUP(backing_unref, struct backing *)
+
+/** backing_find_memory() - lent, or NULL: cowd has no backing of that file. Loop thread */
+struct memory *backing_find_memory(struct daemon *daemon, dev_t dev, ino_t ino);
 
 /** backing_find() - one that @session made, or NULL with a sentence; lent */
 struct backing *backing_find(struct session *session, uint64_t id);

@@ -51,6 +51,7 @@ struct daemon {
 	struct region *regions;
 	struct snapshot *snapshots;
 	struct backing *backings;
+	struct memory *memories;      /* by which file they are */
 	struct inheritor *inheritors; /* a list of inherit.c */
 };
 

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Checking what a client says its snapshot is made of; contracts are in extent.h. */
+/*
+ * Checking what a client says its snapshot is made of, and the way back, from memory to snapshots.
+ * Contracts are in extent.h and snapshot.h.
+ */
 #include "config.h"
 
 #include "daemon/extent.h"
+
+#include <utlist.h>
 
 #include "backends/pagebits.h"
 #include "common/err.h"
@@ -108,6 +113,17 @@ static int check_sparse(const struct snapshot *snap)
 	return 0;
 }
 
+void snapshot_use_memory(struct snapshot *snap, struct snapshot_extent *extent)
+{
+	struct memory *memory = extent->backing->memory;
+	struct snapshot_extent *last = memory->uses ? memory->uses->prev_use : NULL;
+
+	if (last && last->user == snap)
+		return;
+	extent->user = snap;
+	DL_APPEND2(memory->uses, extent, prev_use, next_use);
+}
+
 int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
 		 size_t n)
 {
@@ -125,6 +141,7 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
 		r = parse_one(&snap->extents[i], snap, session, list[i]);
 		if (r)
 			return r;
+		snapshot_use_memory(snap, &snap->extents[i]);
 		snap->n_extents++;
 	}
 	r = check_sparse(snap);

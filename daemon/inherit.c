@@ -126,7 +126,7 @@ void inherit_forget(struct daemon *daemon, dev_t dev, ino_t ino)
 	DL_FOREACH_SAFE (daemon->inheritors, inheritor, next) {
 		const struct backing *backing = inheritor->region->backing;
 
-		if (backing->dev == dev && backing->ino == ino)
+		if (backing->memory->key.dev == dev && backing->memory->key.ino == ino)
 			inheritor_free(inheritor);
 	}
 }

@@ -118,9 +118,9 @@ static bool is_resumable(const struct region *region, const struct session *sess
 			 const struct stat *st)
 {
 	return region->mode == COW__V1__MODE__MODE_UFFD && region->pid == session->pid &&
-	       region->uid == session->uid && region->backing->dev == st->st_dev &&
-	       region->backing->ino == st->st_ino && region->is_attached && !region->is_freed &&
-	       !region->is_gone && !region->is_closing;
+	       region->uid == session->uid && region->backing->memory->key.dev == st->st_dev &&
+	       region->backing->memory->key.ino == st->st_ino && region->is_attached &&
+	       !region->is_freed && !region->is_gone && !region->is_closing;
 }
 
 /*

@@ -31,8 +31,12 @@
 static void free_extents(struct snapshot *snap)
 {
 	for (size_t i = 0; i < snap->n_extents; i++) {
-		free(snap->extents[i].record);
-		backing_unref(snap->extents[i].backing);
+		struct snapshot_extent *extent = &snap->extents[i];
+
+		if (extent->user)
+			DL_DELETE2(extent->backing->memory->uses, extent, prev_use, next_use);
+		free(extent->record);
+		backing_unref(extent->backing);
 	}
 	free(snap->extents);
 	charge_deinit(&snap->extents_charge);
@@ -482,19 +486,15 @@ static void tell_lost(struct snapshot *snap)
 		session_send(hold->session, &event, NULL, 0);
 }
 
-static bool is_made_of(const struct snapshot *snap, dev_t dev, ino_t ino)
-{
-	for (size_t i = 0; i < snap->n_extents; i++) {
-		if (snap->extents[i].backing->dev == dev && snap->extents[i].backing->ino == ino)
-			return true;
-	}
-	return false;
-}
-
 void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 {
-	for (struct snapshot *snap = daemon->snapshots; snap; snap = snap->hh.next) {
-		if (snap->is_lost || !is_made_of(snap, dev, ino))
+	struct memory *memory = backing_find_memory(daemon, dev, ino);
+	struct snapshot_extent *use = memory ? memory->uses : NULL;
+
+	for (; use; use = use->next_use) {
+		struct snapshot *snap = use->user;
+
+		if (snap->is_lost)
 			continue;
 		lose(snap, "the connection of the program that took it ended, and it has connected "
 			   "again");

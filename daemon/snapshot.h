@@ -37,6 +37,9 @@ struct snapshot_extent {
 	uint64_t record_off; /* is_sparse: where in @backing its client has recorded its pages */
 	uint8_t *record;     /* is_sparse: a copy of that; NULL: all pages are there */
 	bool is_sparse;
+	struct snapshot *user; /* the one that has it, if it is in backing->memory->uses */
+	struct snapshot_extent *prev_use;
+	struct snapshot_extent *next_use;
 };
 
 struct snapshot {
@@ -107,6 +110,13 @@ void snapshot_new_ahead(struct region *region);
 struct snapshot *snapshot_ref(struct snapshot *snap);
 struct snapshot *snapshot_unref(struct snapshot *snap);
 DEFINE_CLEANUP(snapshot_unref, struct snapshot *)
+
+/**
+ * snapshot_use_memory() - @snap has @extent, whose backing is set
+ *
+ * Those of one snapshot one after the other, before any other's. Loop thread.
+ */
+void snapshot_use_memory(struct snapshot *snap, struct snapshot_extent *extent);
 
 /** snapshot_find() - one that @session holds, or NULL with a sentence; lent */
 struct snapshot *snapshot_find(struct session *session, uint64_t id);
