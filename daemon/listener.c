@@ -38,7 +38,9 @@ struct listener {
 	struct watch watch;
 	struct watch pause_watch; /* accepting pauses until the timer fires */
 	bool has_complained;      /* about a lack of descriptors: one line, not thousands */
-	char *path;               /* ours to remove */
+	char *path;               /* ours to remove, as long as it is … */
+	dev_t dev;                /* … this file */
+	ino_t ino;
 };
 
 /* The refused client gets a reason, if its socket buffer has room, which a fresh one has. */
@@ -233,6 +235,7 @@ int listener_new_at(struct listener **out, struct daemon *daemon, const char *pa
 	CLEANUP(freep) char *copy = strdup(path);
 	struct sockaddr_un address;
 	AUTO_FD int fd = -1;
+	struct stat st;
 	int r;
 
 	if (!copy)
@@ -248,9 +251,14 @@ int listener_new_at(struct listener **out, struct daemon *daemon, const char *pa
 	r = bind_and_listen(fd, &address, mode);
 	if (!r)
 		r = listener_new(out, daemon, &fd);
-	if (!r)
-		(*out)->path = steal_ptr(&copy);
-	return r;
+	if (r)
+		return r;
+	(*out)->path = steal_ptr(&copy);
+	if (lstat(path, &st) == 0) {
+		(*out)->dev = st.st_dev;
+		(*out)->ino = st.st_ino;
+	}
+	return 0;
 }
 
 int listener_start(struct listener *listener)
@@ -264,15 +272,28 @@ int listener_start(struct listener *listener)
 	return r ? r : loop_watch(loop, &listener->watch, EPOLLIN);
 }
 
+/* Somebody may have replaced it. Its number is no other file's as long as the socket is bound to
+ * it. */
+static void remove_own(const struct listener *listener)
+{
+	struct stat st;
+
+	if (lstat(listener->path, &st) < 0 || st.st_dev != listener->dev ||
+	    st.st_ino != listener->ino)
+		return;
+	if (unlink(listener->path) < 0 && errno != ENOENT)
+		log_info("left the socket %s behind: %m; the next cowd replaces it",
+			 listener->path);
+}
+
 struct listener *listener_free(struct listener *listener)
 {
 	if (!listener)
 		return NULL;
 	loop_unwatch(&listener->watch);
 	loop_unwatch(&listener->pause_watch);
-	if (listener->path && unlink(listener->path) < 0 && errno != ENOENT)
-		log_info("left the socket %s behind: %m; the next cowd replaces it",
-			 listener->path);
+	if (listener->path)
+		remove_own(listener);
 	listener->fd = fd_close(listener->fd);
 	listener->reserve_fd = fd_close(listener->reserve_fd);
 	listener->timer_fd = fd_close(listener->timer_fd);
