@@ -68,6 +68,8 @@ libcowd_la_SOURCES = \
 	daemon/session-rpc.c \
 	daemon/session.c \
 	daemon/session.h \
+	daemon/sink.c \
+	daemon/sink.h \
 	daemon/snapshot-read.c \
 	daemon/snapshot-rpc.c \
 	daemon/snapshot.c \

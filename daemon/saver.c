@@ -3,11 +3,10 @@
  * Saves: snapshots written to descriptors that clients lent.
  *
  * A save is done in slices by the threads of the savers' pool, so that any number of saves share
- * them fairly. No slice ever waits for a peer: a pipe or socket that takes no more ends the slice,
- * and the loop watches the descriptor until it does (pwritev2(RWF_NOWAIT), send(MSG_DONTWAIT); the
- * client's own O_NONBLOCK is left as it is, because it belongs to the open file that the client
- * shares). What was read and not taken is read again: the snapshot does not change. So a client
- * that lends a pipe that nobody reads holds up nobody, and costs a descriptor.
+ * them fairly. No slice waits for room in a pipe or socket (sink.h says how that is had): one that
+ * takes no more ends the slice, and the loop watches the descriptor until it does. What was read
+ * and not taken is read again: the snapshot does not change. So a client that lends a pipe that
+ * nobody reads holds up nobody, and costs a descriptor.
  *
  * Regular files are written at their offset with holes left out, existing data under a hole is
  * punched out, and the offset ends up behind the snapshot, as after write(2). With O_APPEND every
@@ -22,9 +21,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
 
 #include "common/clock.h"
 #include "common/err.h"
@@ -33,6 +29,7 @@
 #include "daemon/outcome.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
+#include "daemon/sink.h"
 #include "daemon/snapshot.h"
 
 #define BUF_BYTES            ((size_t)256 * 1024)
@@ -40,8 +37,6 @@
 #define SLICE_BYTES          ((uint64_t)16 << 20)
 #define PEER_WAIT_MSEC       2
 #define PROGRESS_PERIOD_USEC 100000u
-/* What a pipe that polls writable takes without waiting, when RWF_NOWAIT is not known for pipes. */
-#define PIPE_STEP_BYTES      ((size_t)4096)
 
 /* How a slice ended, when it did not fail. */
 enum slice_end {
@@ -50,19 +45,10 @@ enum slice_end {
 	SLICE_DONE
 };
 
-enum sink {
-	SINK_UNKNOWN,
-	SINK_FILE,
-	SINK_APPEND,
-	SINK_PIPE,
-	SINK_SOCKET
-};
-
 /**
  * struct save
  * @watch: waits until @fd takes more
  * @off:   of the snapshot: all before it is written
- * @base:  of a regular file: where the snapshot begins in it
  */
 struct save {
 	struct job job;
@@ -77,86 +63,15 @@ struct save {
 	struct save *next;         /* in session->saves */
 
 	/* one slice's thread, or the loop between slices */
-	enum sink sink;
+	struct sink sink;
 	enum slice_end end;
 	bool is_over; /* there is no slice after this one */
 	uint64_t off;
-	uint64_t base;
-	uint64_t file_bytes;
 	uint64_t written_bytes;
 	struct outcome outcome;
 };
 
-/* --- what the descriptor is ------------------------------------------------------------------- */
-
-static int open_file(struct save *save, const struct stat *st)
-{
-	off_t base;
-
-	if (fcntl(save->fd, F_GETFL) & O_APPEND) {
-		save->sink = SINK_APPEND;
-		return 0;
-	}
-	base = lseek(save->fd, 0, SEEK_CUR);
-	if (base < 0)
-		return err_raise_errno("cannot find the offset of the file to save to");
-	save->base = (uint64_t)base;
-	save->file_bytes = (uint64_t)st->st_size;
-	save->sink = SINK_FILE;
-	return 0;
-}
-
-static int open_sink(struct save *save)
-{
-	int type = 0;
-	socklen_t len = sizeof(type);
-	struct stat st;
-
-	if (fstat(save->fd, &st) < 0)
-		return err_raise_errno("cannot look at the file to save to");
-	if (S_ISREG(st.st_mode))
-		return open_file(save, &st);
-	if (S_ISFIFO(st.st_mode)) {
-		save->sink = SINK_PIPE;
-		return 0;
-	}
-	if (S_ISSOCK(st.st_mode) && getsockopt(save->fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
-	    type == SOCK_STREAM) {
-		save->sink = SINK_SOCKET;
-		return 0;
-	}
-	return err_raise(-EINVAL, "a snapshot can be saved to a regular file, a pipe or a stream "
-				  "socket, and to nothing else");
-}
-
 /* --- writing ---------------------------------------------------------------------------------- */
-
-static ssize_t write_pipe(int fd, const void *buf, size_t n_bytes)
-{
-	/* pwritev2() does not write to it. */
-	struct iovec iov = {(void *)(uintptr_t)buf, n_bytes};
-	ssize_t n;
-
-	n = pwritev2(fd, &iov, 1, -1, RWF_NOWAIT);
-	if (n >= 0 || errno != EOPNOTSUPP)
-		return n;
-	/* Before Linux 6.5. The descriptor polled writable, so one page is taken at once. */
-	return write(fd, buf, min_u64(n_bytes, PIPE_STEP_BYTES));
-}
-
-static ssize_t write_some(const struct save *save, const void *buf, size_t n_bytes)
-{
-	switch (save->sink) {
-	case SINK_FILE:
-		return pwrite(save->fd, buf, n_bytes, (off_t)(save->base + save->off));
-	case SINK_SOCKET:
-		return send(save->fd, buf, n_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
-	case SINK_PIPE:
-		return write_pipe(save->fd, buf, n_bytes);
-	default:
-		return write(save->fd, buf, n_bytes);
-	}
-}
 
 /* A peer that is reading takes more within moments; one that is not is left to the loop. */
 static bool takes_more_soon(const struct save *save)
@@ -172,11 +87,12 @@ static int write_bytes(struct save *save, const char *buf, size_t n_bytes)
 	size_t n_done = 0;
 
 	while (n_done < n_bytes) {
-		ssize_t n = write_some(save, buf + n_done, n_bytes - n_done);
+		ssize_t n = sink_write(&save->sink, save->fd, buf + n_done, n_bytes - n_done,
+				       save->off);
 
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0 && errno == EAGAIN && save->sink != SINK_FILE) {
+		if (n < 0 && errno == EAGAIN && sink_is_stream(&save->sink)) {
 			if (takes_more_soon(save))
 				continue;
 			save->end = SLICE_WAIT;
@@ -190,11 +106,6 @@ static int write_bytes(struct save *save, const char *buf, size_t n_bytes)
 		n_done += (size_t)n;
 		save->off += (size_t)n;
 		save->written_bytes += (size_t)n;
-		/* Whether it takes another page is for poll to say. */
-		if (save->sink == SINK_PIPE && n_done < n_bytes && !takes_more_soon(save)) {
-			save->end = SLICE_WAIT;
-			return 0;
-		}
 	}
 	return 0;
 }
@@ -202,8 +113,9 @@ static int write_bytes(struct save *save, const char *buf, size_t n_bytes)
 /* A run of zeroes, which @buf has, stays a hole in a regular file. */
 static int skip_zeroes(struct save *save, const char *buf, uint64_t n_bytes)
 {
-	uint64_t pos = save->base + save->off;
-	uint64_t n_old = save->file_bytes > pos ? min_u64(save->file_bytes - pos, n_bytes) : 0;
+	uint64_t pos = save->sink.base + save->off;
+	uint64_t n_old =
+		save->sink.file_bytes > pos ? min_u64(save->sink.file_bytes - pos, n_bytes) : 0;
 
 	if (n_old && fallocate(save->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)pos,
 			       (off_t)n_old) < 0)
@@ -247,22 +159,22 @@ static int write_sparse(struct save *save, const char *buf, size_t n_bytes)
 
 static int save_piece(struct save *save, char *buf)
 {
-	const size_t max_bytes = save->sink == SINK_FILE ? BUF_BYTES : STREAM_BYTES;
+	const size_t max_bytes = save->sink.kind == SINK_FILE ? BUF_BYTES : STREAM_BYTES;
 	size_t n_bytes = (size_t)min_u64(save->snap->size_bytes - save->off, max_bytes);
 	int r = snapshot_read(save->snap, buf, n_bytes, save->off);
 
 	if (r)
 		return r;
-	return save->sink == SINK_FILE ? write_sparse(save, buf, n_bytes)
-				       : write_bytes(save, buf, n_bytes);
+	return save->sink.kind == SINK_FILE ? write_sparse(save, buf, n_bytes)
+					    : write_bytes(save, buf, n_bytes);
 }
 
 /* The last bytes may have been a hole, and the offset is to be behind them. */
 static int finish_file(struct save *save)
 {
-	uint64_t end = save->base + save->snap->size_bytes;
+	uint64_t end = save->sink.base + save->snap->size_bytes;
 
-	if (save->file_bytes < end && ftruncate(save->fd, (off_t)end) < 0)
+	if (save->sink.file_bytes < end && ftruncate(save->fd, (off_t)end) < 0)
 		return err_raise_errno("cannot set the size of the saved file");
 	if (lseek(save->fd, (off_t)end, SEEK_SET) < 0)
 		return err_raise_errno("cannot set the offset of the saved file");
@@ -274,8 +186,8 @@ static int save_slice(struct save *save, char *buf)
 	uint64_t first_off = save->off;
 	int r = 0;
 
-	if (save->sink == SINK_UNKNOWN)
-		r = open_sink(save);
+	if (save->sink.kind == SINK_UNKNOWN)
+		r = sink_open(&save->sink, save->fd);
 	save->end = SLICE_MORE;
 	while (!r && save->end == SLICE_MORE && save->off < save->snap->size_bytes) {
 		if (save->off - first_off >= SLICE_BYTES)
@@ -287,7 +199,7 @@ static int save_slice(struct save *save, char *buf)
 	if (r || save->end == SLICE_WAIT)
 		return r;
 	save->end = SLICE_DONE;
-	return save->sink == SINK_FILE ? finish_file(save) : 0;
+	return save->sink.kind == SINK_FILE ? finish_file(save) : 0;
 }
 
 static int save_some(struct save *save)
@@ -298,6 +210,7 @@ static int save_some(struct save *save)
 	if (posix_memalign(&buf, page_size_bytes(), BUF_BYTES) != 0)
 		return err_oom(BUF_BYTES, "a save");
 	r = save_slice(save, buf);
+	sink_pause(&save->sink);
 	free(buf);
 	return r;
 }
@@ -310,7 +223,7 @@ static int close_last(struct save *save)
 {
 	int error;
 
-	if (save->sink == SINK_UNKNOWN || save->sink == SINK_SOCKET)
+	if (save->sink.kind == SINK_UNKNOWN || save->sink.kind == SINK_SOCKET)
 		return 0; /* save_finish() */
 	error = close(fd_steal(&save->fd)) < 0 ? errno : 0;
 	if (!error || error == EINTR)
@@ -507,7 +420,7 @@ int rpc_snapshot_save(struct rpc_call *call)
 	save = malloc(sizeof(*save));
 	if (!save)
 		return err_oom(sizeof(*save), "a save");
-	*save = (struct save){.call = call, .fd = -1};
+	*save = (struct save){.call = call, .fd = -1, .sink = SINK_INIT};
 	r = quota_charge(&save->charge, session->user, QUOTA_FDS, 1);
 	if (r) {
 		free(save);

@@ -65,6 +65,7 @@ PROOF_TESTS = \
 	tests/system/ordered-pairs \
 	tests/system/outside \
 	tests/system/save \
+	tests/system/save-streams \
 	tests/system/thousand-clients \
 	tests/system/uffd-mapping \
 	tests/system/uffd-oracle \
@@ -115,6 +116,9 @@ tests_system_outside_LDADD = $(PROOF_LDADD)
 tests_system_save_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_LDADD = $(PROOF_LDADD)
+tests_system_save_streams_CFLAGS = $(TESTS_CFLAGS)
+tests_system_save_streams_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_save_streams_LDADD = $(PROOF_LDADD)
 tests_system_thousand_clients_CFLAGS = $(TESTS_CFLAGS)
 tests_system_thousand_clients_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_thousand_clients_LDADD = $(PROOF_LDADD)
