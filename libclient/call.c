@@ -164,8 +164,9 @@ static void await_news(struct cow_client *client, struct cowi_pending *pending)
 /*
  * With client->lock held, which is given up while waiting and while @progress is called. That is
  * also called when nothing has moved for a while, since its user may want to give up just then.
+ * Return: whether @progress said so, be it when all was done.
  */
-static void await(struct cow_client *client, struct cowi_pending *pending, cow_progress_fn progress,
+static bool await(struct cow_client *client, struct cowi_pending *pending, cow_progress_fn progress,
 		  void *user)
 {
 	bool is_cancelled = false;
@@ -192,9 +193,23 @@ static void await(struct cow_client *client, struct cowi_pending *pending, cow_p
 	/* The last news comes right before the answer; who shows it wants to show the end. */
 	if (pending->has_progress && progress && !is_cancelled && !pending->error) {
 		pthread_mutex_unlock(&client->lock);
-		(void)progress(user, pending->done_bytes, pending->total_bytes);
+		is_cancelled = progress(user, pending->done_bytes, pending->total_bytes) != 0;
 		pthread_mutex_lock(&client->lock);
 	}
+	return is_cancelled;
+}
+
+/*
+ * cowd may have finished before it heard of the cancelling. A program that said stop is told that
+ * it did: what it does next depends on nothing but its own word.
+ */
+static void note_cancelled(struct cowi_pending *pending)
+{
+	if (pending->error)
+		return;
+	pending->error = -ECANCELED;
+	(void)snprintf(pending->sentence, sizeof(pending->sentence),
+		       "cancelled, though all of it was done by then");
 }
 
 /* Give the parts of an answer to who asked; the rest is freed. */
@@ -253,8 +268,8 @@ static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request
 	if (!in_thread)
 		begin_turn(client);
 	r = submit(client, generation, request, fds, n_fds, COWI_SEND_NOW, &pending);
-	if (!r && !in_thread)
-		await(client, &pending, wishes->progress, wishes->user);
+	if (!r && !in_thread && await(client, &pending, wishes->progress, wishes->user))
+		note_cancelled(&pending);
 	if (!in_thread)
 		end_turn(client);
 	pthread_mutex_unlock(&client->lock);

@@ -304,6 +304,8 @@ COW_PUBLIC int cow_snapshot_map(struct cow_snapshot *snap, const void **view);
  * @done_bytes:  of the snapshot
  * @total_bytes: of the snapshot
  *
+ * The last call is made when all bytes are written.
+ *
  * Return: 0 to go on, anything else to cancel.
  */
 typedef int (*cow_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_bytes);
@@ -319,9 +321,9 @@ typedef int (*cow_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_b
  * Blocks the calling thread only; other threads of the program go on and may write to the region.
  * On an error the file may be incomplete; snapshot and region are as they were.
  *
- * Return: 0; -ECANCELED: @progress said so; -ESTALE; -ENOSPC, -EPIPE, -EIO, -EFBIG, -EDQUOT as
- * writing gave them; -EBADF, -EINVAL: @fd is not of those kinds or not open for writing;
- * -ENOTCONN: cowd is gone.
+ * Return: 0; -ECANCELED: @progress said so, even if all was written by then; -ESTALE; -ENOSPC,
+ * -EPIPE, -EIO, -EFBIG, -EDQUOT as writing gave them; -EBADF, -EINVAL: @fd is not of those kinds or
+ * not open for writing; -ENOTCONN: cowd is gone.
  */
 COW_PUBLIC int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress,
 				 void *user);

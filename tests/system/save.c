@@ -341,6 +341,25 @@ START_TEST(cancelled_is_ecanceled)
 }
 END_TEST
 
+/*
+ * A file takes all of it at once, so that the save is over before cowd hears of the end.
+ *
+ * Seen to fail: 0, without note_cancelled() (libclient/call.c).
+ */
+START_TEST(cancelled_too_late_is_ecanceled)
+{
+	AUTO_FD int fd = proof_file();
+	struct scene scene;
+	int n_calls = 0;
+
+	scene_init(&scene, proof_mode(_i));
+	ck_assert_int_eq(cow_snapshot_save(scene.snap, fd, cancel, &n_calls), -ECANCELED);
+	ck_assert_int_ge(n_calls, 1);
+	ck_assert_msg(strstr(cow_last_error(), "cancelled"), "%s", cow_last_error());
+	scene_end(&scene);
+}
+END_TEST
+
 static int note_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
 {
 	uint64_t *last = user;
@@ -457,6 +476,7 @@ int main(void)
 	tcase_add_loop_test(tcase, closed_pipe_is_epipe, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, pipe_closed_midway_is_epipe, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, cancelled_is_ecanceled, 0, PROOF_N_MODES);
+	tcase_add_loop_test(tcase, cancelled_too_late_is_ecanceled, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, progress_grows_to_the_whole, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, stalled_readers_hinder_nobody, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, descriptors_of_other_kinds_are_refused, 0, PROOF_N_MODES);
