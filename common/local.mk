@@ -9,6 +9,8 @@ libcommon_la_SOURCES = \
 	common/hist.h \
 	common/own-fd.c \
 	common/own-fd.h \
+	common/savable.c \
+	common/savable.h \
 	common/util.h \
 	common/wire.c \
 	common/wire.h \

@@ -75,7 +75,7 @@ static const struct allowed allowed[] = {
 	{"close", "everything"},
 	{"fcntl", "duplicates, seals, non-blocking"},
 	{"fstat", "what a passed descriptor is"},
-	{"fstatfs", "whether a memfd of an earlier daemon is one"},
+	{"fstatfs", "whether a memfd of an earlier daemon is one; whose file a save is to"},
 	{"fchmod", "that nobody opens a memfd anew for writing"},
 	{"newfstatat", "fstat in newer glibc"},
 	{"statx", "the same, where libc has only that"},

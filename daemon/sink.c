@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/err.h"
+#include "common/savable.h"
 #include "common/util.h"
 
 static int open_file(struct sink *sink, int fd, const struct stat *st)
@@ -33,25 +34,20 @@ static int open_file(struct sink *sink, int fd, const struct stat *st)
 
 int sink_open(struct sink *sink, int fd)
 {
-	int type = 0;
-	socklen_t len = sizeof(type);
 	struct stat st;
+	int r;
 
+	r = savable_check(fd, "the descriptor to save to");
+	if (r)
+		return r;
 	if (fstat(fd, &st) < 0)
 		return err_raise_errno("cannot look at the file to save to");
 	if (S_ISREG(st.st_mode))
 		return open_file(sink, fd, &st);
-	if (S_ISFIFO(st.st_mode)) {
-		sink->kind = SINK_PIPE;
-		return 0;
-	}
-	if (S_ISSOCK(st.st_mode) && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
-	    type == SOCK_STREAM) {
-		sink->kind = SINK_SOCKET;
-		return 0;
-	}
-	return err_raise(-EINVAL, "a snapshot can be saved to a regular file, a pipe or a stream "
-				  "socket, and to nothing else");
+	sink->kind = S_ISFIFO(st.st_mode)   ? SINK_PIPE
+		     : S_ISSOCK(st.st_mode) ? SINK_SOCKET
+					    : SINK_NULL;
+	return 0;
 }
 
 static ssize_t write_through(struct sink *sink, int fd, const void *buf, size_t n_bytes)

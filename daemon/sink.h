@@ -33,6 +33,7 @@ enum sink_kind {
 	SINK_UNKNOWN, /* not opened yet */
 	SINK_FILE,
 	SINK_APPEND, /* a file that is written at its end only */
+	SINK_NULL,   /* /dev/null */
 	SINK_PIPE,
 	SINK_SOCKET
 };

@@ -313,8 +313,8 @@ typedef int (*cow_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_b
 /**
  * cow_snapshot_save() - have cowd write the snapshot to a descriptor
  * @snap:     borrowed
- * @fd:       lent; a regular file (written from its current offset on, holes kept as holes), a pipe
- *            or a stream socket
+ * @fd:       lent; a regular file (written from its current offset on, holes kept as holes), a
+ *            pipe, a stream socket or /dev/null
  * @progress: may be NULL
  * @user:     for @progress
  *

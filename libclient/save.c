@@ -6,26 +6,17 @@
  */
 #include "config.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
+#include <stdio.h>
 
+#include "common/savable.h"
 #include "libclient/internal.h"
 
 static int check_save_fd(int fd)
 {
-	struct stat st;
-	int flags = fcntl(fd, F_GETFL);
+	char name[32];
 
-	if (flags < 0 || fstat(fd, &st))
-		return err_raise(-EBADF, "descriptor %d is not open", fd);
-	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
-		return err_raise(-EINVAL,
-				 "descriptor %d is no regular file, pipe or stream socket: a "
-				 "snapshot can be saved to those only",
-				 fd);
-	if ((flags & O_ACCMODE) == O_RDONLY || (flags & O_PATH))
-		return err_raise(-EBADF, "descriptor %d is not open for writing", fd);
-	return 0;
+	(void)snprintf(name, sizeof(name), "descriptor %d", fd);
+	return savable_check(fd, name);
 }
 
 int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress, void *user)

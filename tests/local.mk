@@ -65,6 +65,7 @@ PROOF_TESTS = \
 	tests/system/ordered-pairs \
 	tests/system/outside \
 	tests/system/save \
+	tests/system/save-kinds \
 	tests/system/save-streams \
 	tests/system/thousand-clients \
 	tests/system/uffd-mapping \
@@ -116,6 +117,9 @@ tests_system_outside_LDADD = $(PROOF_LDADD)
 tests_system_save_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_LDADD = $(PROOF_LDADD)
+tests_system_save_kinds_CFLAGS = $(TESTS_CFLAGS)
+tests_system_save_kinds_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_save_kinds_LDADD = $(PROOF_LDADD)
 tests_system_save_streams_CFLAGS = $(TESTS_CFLAGS)
 tests_system_save_streams_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_save_streams_LDADD = $(PROOF_LDADD)

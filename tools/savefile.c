@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "common/err.h"
+#include "common/savable.h"
 
 #define FILE_MODE 0600
 
@@ -36,23 +37,25 @@ static int open_temp(struct savefile *file)
 	return 0;
 }
 
+static int open_stream(struct savefile *file, int fd, const char *name)
+{
+	file->is_stream = true;
+	file->fd = fd;
+	return fd < 0 ? err_raise_errno("%s", name) : savable_check(fd, name);
+}
+
 int savefile_open(struct savefile *file, const char *path, bool may_replace)
 {
 	const char *slash = strrchr(path, '/');
 	struct stat st;
 
 	*file = (struct savefile){.path = path, .fd = -1, .may_replace = may_replace};
-	if (!strcmp(path, "-")) {
-		file->is_stream = true;
-		file->fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-		return file->fd < 0 ? err_raise_errno("standard output") : 0;
-	}
+	if (!strcmp(path, "-"))
+		return open_stream(file, fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3),
+				   "standard output");
 	if (!lstat(path, &st)) {
-		if (S_ISFIFO(st.st_mode)) {
-			file->is_stream = true;
-			file->fd = open(path, O_WRONLY | O_CLOEXEC);
-			return file->fd < 0 ? err_raise_errno("%s", path) : 0;
-		}
+		if (S_ISFIFO(st.st_mode) || savable_is_null(&st))
+			return open_stream(file, open(path, O_WRONLY | O_CLOEXEC), path);
 		/* Said before the work rather than after it; link(2) has the last word. */
 		if (!may_replace)
 			return err_raise(-EEXIST, "%s is there already; --force replaces it", path);

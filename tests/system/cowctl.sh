@@ -144,6 +144,13 @@ same 'by the same bytes' "$dir/saved" "$dir/target"
 "$cowctl" -s "$socket" save "$id" - >"$dir/redirected" && same 'standard output, a file' "$dir/saved" "$dir/redirected"
 "$cowctl" -s "$socket" save "$id" - | cat >"$dir/piped"
 same 'standard output, a pipe' "$dir/saved" "$dir/piped"
+expect 0 '' 'the null device' -s "$socket" save "$id" /dev/null
+"$cowctl" -s "$socket" save "$id" - 2>"$dir/err" >/dev/null && ok 'standard output, the null device' ||
+	bad "to the null device: $(cat "$dir/err")"
+"$cowctl" -s "$socket" save "$id" - 2>"$dir/err" >/dev/zero
+[ $? -eq 1 ] && grep -q 'standard output is a character device' "$dir/err" && ok 'standard output, another device' ||
+	bad "to another device: $(cat "$dir/err")"
+expect 1 'is no regular file' 'another device' -s "$socket" --force save "$id" /dev/zero
 mkfifo "$dir/fifo"
 cat "$dir/fifo" >"$dir/through" &
 reader=$!

@@ -149,7 +149,8 @@ START_TEST(arguments_of_snapshots)
 	check_error(cow_snapshot_save(snap, -1, NULL, NULL), -EBADF, "not open");
 	check_error(cow_snapshot_save(snap, file_fd, NULL, NULL), -EBADF, "writing");
 	check_error(cow_snapshot_save(snap, dir_fd, NULL, NULL), -EINVAL, "regular file");
-	check_error(cow_snapshot_save(snap, read_only_fd, NULL, NULL), -EINVAL, "regular file");
+	check_error(cow_snapshot_save(snap, read_only_fd, NULL, NULL), -EBADF,
+		    "not open for writing");
 	check_error(cow_snapshot_open(&opened, client, 0), -ENOENT, "snapshot");
 	check_error(cow_snapshot_open(&opened, client, 1ULL << 40), -ENOENT, "1099511627776");
 	ck_assert_ptr_null(opened);

@@ -441,25 +441,6 @@ START_TEST(stalled_readers_hinder_nobody)
 }
 END_TEST
 
-START_TEST(descriptors_of_other_kinds_are_refused)
-{
-	AUTO_FD int read_only = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	AUTO_FD int directory = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	AUTO_FD int device = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	AUTO_FD int packets = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	const int fds[] = {read_only, directory, device, packets, -1};
-	struct scene scene;
-
-	scene_init(&scene, proof_mode(_i));
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
-		int r = cow_snapshot_save(scene.snap, fds[i], NULL, NULL);
-
-		ck_assert_msg(r == -EBADF || r == -EINVAL, "descriptor %zu: %d", i, r);
-	}
-	scene_end(&scene);
-}
-END_TEST
-
 int main(void)
 {
 	TCase *tcase = proof_tcase("save", 60);
@@ -479,6 +460,5 @@ int main(void)
 	tcase_add_loop_test(tcase, cancelled_too_late_is_ecanceled, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, progress_grows_to_the_whole, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, stalled_readers_hinder_nobody, 0, PROOF_N_MODES);
-	tcase_add_loop_test(tcase, descriptors_of_other_kinds_are_refused, 0, PROOF_N_MODES);
 	return proof_run(tcase);
 }
