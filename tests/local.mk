@@ -33,6 +33,7 @@ noinst_LTLIBRARIES += tests/libfixture.la
 tests_libfixture_la_SOURCES = \
 	tests/system/daemon-fixture.c \
 	tests/system/daemon-fixture.h \
+	tests/skip.h \
 	$(NULL)
 
 # The invariants, in every mode: proof.h.

@@ -22,6 +22,7 @@
 
 #include "libclient/conn.h"
 #include "system/proof.h"
+#include "tests/skip.h"
 
 enum {
 	REGION_BYTES = 1 << 20,
@@ -323,6 +324,10 @@ int main(void)
 	/* The sanitizer may itself be in the middle of something in another thread. */
 	if (CAN_FORK_BESIDE_THREADS)
 		tcase_add_test(tcase, while_clients_are_made_and_ended);
+	else
+		tests_left_out(
+			"forks beside threads that make clients: the sanitizer may itself be "
+			"in the middle of something");
 	if (CAN_FORK_BESIDE_THREADS && proof_has_uffd())
 		tcase_add_test(tcase, while_cowd_is_given_a_userfaultfd);
 	if (proof_has_uffd())

@@ -118,8 +118,9 @@ static bool start(struct fuse_file *file)
 	(void)snprintf(file->path, sizeof(file->path), "/tmp/cowd-fuse-XXXXXX");
 	file->dev_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (file->dev_fd < 0 || !mount_it(file)) {
-		(void)printf("no file system of our own here: %s: %s\n",
-			     file->dev_fd < 0 ? "/dev/fuse" : "mount", strerror(errno));
+		(void)snprintf(file->why_not, sizeof(file->why_not),
+			       "no FUSE file system of our own here: %s: %s",
+			       file->dev_fd < 0 ? "/dev/fuse" : "mount", strerror(errno));
 		(void)unlink(file->path);
 		file->dev_fd = fd_close(file->dev_fd);
 		return false;
@@ -127,7 +128,8 @@ static bool start(struct fuse_file *file)
 	if (!pthread_create(&file->thread, NULL, serve, file) &&
 	    (file->hangs_flushes || refuse_flushes(file)))
 		return true;
-	(void)printf("no file system of our own here: %s\n", strerror(errno));
+	(void)snprintf(file->why_not, sizeof(file->why_not),
+		       "no FUSE file system of our own here: %s", strerror(errno));
 	fuse_file_stop(file);
 	return false;
 }

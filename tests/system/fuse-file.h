@@ -20,9 +20,10 @@ struct fuse_file {
 	_Atomic unsigned int n_ioctls;  /* asked for, none answered */
 	_Atomic unsigned int n_flushes; /* the same, when they hang */
 	bool hangs_flushes;
+	char why_not[128]; /* there is none */
 };
 
-/** fuse_file_start() - Return: whether there is one now; else why not was printed */
+/** fuse_file_start() - Return: whether there is one now; else why_not says why */
 bool fuse_file_start(struct fuse_file *file);
 /** fuse_file_start_hanging() - the same; a close(2) of it is not answered either, not even one's
  * own */

@@ -18,6 +18,7 @@
 #include "common/wire.h"
 #include "libclient/internal.h"
 #include "proof.h"
+#include "tests/skip.h"
 
 #define N_THREADS 3
 /* Neither end on a chunk's bound. */
@@ -513,6 +514,8 @@ int main(void)
 	tcase_add_test(tcase, memory_stays_when_the_region_ends);
 	if (CAN_FORK_BESIDE_THREADS)
 		tcase_add_test(tcase, forks_find_memory_whole);
+	else
+		tests_left_out("forks beside threads: the sanitizer does not follow them");
 	tcase_add_test(tcase, what_cannot_be_adopted_is_refused_and_unharmed);
 	tcase_add_test(tcase, the_librarys_own_memory_is_refused);
 	tcase_add_test(tcase, refused_when_all_is_moved_it_is_moved_back);

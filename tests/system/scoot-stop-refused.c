@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "system/scoot-stop.h"
+#include "tests/skip.h"
 
 /* Snapshots are right, and keep what was written. */
 static void check_as_without_flag(struct cow_region *region)
@@ -238,4 +239,6 @@ void add_refusal_tests(TCase *tcase)
 	tcase_add_test(tcase, a_debugger_is_not_disturbed);
 	if (CAN_FORBID)
 		tcase_add_test(tcase, without_ptrace_a_take_copies); /* a filter stays */
+	else
+		tests_left_out("a program without ptrace(2): the sanitizer looks for leaks by it");
 }
