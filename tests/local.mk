@@ -414,6 +414,10 @@ tests_unit_test_tools_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_tools_LDADD = tools/libtools.la $(CHECK_LIBS)
 tests_unit_test_tools_SOURCES = tests/unit/test-tools.c
 
+# ./check itself.
+TESTS += tests/system/check-script.sh
+dist_noinst_SCRIPTS += tests/system/check-script.sh
+
 # What a client may send: the fuzzer's target, replayed by `make check`; `make fuzz` needs clang.
 check_PROGRAMS += tests/fuzz/replay
 TESTS += tests/fuzz/replay
