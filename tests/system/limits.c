@@ -17,6 +17,7 @@
 #include <sys/resource.h>
 
 #include "system/proof.h"
+#include "tests/skip.h"
 
 enum {
 	REGION_BYTES = 8 << 20,
@@ -255,13 +256,14 @@ int main(void)
 {
 	TCase *tcase = proof_tcase("limits", 60);
 
-	/* A sanitizer maps terabytes for itself. */
 	if (!has_sanitizer()) {
 		tcase_add_loop_test(tcase, no_address_space_for_a_region, 0, PROOF_N_MODES);
 		tcase_add_loop_test(tcase, no_address_space_for_a_snapshot, 0, PROOF_N_MODES);
 		tcase_add_test(tcase, no_data_for_frozen_memory);
 		if (proof_has_uffd())
 			tcase_add_test(tcase, no_memory_in_cowd_for_a_page);
+	} else {
+		tests_left_out("limits of memory: the sanitizer maps terabytes for itself");
 	}
 	tcase_add_loop_test(tcase, a_program_with_a_limit_on_files, 0, PROOF_N_MODES);
 	tcase_add_loop_test(tcase, a_cowd_with_a_limit_on_files, 0, PROOF_N_MODES);

@@ -17,6 +17,7 @@
 
 #include "backends/pagemap.h"
 #include "libclient/conn.h"
+#include "tests/skip.h"
 
 #define STACK_BYTES ((size_t)256 << 10)
 
@@ -146,6 +147,8 @@ int main(void)
 	if (!IS_SANITIZED) {
 		tcase_add_test(tcase, a_stack_is_there);
 		tcase_add_test(tcase, a_heap_is_there);
+	} else {
+		tests_left_out("stack and heap: the sanitizer has its own");
 	}
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
