@@ -85,8 +85,9 @@ static bool run_add(struct page_run *runs, size_t max, size_t *n_runs, uint64_t 
 	return true;
 }
 
-static int find_by_scan(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
-			struct page_run *runs, size_t max, size_t *n_runs)
+/* @excluded: categories of pages that are left out */
+static int find_by_scan(const struct pagemap *pagemap, uint64_t excluded, uint64_t *at,
+			uint64_t end, struct page_run *runs, size_t max, size_t *n_runs)
 {
 	struct page_region found[SCAN_BATCH];
 
@@ -97,8 +98,8 @@ static int find_by_scan(const struct pagemap *pagemap, uint64_t *at, uint64_t en
 			.end = end,
 			.vec = (uint64_t)(uintptr_t)found,
 			.vec_len = min_u64(ARRAY_SIZE(found), max - *n_runs),
-			.category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-			.category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO,
+			.category_inverted = excluded,
+			.category_mask = excluded,
 			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 			/* the same for all that match: else a run would be cut where it differs */
 			.return_mask = PAGE_IS_FILE,
@@ -147,7 +148,17 @@ int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
 {
 	*n_runs = 0;
 	if (pagemap->has_scan)
-		return find_by_scan(pagemap, at, end, runs, max, n_runs);
+		return find_by_scan(pagemap, PAGE_IS_FILE, at, end, runs, max, n_runs);
+	return find_by_reading(pagemap, at, end, runs, max, n_runs);
+}
+
+int pagemap_not_zero(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
+		     struct page_run *runs, size_t max, size_t *n_runs)
+{
+	*n_runs = 0;
+	if (pagemap->has_scan)
+		return find_by_scan(pagemap, PAGE_IS_FILE | PAGE_IS_PFNZERO, at, end, runs, max,
+				    n_runs);
 	return find_by_reading(pagemap, at, end, runs, max, n_runs);
 }
 

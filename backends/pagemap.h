@@ -2,11 +2,12 @@
 /*
  * Which pages of a private file mapping are private: those written since it was mapped.
  *
- * Such a page is anonymous memory: present or swapped, and not of the file. The zero page is
- * neither (nobody wrote it). Two ways to ask, with the same answer: the PAGEMAP_SCAN ioctl
- * (since 6.7), which skips empty page tables and gives runs, and reading 8 bytes a page from
- * /proc/self/pagemap, which any process may do for itself (bits 61 to 63 are not hidden from it;
- * proc_pid_pagemap(5)).
+ * Such a page is anonymous memory: present or swapped, and not of the file. The kernel's zero page
+ * is one too: a read never maps it into a mapping of a file, KSM does (use_zero_pages in
+ * Documentation/admin-guide/mm/ksm.rst), in place of a page that the program had cleared. Two ways
+ * to ask, with the same answer: the PAGEMAP_SCAN ioctl (since 6.7), which skips empty page tables
+ * and gives runs, and reading 8 bytes a page from /proc/self/pagemap, which any process may do for
+ * itself (bits 61 to 63 are not hidden from it; proc_pid_pagemap(5)).
  */
 #ifndef COW_BACKENDS_PAGEMAP_H
 #define COW_BACKENDS_PAGEMAP_H
@@ -55,6 +56,13 @@ int pagemap_check(const struct pagemap *pagemap);
  */
 int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
 		    struct page_run *runs, size_t max, size_t *n_runs);
+
+/**
+ * pagemap_not_zero() - the same for anonymous memory, where a read of what was never written maps
+ * the zero page: that is left out by PAGEMAP_SCAN, and found by the other way, as zeroes to copy
+ */
+int pagemap_not_zero(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
+		     struct page_run *runs, size_t max, size_t *n_runs);
 
 /**
  * pagemap_present() - for each of @n_pages from @addr on: whether a page is mapped there

@@ -31,10 +31,13 @@ static int find_private(struct settle *settle, char *addr, uint64_t len)
 
 	settle->n_runs = 0;
 	while (!r && at < end && settle->n_runs + 2 <= ARRAY_SIZE(settle->runs)) {
+		struct page_run *runs = &settle->runs[settle->n_runs];
+		const size_t max = ARRAY_SIZE(settle->runs) - settle->n_runs;
 		size_t n_found;
 
-		r = pagemap_private(settle->pagemap, &at, end, &settle->runs[settle->n_runs],
-				    ARRAY_SIZE(settle->runs) - settle->n_runs, &n_found);
+		r = settle->is_adopting
+			    ? pagemap_not_zero(settle->pagemap, &at, end, runs, max, &n_found)
+			    : pagemap_private(settle->pagemap, &at, end, runs, max, &n_found);
 		settle->n_runs += n_found;
 	}
 	return r || at >= end ? r : err_raise(-E2BIG, "a chunk has too many changed pages");
