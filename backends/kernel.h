@@ -3,8 +3,8 @@
  * Kernel interfaces newer than the headers of the oldest supported build host (Linux 6.1, Debian
  * 12).
  *
- * Values are from include/uapi/linux/userfaultfd.h and include/uapi/linux/fs.h. That a name is here
- * says nothing about the kernel that runs: what it can do is probed at run time.
+ * Values are from include/uapi/linux/{userfaultfd.h,fs.h} and include/uapi/asm-generic/. That a
+ * name is here says nothing about the kernel that runs: what it can do is probed at run time.
  */
 #ifndef COW_BACKENDS_KERNEL_H
 #define COW_BACKENDS_KERNEL_H
@@ -12,6 +12,11 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#ifndef MADV_DONTNEED_LOCKED /* since 5.18 */
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
 #ifndef USERFAULTFD_IOC_NEW /* since 6.1 */
 #define USERFAULTFD_IOC     0xAA
@@ -75,6 +80,33 @@ struct pm_scan_arg {
 };
 
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#endif
+
+#ifndef PROCMAP_QUERY /* since 6.11 */
+#define PROCMAP_QUERY_VMA_READABLE         0x01
+#define PROCMAP_QUERY_VMA_WRITABLE         0x02
+#define PROCMAP_QUERY_VMA_EXECUTABLE       0x04
+#define PROCMAP_QUERY_COVERING_OR_NEXT_VMA 0x10
+
+struct procmap_query {
+	__u64 size;
+	__u64 query_flags;
+	__u64 query_addr;
+	__u64 vma_start;
+	__u64 vma_end;
+	__u64 vma_flags;
+	__u64 vma_page_size;
+	__u64 vma_offset;
+	__u64 inode;
+	__u32 dev_major;
+	__u32 dev_minor;
+	__u32 vma_name_size;
+	__u32 build_id_size;
+	__u64 vma_name_addr;
+	__u64 build_id_addr;
+};
+
+#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
 #endif
 
 #endif

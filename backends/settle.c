@@ -110,14 +110,17 @@ static void populate_runs(const struct settle *settle)
  */
 static int forget_private(const struct settle *settle, char *old, uint64_t len)
 {
+	int r;
+
 	if (!settle->n_runs)
 		return 0;
 	if (!space_drop_runs(settle->runs, settle->n_runs)) {
 		populate_runs(settle);
 		return 0;
 	}
-	if (madvise(old, len, MADV_DONTNEED))
-		return -errno;
+	r = space_drop(old, len);
+	if (r)
+		return r;
 	space_populate(old, len / page_size_bytes(), settle->is_mapped);
 	return 0;
 }

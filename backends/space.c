@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "backends/kernel.h"
 #include "common/err.h"
 
 /* fault_around_bytes, mm/memory.c: 64 KiB, aligned, unless set otherwise in debugfs. */
@@ -142,6 +143,11 @@ uint64_t space_populate_known(char *addr, uint64_t len)
 	return at;
 }
 
+int space_drop(char *addr, uint64_t len)
+{
+	return madvise(addr, len, MADV_DONTNEED_LOCKED) ? -errno : 0;
+}
+
 int space_drop_runs(const struct page_run *runs, size_t n_runs)
 {
 	static atomic_bool is_unknown;
@@ -162,7 +168,7 @@ int space_drop_runs(const struct page_run *runs, size_t n_runs)
 			parts[i].iov_len = runs[done + i].len;
 			n_bytes += (long)runs[done + i].len;
 		}
-		r = syscall(SYS_process_madvise, pidfd, parts, n, MADV_DONTNEED, 0);
+		r = syscall(SYS_process_madvise, pidfd, parts, n, MADV_DONTNEED_LOCKED, 0);
 		if (r < 0 && (errno == EINVAL || errno == ENOSYS || errno == EPERM))
 			atomic_store(&is_unknown, true);
 		if (r != n_bytes)
@@ -176,7 +182,7 @@ bool space_drop_step(char *addr, uint64_t len, uint64_t *done)
 	uint64_t step = min_u64(DROP_STEP_BYTES, len - *done);
 
 	if (step)
-		(void)madvise(addr + *done, step, MADV_DONTNEED);
+		(void)space_drop(addr + *done, step);
 	*done += step;
 	return *done < len;
 }

@@ -67,9 +67,17 @@ void space_populate(char *addr, size_t n_pages, const unsigned char *is_there);
 uint64_t space_populate_known(char *addr, uint64_t len);
 
 /**
+ * space_drop() - forget the pages of a range
+ *
+ * Also where the program has locked them: MADV_DONTNEED is refused there with EINVAL. The lock
+ * stays, and holds for what is mapped there next. Return: 0 or -errno without a sentence.
+ */
+int space_drop(char *addr, uint64_t len);
+
+/**
  * space_drop_runs() - forget the pages of each of @runs
  *
- * MADV_DONTNEED by process_madvise(2), which a process may do to itself since Linux 6.13: other
+ * space_drop() by process_madvise(2), which a process may do to itself since Linux 6.13: other
  * CPUs are interrupted once for many ranges. Return: 0; -1 if it could not, and some may be
  * forgotten.
  */

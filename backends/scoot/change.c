@@ -59,8 +59,7 @@ static int drop_private(const struct scoot_region *region, uint64_t off, uint64_
 
 			from = max_u64(from, dropped);
 			dropped = min_u64(to, end);
-			if (from < dropped &&
-			    madvise((void *)(uintptr_t)from, dropped - from, MADV_DONTNEED))
+			if (from < dropped && space_drop((char *)(uintptr_t)from, dropped - from))
 				r = err_raise_errno("cannot drop %llu changed bytes",
 						    (unsigned long long)found[i].len);
 		}
@@ -70,7 +69,7 @@ static int drop_private(const struct scoot_region *region, uint64_t off, uint64_
 
 static int drop_all(const struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	if (madvise(region->addr + off, len, MADV_DONTNEED))
+	if (space_drop(region->addr + off, len))
 		return err_raise_errno("cannot drop what was changed in %llu bytes",
 				       (unsigned long long)len);
 	return 0;
