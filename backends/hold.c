@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "backends/protect.h"
 #include "backends/space.h"
 #include "backends/uffdio.h"
 #include "common/err.h"
@@ -46,6 +47,12 @@ int hold_begin(int uffd, char *addr, uint64_t len, bool is_anonymous)
 	return r;
 }
 
+static int copy_run(void *arg, char *addr, uint64_t off, uint64_t len)
+{
+	memcpy(addr, (const char *)arg + off, len);
+	return 0;
+}
+
 /* The mapping at @addr is still there and registered: put the private pages into it. */
 static void copy_back(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len, char *side)
 {
@@ -53,12 +60,13 @@ static void copy_back(int uffd, const struct pagemap *pagemap, char *addr, uint6
 	uint64_t at = as_u64(side), end = as_u64(side) + len;
 	size_t n_runs;
 
+	(void)protect_show(side, len);
 	while (at < end && !pagemap_private(pagemap, &at, end, runs, RUNS_MAX, &n_runs)) {
 		for (size_t i = 0; i < n_runs; i++) {
 			uint64_t off = runs[i].addr - as_u64(side);
 
 			if (uffd < 0)
-				memcpy(addr + off, side + off, runs[i].len);
+				(void)protect_fill(addr + off, runs[i].len, copy_run, side + off);
 			while (uffd >= 0 && uffdio_copy(uffd, as_u64(addr) + off, side + off,
 							runs[i].len, 0) == UFFDIO_E_AGAIN)
 				;

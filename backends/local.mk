@@ -24,6 +24,8 @@ libbackends_la_SOURCES = \
 	backends/scoot/twin.c \
 	backends/settle.c \
 	backends/settle.h \
+	backends/protect.c \
+	backends/protect.h \
 	backends/space.c \
 	backends/space.h \
 	backends/stop.c \

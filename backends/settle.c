@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "backends/hold.h"
+#include "backends/protect.h"
 #include "backends/space.h"
 #include "common/err.h"
 
@@ -68,9 +69,10 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 {
 	const bool is_within = !memfile_is_past_limit(chunk->backing_off + chunk->len);
 	int r = find_private(settle, old, chunk->len);
-	/* The program may have taken access away from part of it: an error of pwrite(). */
-	const bool can_copy = chunk->twin && !r && settle->n_runs &&
-			      !mprotect(old, chunk->len, PROT_READ | PROT_WRITE);
+	/* The program may have taken access away from part of it. */
+	const bool can_read =
+		!r && settle->n_runs && !mprotect(old, chunk->len, PROT_READ | PROT_WRITE);
+	const bool can_copy = chunk->twin && can_read;
 
 	for (size_t i = 0; !r && i < settle->n_runs; i++) {
 		const struct page_run *run = &settle->runs[i];
@@ -201,6 +203,15 @@ static int map_fresh(char *at, const struct chunk *chunk)
 	return 0;
 }
 
+/* What is at @old goes back, but for the part that is mapped anew already. */
+static void give_back(const struct settle *settle, char *addr, uint64_t len, char *old)
+{
+	const uint64_t done = settle->n_settled;
+
+	protect_copy(addr + done, old + done, len - done);
+	hold_give_back(settle->uffd, settle->pagemap, addr + done, len - done, old + done);
+}
+
 /* While threads that touch the chunk wait: its pages to @old, then @fresh in place. */
 static int exchange(struct settle *settle, const struct chunk *chunk, char *old, char *fresh)
 {
@@ -214,10 +225,10 @@ static int exchange(struct settle *settle, const struct chunk *chunk, char *old,
 				 chunk->backing_off, NULL);
 	else
 		r = write_back(settle, chunk, old);
-	if (!r && space_move(fresh, chunk->len, chunk->addr))
-		r = err_raise_errno("cannot move a shared mapping into place");
+	if (!r)
+		r = protect_move(fresh, chunk->len, chunk->addr, &settle->n_settled);
 	if (r)
-		hold_give_back(settle->uffd, settle->pagemap, chunk->addr, chunk->len, old);
+		give_back(settle, chunk->addr, chunk->len, old);
 	return r;
 }
 
@@ -230,6 +241,7 @@ int settle_chunk(struct settle *settle, const struct chunk *chunk)
 	char *fresh = chunk->twin ? chunk->twin : settle->side + SETTLE_CHUNK_BYTES + skew;
 	int r;
 
+	settle->n_settled = 0;
 	r = chunk->twin ? prepare_twin(settle, chunk) : map_fresh(fresh, chunk);
 	if (!r)
 		r = hold_begin(settle->uffd, chunk->addr, chunk->len, settle->is_adopting);
@@ -263,16 +275,17 @@ int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const s
 	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
 	int r;
 
+	settle->n_settled = 0;
 	r = hold_begin(settle->uffd, addr, len, false);
 	if (r)
 		return r;
 	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
 	if (!r) {
 		r = copy_fresh(fresh, len, from, from_off);
-		if (!r && space_move(fresh, len, addr))
-			r = err_raise_errno("cannot move anonymous memory into place");
+		if (!r)
+			r = protect_move(fresh, len, addr, &settle->n_settled);
 		if (r)
-			hold_give_back(settle->uffd, settle->pagemap, addr, len, old);
+			give_back(settle, addr, len, old);
 	}
 	hold_end(settle->uffd, addr, len);
 	(void)space_clear(old, len);

@@ -41,6 +41,7 @@
  * @n_pages: private pages written back so far
  * @runs:    those of the chunk at hand
  * @is_mapped: pages of the twin of the chunk at hand
+ * @n_settled: bytes from the start of the chunk at hand that are mapped anew, also after an error
  * @is_adopting: chunks are private anonymous memory that becomes a shared mapping: the same steps
  */
 struct settle {
@@ -51,6 +52,7 @@ struct settle {
 	struct page_run runs[SETTLE_RUNS_MAX];
 	size_t n_runs;
 	unsigned char is_mapped[SETTLE_PAGES_MAX];
+	uint64_t n_settled;
 	bool is_adopting;
 };
 
@@ -80,12 +82,16 @@ struct chunk {
 /**
  * settle_chunk() - make it a shared mapping of its backing
  *
- * The new mapping is not inherited by fork children (MADV_DONTFORK) from its first instant on.
- * Return: 0; SETTLE_E_TWIN; -errno with a sentence, and the memory is as it was.
+ * The new mapping is not inherited by fork children (MADV_DONTFORK) from its first instant on, and
+ * has the protections that the program gave parts of the old one. Return: 0; SETTLE_E_TWIN; -errno
+ * with a sentence, and the memory from @n_settled on is as it was.
  */
 int settle_chunk(struct settle *settle, const struct chunk *chunk);
 
-/** settle_revert_chunk() - the other way: what is mapped shared on @from becomes anonymous memory
+/**
+ * settle_revert_chunk() - the other way: what is mapped shared on @from becomes anonymous memory
+ *
+ * Return: 0; -errno with a sentence, and the memory from @n_settled on is as it was.
  */
 int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
 			uint64_t from_off);

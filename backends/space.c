@@ -71,9 +71,9 @@ int space_clear(char *addr, uint64_t len)
 	return p == MAP_FAILED ? err_raise_errno("cannot clear address space set aside") : 0;
 }
 
-int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off)
+int space_map(char *addr, uint64_t len, int prot, int flags, int fd, uint64_t off)
 {
-	long p = syscall(SYS_mmap, addr, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, off);
+	long p = syscall(SYS_mmap, addr, len, prot, flags | MAP_FIXED, fd, off);
 
 	return p == -1 ? -1 : 0;
 }
@@ -90,7 +90,7 @@ static int try_to_grow(char *addr, uint64_t len, uint64_t new_len)
 	return 0;
 }
 
-static bool is_one_mapping(char *addr, uint64_t len)
+bool space_is_one_mapping(char *addr, uint64_t len)
 {
 	int error = try_to_grow(addr, len, TOO_MUCH);
 
@@ -101,7 +101,7 @@ static bool is_one_mapping(char *addr, uint64_t len)
 
 int space_move(char *from, uint64_t len, char *to)
 {
-	if (!is_one_mapping(from, len)) {
+	if (!space_is_one_mapping(from, len)) {
 		errno = EFAULT;
 		return -1;
 	}

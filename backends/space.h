@@ -36,7 +36,10 @@ int space_clear(char *addr, uint64_t len);
  * The bare system call: to the thread sanitizer the function of the C library is a write to the
  * whole range, and it would report every access of another thread. Return: 0, or -1 with errno set.
  */
-int space_map(char *addr, uint64_t len, int flags, int fd, uint64_t off);
+int space_map(char *addr, uint64_t len, int prot, int flags, int fd, uint64_t off);
+
+/** space_is_one_mapping() - whether all of a range is one mapping to the kernel */
+bool space_is_one_mapping(char *addr, uint64_t len);
 
 /**
  * space_move() - move a mapping with its page tables, and leave the same mapping empty in its place

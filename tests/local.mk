@@ -274,6 +274,7 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-record \
 	tests/unit/test-scoot \
 	tests/unit/test-scoot-pages \
+	tests/unit/test-scoot-protect \
 	tests/unit/test-twin \
 	tests/unit/test-twin-early \
 	tests/unit/test-uffdio \
@@ -329,6 +330,10 @@ tests_unit_test_scoot_pages_SOURCES = tests/unit/test-scoot-pages.c tests/unit/s
 tests_unit_test_scoot_pages_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_pages_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_scoot_pages_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_scoot_protect_SOURCES = tests/unit/test-scoot-protect.c tests/unit/scoot-fixture.h
+tests_unit_test_scoot_protect_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_scoot_protect_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_scoot_protect_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_twin_SOURCES = tests/unit/test-twin.c tests/unit/scoot-fixture.h tests/unit/twin-fixture.h
 tests_unit_test_twin_early_SOURCES = tests/unit/test-twin-early.c tests/unit/scoot-fixture.h \
 	tests/unit/twin-fixture.h

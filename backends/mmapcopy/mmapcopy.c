@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 
 /* Pages that the source has private are not in the memfd. */
@@ -35,13 +36,14 @@ uint64_t mmapcopy_pages(struct scoot_region *dst, uint64_t dst_off, struct scoot
 	uint64_t done = 0;
 
 	if (dst->map.n_runs > MMAPCOPY_RUNS_MAX || src->map.n_runs > MMAPCOPY_RUNS_MAX ||
-	    scoot_freeze(src, src_off, len))
+	    !protect_allows(dst->addr + dst_off, len, PROT_READ | PROT_WRITE) ||
+	    !protect_allows(src->addr + src_off, len, PROT_READ) || scoot_freeze(src, src_off, len))
 		return 0;
 	scoot_twin_drop(dst);
 	scoot_set_aside(dst, dst_off, len);
 	dst->wants_trim = true;
 	while (done < len) {
-		uint64_t from = src_off + done, to = dst_off + done, skip, n;
+		uint64_t from = src_off + done, to = dst_off + done, skip, n, n_mapped = 0;
 		/* A copy: if both are one map, setting a run there moves the others. */
 		struct extent run = src->map.runs[extents_find(&src->map, from)];
 		struct extent copy = run;
@@ -50,10 +52,13 @@ uint64_t mmapcopy_pages(struct scoot_region *dst, uint64_t dst_off, struct scoot
 		n = min_u64(run.len - skip, len - done);
 		copy.off = to;
 		copy.backing_off += skip;
-		if (run.backing->fd < 0 || extents_reserve(&dst->map, 1) ||
-		    scoot_map_private(dst, &copy, to, n))
+		if (run.backing->fd < 0 || extents_reserve(&dst->map, 1))
 			break;
-		extents_set(&dst->map, to, n, run.backing, copy.backing_off, false);
+		(void)scoot_map_private(dst, &copy, to, n, &n_mapped);
+		if (n_mapped)
+			extents_set(&dst->map, to, n_mapped, run.backing, copy.backing_off, false);
+		if (n_mapped < n)
+			break;
 		if (!copy_private(dst->addr + to, src->addr + from, &src->pagemap, n))
 			break;
 		done += n;

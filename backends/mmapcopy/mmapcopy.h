@@ -22,7 +22,8 @@
  * mmapcopy_pages() - make [@dst_off, @dst_off + @len) of @dst what @src has at @src_off
  *
  * Offsets and @len are whole pages; the ranges do not overlap; @dst may be @src. Under the locks of
- * both regions. Return: how many bytes from the start were done. The rest of the destination, if
+ * both regions. What the program may not access is left to be copied, as any copy of it would fail.
+ * Return: how many bytes from the start were done. The rest of the destination, if
  * any, is writable memory of any content, and has to be copied.
  */
 uint64_t mmapcopy_pages(struct scoot_region *dst, uint64_t dst_off, struct scoot_region *src,

@@ -71,6 +71,7 @@ static int revert(struct scoot_region *region, uint64_t len)
 
 	for (uint64_t off = 0, n; off < len; off += n) {
 		char *addr = region->addr + off;
+		uint64_t done;
 		int r;
 
 		n = chunk_len(region->addr, off, len);
@@ -78,7 +79,9 @@ static int revert(struct scoot_region *region, uint64_t len)
 		if (!r)
 			continue;
 		result = r;
-		(void)space_map(addr, n, MAP_PRIVATE | MAP_NORESERVE, region->home->fd, off);
+		done = region->settle.n_settled;
+		(void)space_map(addr + done, n - done, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_NORESERVE, region->home->fd, off + done);
 	}
 	(void)madvise(region->addr, region->size_bytes, MADV_DOFORK);
 	return result;
@@ -109,8 +112,7 @@ int scoot_adopt(struct scoot_region *region)
 
 		chunk.len = chunk_len(region->addr, done, len);
 		r = settle_chunk(&region->settle, &chunk);
-		if (!r)
-			done += chunk.len;
+		done += region->settle.n_settled;
 	}
 	region->settle.is_adopting = false;
 	return r ? undo(region, done, r) : 0;

@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 
 #include "backends/hold.h"
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 #include "common/clock.h"
@@ -23,6 +24,12 @@
 #define PUNCH_STEP_BYTES ((uint64_t)16 << 20)
 #define FAULT_NSEC       2000 /* about what a fault costs that maps pages of a memfd */
 #define ROLLS_PER_TRY    64   /* of the way that was dearer */
+
+/* A run of an overlay. */
+struct kept_run {
+	const struct memfile *overlay;
+	uint64_t off;
+};
 
 void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
 {
@@ -105,6 +112,47 @@ static void roll_end(struct roll *roll)
 	roll->n_faults = n_faults();
 }
 
+/* [@off, @off + @len) of the region becomes what @want, a run of a snapshot, has there. */
+static int map_back(struct scoot_region *region, const struct extent *want, uint64_t off,
+		    uint64_t len)
+{
+	uint64_t done;
+	int r = extents_reserve(&region->map, 1);
+
+	if (r)
+		return r;
+	scoot_set_aside(region, off, len);
+	r = scoot_map_private(region, want, off, len, &done);
+	if (done)
+		extents_set(&region->map, off, done, want->backing,
+			    want->backing_off + (off - want->off), false);
+	return r;
+}
+
+static int read_back(void *arg, char *addr, uint64_t off, uint64_t len)
+{
+	const struct kept_run *run = arg;
+
+	return memfile_read(run->overlay, addr, len, run->off + off);
+}
+
+/* Pages of the overlay, also where the program may not write. */
+static int roll_kept_back(struct scoot_region *region, const struct scoot_snapshot *snap)
+{
+	const bool is_plain = protect_is_plain(region->addr, region->size_bytes);
+	int r = 0;
+
+	for (size_t i = 0; !r && i < snap->n_kept; i++) {
+		const struct page_run *kept = &snap->kept[i];
+		struct kept_run run = {.overlay = snap->overlay, .off = kept->addr};
+		char *addr = region->addr + kept->addr;
+
+		r = is_plain ? memfile_read(snap->overlay, addr, kept->len, kept->addr)
+			     : protect_fill(addr, kept->len, read_back, &run);
+	}
+	return r;
+}
+
 /* @want is a run of the snapshot. */
 static int roll_run_back(struct scoot_region *region, const struct extent *want)
 {
@@ -124,13 +172,7 @@ static int roll_run_back(struct scoot_region *region, const struct extent *want)
 		} else {
 			if (run.owned || run.backing != want->backing || want_off != off)
 				scoot_twin_drop(region);
-			r = extents_reserve(&region->map, 1);
-			if (!r) {
-				scoot_set_aside(region, off, n);
-				r = scoot_map_private(region, want, off, n);
-			}
-			if (!r)
-				extents_set(&region->map, off, n, want->backing, want_off, false);
+			r = map_back(region, want, off, n);
 			region->wants_trim = true;
 		}
 		off += n;
@@ -150,9 +192,8 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
 	for (size_t i = 0; !r && i < snap->map.n_runs; i++)
 		r = roll_run_back(region, &snap->map.runs[i]);
 	region->is_populated &= r != 0;
-	for (size_t i = 0; !r && i < snap->n_kept; i++)
-		r = memfile_read(snap->overlay, region->addr + snap->kept[i].addr,
-				 snap->kept[i].len, snap->kept[i].addr);
+	if (!r && snap->n_kept)
+		r = roll_kept_back(region, snap);
 	roll_end(&region->roll);
 	return r;
 }
@@ -167,11 +208,26 @@ int scoot_punch(const struct memfile *backing, uint64_t off, uint64_t len)
 	return 0;
 }
 
+static int clear(void *arg, char *addr, uint64_t off, uint64_t len)
+{
+	(void)arg;
+	(void)off;
+	memset(addr, 0, len);
+	return 0;
+}
+
+/* Zeroes as writes of the program, which make private pages where it is frozen. */
+static int fill_with_zeroes(char *addr, uint64_t len)
+{
+	return protect_fill(addr, len, clear, NULL);
+}
+
 /* Map zeroes of @backing, whose bytes there nobody else refers to. */
 static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint64_t backing_off,
 		      uint64_t off, uint64_t len)
 {
 	char *addr = region->addr + off;
+	uint64_t done;
 	int r;
 
 	r = extents_reserve(&region->map, 1);
@@ -181,16 +237,14 @@ static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint
 		return r;
 	scoot_twin_drop(region);
 	scoot_set_aside(region, off, len);
-	if (space_map(addr, len, MAP_SHARED, backing->fd, backing_off)) {
-		/* What was private there is gone, and what is mapped reads as before the snapshot.
-		 */
-		memset(addr, 0, len);
-		return 0;
+	(void)protect_map(addr, len, MAP_SHARED, backing->fd, backing_off, &done);
+	if (done) {
+		(void)madvise(addr, done, MADV_DONTFORK);
+		extents_set(&region->map, off, done, backing, backing_off, true);
+		region->wants_trim = true;
 	}
-	(void)madvise(addr, len, MADV_DONTFORK);
-	extents_set(&region->map, off, len, backing, backing_off, true);
-	region->wants_trim = true;
-	return 0;
+	/* Else what was private there is gone, and what is mapped reads as before the snapshot. */
+	return done < len ? fill_with_zeroes(addr + done, len - done) : 0;
 }
 
 static bool is_free(const struct memfile *backing, uint64_t off, uint64_t len)
@@ -215,8 +269,7 @@ static int discard_part(struct scoot_region *region, const struct extent *run, u
 		return map_zeroes(region, region->second, off, off, len);
 	if (!region->second && !may_fill)
 		return SCOOT_E_OVERLAY;
-	memset(region->addr + off, 0, len);
-	return 0;
+	return fill_with_zeroes(region->addr + off, len);
 }
 
 int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool may_fill)

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "backends/pagebits.h"
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 #include "common/err.h"
 
@@ -61,6 +62,7 @@ static int child_main(const struct scoot_region *region, const struct scoot_snap
 	int r = pagemap_init(&pagemap);
 
 	pagemap.has_scan &= region->pagemap.has_scan;
+	(void)protect_show(region->addr, region->size_bytes); /* what is not shown is an error */
 	for (size_t i = 0; !r && i < region->map.n_runs; i++)
 		r = copy_pages(&pagemap, region, snap, &region->map.runs[i], bits);
 	return r < 0 ? -r : r;

@@ -33,7 +33,11 @@ DEFINE_CLEANUP(scoot_aside_free, struct scoot_aside *)
 void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside);
 /** scoot_twin_drop() - the region is going to be mapped in a way that the twin is not for */
 void scoot_twin_drop(struct scoot_region *region);
-/** scoot_twin_swap_all() - all is owned: freeze it. 0; SCOOT_E_TWIN; -errno with a sentence */
+/**
+ * scoot_twin_swap_all() - all is owned, for reading and writing: freeze it
+ *
+ * Return: 0; SCOOT_E_TWIN; -errno with a sentence.
+ */
 int scoot_twin_swap_all(struct scoot_region *region);
 /**
  * scoot_twin_swap() - put the twin's pages of an owned run in place
@@ -42,8 +46,11 @@ int scoot_twin_swap_all(struct scoot_region *region);
  * Return: whether that was done; if not, the run is for the caller to map.
  */
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
-/** scoot_take_over() - a private mapping to where threads wait for it. Return: whether that was
- * done
+/**
+ * scoot_take_over() - a private mapping to where threads wait for it, and where all is for reading
+ * and writing
+ *
+ * Return: whether that was done.
  */
 bool scoot_take_over(char *from, uint64_t len, char *to);
 /** scoot_lighten() - before a fork: few private pages do not make it copy full page tables */
@@ -66,10 +73,14 @@ int scoot_check_memory(void);
 int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len);
 /** scoot_set_aside() - move page tables away before something else is mapped there; best effort */
 void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len);
-/** scoot_map_private() - map [@off, @off + @len) of the region private on what its map says. 0,
- * -errno */
+/**
+ * scoot_map_private() - map [@off, @off + @len) of the region private on what @run says
+ * @done: how much of it is mapped, also after an error
+ *
+ * Protections that the program gave to parts stay. Return: 0; -errno with a sentence.
+ */
 int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
-		      uint64_t len);
+		      uint64_t len, uint64_t *done);
 
 /** scoot_punch() - give back bytes that no map refers to, which are zeroes then. 0 or -errno */
 int scoot_punch(const struct memfile *backing, uint64_t off, uint64_t len);
@@ -94,7 +105,7 @@ int scoot_snapshot_note_bits(struct scoot_snapshot *snap, const uint8_t *bits, u
 			     uint64_t n_pages);
 /**
  * scoot_keep_run() - keep the private pages of a run, or all if cowd does not know its backing
- * @pages: where its pages are: in place or aside
+ * @pages: where its pages are, for reading: in place or aside
  */
 int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
 		   const struct extent *run, char *pages);

@@ -7,8 +7,8 @@
  * snapshot lives such pages have to stay, and with page tables that were filled ahead
  * (scoot/twin.c) one of them makes fork() as dear as that of anonymous memory. So before a fork a
  * fresh mapping takes the place of such a one, with the private pages in it, copied, and nothing
- * else; unless they are so many that copying entries is cheaper. Threads that touch the region wait
- * meanwhile.
+ * else; unless they are so many that copying entries is cheaper, or the program may not access
+ * some. Threads that touch the region wait meanwhile.
  *
  * To search full page tables for private pages takes as long as a fork() that copies them, so it is
  * done once such a fork was seen: whoever forks once pays once, and whoever forks often pays twice.
@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 
 #include "backends/hold.h"
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 
 /* To copy a page costs about as much as to copy so many entries. */
@@ -68,7 +69,8 @@ static bool lighten_run(struct scoot_region *region, const struct extent *run)
 		return false;
 	is_done = !hold_take(region->uffd, &region->pagemap, addr, run->len, old->addr);
 	if (is_done) {
-		is_done = copy_private(region, run, old->addr, fresh->addr) &&
+		is_done = protect_is_plain(old->addr, run->len) &&
+			  copy_private(region, run, old->addr, fresh->addr) &&
 			  scoot_take_over(fresh->addr, run->len, addr);
 		if (!is_done)
 			hold_give_back(region->uffd, &region->pagemap, addr, run->len, old->addr);

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "backends/hold.h"
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 #include "common/err.h"
@@ -164,23 +165,78 @@ int scoot_check_memory(void)
 }
 
 int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
-		      uint64_t len)
+		      uint64_t len, uint64_t *done)
+{
+	char *addr = region->addr + off;
+	int r = protect_map(addr, len, MAP_PRIVATE | MAP_NORESERVE, run->backing->fd,
+			    run->backing_off + (off - run->off), done);
+
+	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
+	 */
+	if (*done)
+		(void)madvise(addr, *done, MADV_DONTFORK);
+	return r;
+}
+
+/* As scoot_map_private(), but all or nothing; protections are those of @like. */
+static int map_at_once(const struct scoot_region *region, const struct extent *run, uint64_t off,
+		       uint64_t len, const char *like, uint64_t *done)
 {
 	char *addr = region->addr + off;
 
-	if (space_map(addr, len, MAP_PRIVATE | MAP_NORESERVE, run->backing->fd,
-		      run->backing_off + (off - run->off)))
+	*done = 0;
+	if (space_map(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+		      run->backing->fd, run->backing_off + (off - run->off)))
 		return err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
-	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
-	 */
+	protect_copy(like, addr, len);
 	(void)madvise(addr, len, MADV_DONTFORK);
+	*done = len;
 	return 0;
+}
+
+/*
+ * One owned run, or part of it, where access to parts was taken away: those are mappings of their
+ * own, so it is not done at one instant, and threads wait meanwhile. An error may come between two
+ * of them: what is done by then is frozen.
+ *
+ * Without a userfaultfd nobody can be made to wait: then all is mapped at once, and access taken
+ * away again.
+ */
+static int freeze_protected(struct scoot_region *region, struct extent run, uint64_t off,
+			    uint64_t len)
+{
+	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+	const uint64_t backing_off = run.backing_off + (off - run.off);
+	char *addr = region->addr + off;
+	uint64_t done = 0;
+	int r = scoot_aside_new(&aside, addr, len);
+
+	if (!r)
+		r = hold_begin(region->uffd, addr, len, false);
+	if (r)
+		return r;
+	r = hold_take(region->uffd, &region->pagemap, addr, len, aside->addr);
+	if (!r && region->uffd >= 0)
+		r = scoot_map_private(region, &run, off, len, &done);
+	else if (!r)
+		r = map_at_once(region, &run, off, len, aside->addr, &done);
+	if (r)
+		hold_give_back(region->uffd, &region->pagemap, addr + done, len - done,
+			       aside->addr + done);
+	hold_end(region->uffd, addr, len);
+	if (done)
+		extents_set(&region->map, off, done, run.backing, backing_off, false);
+	if (done == region->size_bytes)
+		region->is_populated = false;
+	scoot_aside_push(region, steal_ptr(&aside));
+	return r;
 }
 
 /* One owned run, or part of it, with a mapping that has no page tables yet. */
 static int freeze_part(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+	uint64_t done;
 	int r = 0;
 
 	if (len == region->size_bytes && region->room)
@@ -191,8 +247,14 @@ static int freeze_part(struct scoot_region *region, struct extent run, uint64_t 
 		r = hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr);
 	if (r)
 		return r;
-	r = scoot_map_private(region, &run, off, len);
-	if (r) { /* the shared mapping is still in place, and its page tables come back */
+	r = scoot_map_private(region, &run, off, len, &done);
+	if (r) {
+		/* The shared mapping is still in place, and its page tables come back; but for what
+		 * was done, if the program took access to parts away just now.
+		 */
+		if (done)
+			extents_set(&region->map, off, done, run.backing,
+				    run.backing_off + (off - run.off), false);
 		scoot_aside_push(region, steal_ptr(&aside));
 		return r;
 	}
@@ -212,6 +274,10 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 
 	if (r)
 		return r;
+	if (!protect_is_plain_or_whole(region->addr + off, len)) {
+		scoot_twin_drop(region);
+		return freeze_protected(region, run, off, len);
+	}
 	if (region->twin && len == region->size_bytes) {
 		r = scoot_twin_swap_all(region);
 		if (!r)
@@ -331,13 +397,15 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 	r = settle_chunk(&region->settle, &chunk);
 	if (r && chunk.twin)
 		scoot_twin_drop(region);
+	if (region->settle.n_settled)
+		extents_set(&region->map, off, region->settle.n_settled, chunk.backing,
+			    chunk.backing_off, true);
+	region->wants_trim |= chunk.from != NULL;
 	if (r < 0) {
 		*more = chunk.twin; /* tried again without it */
 		return chunk.twin ? 0 : r;
 	}
-	extents_set(&region->map, off, chunk.len, chunk.backing, chunk.backing_off, true);
 	region->settle_at = off + chunk.len;
-	region->wants_trim |= chunk.from != NULL;
 	*more = !extents_is_owned(&region->map);
 	return 0;
 }

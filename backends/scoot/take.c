@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "backends/hold.h"
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 #include "common/err.h"
 
@@ -19,8 +20,8 @@ enum run_kind {
 struct taken_run {
 	struct extent extent;
 	enum run_kind kind;
-	bool is_done;   /* mapped again, in the state that its kind leads to */
-	bool is_frozen; /* and that is a fresh private mapping */
+	bool is_done;    /* mapped again, in the state that its kind leads to */
+	uint64_t n_anew; /* bytes from its start that are a fresh private mapping */
 };
 
 /* The other threads could not be stopped; nothing was done. */
@@ -124,11 +125,22 @@ int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
 }
 
 /* Without page tables. Where the run was owned, its twin is not what it should be then. */
-static int freeze_anew(struct scoot_region *region, const struct extent *extent)
+static int freeze_anew(struct scoot_region *region, struct taken_run *run)
 {
+	const struct extent *extent = &run->extent;
+
 	if (extent->owned)
 		scoot_twin_drop(region);
-	return scoot_map_private(region, extent, extent->off, extent->len);
+	return scoot_map_private(region, extent, extent->off, extent->len, &run->n_anew);
+}
+
+/* What is at @pages goes back, but for what is mapped anew already. */
+static void give_back(struct scoot_region *region, const struct taken_run *run, char *pages)
+{
+	const uint64_t len = run->extent.len - run->n_anew;
+	char *addr = region->addr + run->extent.off + run->n_anew;
+
+	hold_give_back(region->uffd, &region->pagemap, addr, len, pages + run->n_anew);
 }
 
 /* One run whose pages are aside; threads that touch it wait. */
@@ -136,26 +148,29 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 		      struct taken_run *run, char *pages)
 {
 	const struct extent *extent = &run->extent;
-	int r = 0;
+	char *addr = region->addr + extent->off;
+	int shown = run->kind == RUN_OWNED ? 0 : protect_show(pages, extent->len);
+	int r = shown < 0 ? shown : 0;
 
-	if (run->kind == RUN_SHARED)
+	if (!r && run->kind == RUN_SHARED)
 		r = scoot_keep_run(&region->pagemap, snap, extent, pages);
-	else if (run->kind == RUN_UNSHARED)
+	else if (!r && run->kind == RUN_UNSHARED)
 		r = write_back(region, snap, extent, pages);
+	if (shown == PROTECT_E_SHOWN)
+		protect_copy(addr, pages, extent->len);
 	if (r)
 		return r;
 	if (run->kind == RUN_SHARED && !extent->owned) {
-		hold_give_back(region->uffd, &region->pagemap, region->addr + extent->off,
-			       extent->len, pages);
+		give_back(region, run, pages);
+	} else if (extent->owned && scoot_twin_swap(region, extent->off, extent->len, pages)) {
+		run->n_anew = extent->len;
 	} else {
-		if (!extent->owned || !scoot_twin_swap(region, extent->off, extent->len, pages))
-			r = freeze_anew(region, extent);
+		r = freeze_anew(region, run);
 		if (r)
 			return r;
-		run->is_frozen = true;
 	}
 	run->is_done = true;
-	hold_end(region->uffd, region->addr + extent->off, extent->len);
+	hold_end(region->uffd, addr, extent->len);
 	return 0;
 }
 
@@ -211,11 +226,8 @@ static int remap(struct scoot_region *region, const struct plan *plan, struct sc
 	for (size_t i = 0; !r && i < plan->n_runs; i++)
 		r = finish_run(region, snap, &runs[i], aside + runs[i].extent.off);
 	for (size_t i = 0; r && i < n_aside; i++) {
-		const struct extent *run = &runs[i].extent;
-
 		if (!runs[i].is_done)
-			hold_give_back(region->uffd, &region->pagemap, region->addr + run->off,
-				       run->len, aside + run->off);
+			give_back(region, &runs[i], aside + runs[i].extent.off);
 	}
 	return r;
 }
@@ -241,8 +253,8 @@ static int take_held(struct scoot_region *region, const struct plan *plan,
 	for (size_t i = 0; i < plan->n_runs; i++) {
 		const struct extent *run = &plan->runs[i].extent;
 
-		if (plan->runs[i].is_frozen)
-			extents_set(&region->map, run->off, run->len, run->backing,
+		if (plan->runs[i].n_anew)
+			extents_set(&region->map, run->off, plan->runs[i].n_anew, run->backing,
 				    run->backing_off, false);
 	}
 	scoot_aside_push(region, steal_ptr(&aside));

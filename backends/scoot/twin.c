@@ -22,7 +22,9 @@
  * page 0, and that page is looked at before a swap. A mlockall() during the call itself may still
  * go unnoticed: cow-scoot(7) forbids it.
  *
- * Without a userfaultfd nothing is settled, and there is no twin.
+ * Without a userfaultfd nothing is settled, and there is no twin. Where the program took access to
+ * parts of the region away it is not put in place: the mapping that is made instead is like that
+ * from the start.
  */
 #include "config.h"
 
@@ -31,6 +33,7 @@
 #include <sys/resource.h>
 
 #include "backends/hold.h"
+#include "backends/protect.h"
 #include "backends/scoot/internal.h"
 #include "backends/space.h"
 
@@ -94,10 +97,9 @@ void scoot_twin_prepare(struct scoot_region *region)
 	if (region->uffd < 0 || region->twin || is_limited() || is_overcommit_strict() ||
 	    scoot_check_memory() || scoot_aside_new(&aside, region->addr, region->size_bytes))
 		return;
-	if (space_map(aside->addr, region->size_bytes, MAP_PRIVATE | MAP_NORESERVE,
+	if (space_map(aside->addr, region->size_bytes, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE,
 		      region->home->fd, 0) ||
-	    madvise(aside->addr, region->size_bytes, MADV_DONTFORK) ||
-	    mprotect(aside->addr, region->size_bytes, PROT_NONE))
+	    madvise(aside->addr, region->size_bytes, MADV_DONTFORK))
 		return;
 	region->twin = steal_ptr(&aside);
 	region->twin_is_checked = true;
@@ -204,7 +206,7 @@ int scoot_twin_swap_all(struct scoot_region *region)
 
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages)
 {
-	if (!has_twin(region) || off || !is_clean(region) ||
+	if (!has_twin(region) || off || !is_clean(region) || !protect_is_plain(region->addr, len) ||
 	    !scoot_take_over(region->twin->addr, len, region->addr))
 		return false;
 	region->is_populated = true;

@@ -117,16 +117,31 @@ START_TEST(a_lock_of_a_part_ends_with_the_first_snapshot)
 }
 END_TEST
 
-START_TEST(a_protection_of_a_part_ends_with_the_first_snapshot)
+/*
+ * Seen to fail: with protect_map() and protect_move() (backends/protect.c) that take everything for
+ * readable and writable.
+ */
+START_TEST(a_protection_of_a_part_stays)
 {
 	CLEANUP(cow_region_unrefp)
 	struct cow_region *region = proof_region(COW_MODE_SCOOT, REGION_BYTES);
+	CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *first = NULL, *second = NULL;
 	char *page = odd_page(region);
 
 	ck_assert(!mprotect(page, page_size_bytes(), PROT_READ));
+	proof_ok(cow_snapshot_new(&first, region));
 	ck_assert(!is_writable(page));
-	check_snapshots(region); /* which writes to it */
-	ck_assert(is_writable(page));
+	region->addr[0]++;
+	proof_ok(cow_snapshot_new(&second, region));
+	ck_assert(!is_writable(page));
+	proof_ok(cow_region_rollback(region, first));
+	ck_assert(!is_writable(page));
+	ck_assert(is_writable(page - page_size_bytes()));
+	first = cow_snapshot_unref(first);
+	second = cow_snapshot_unref(second);
+	proof_wait_until_settled(region);
+	ck_assert(!is_writable(page));
+	ck_assert(proof_is_filled(region->addr, REGION_BYTES, 1, 0));
 }
 END_TEST
 
@@ -415,7 +430,7 @@ int main(void)
 	TCase *tcase = proof_tcase("scoot traps", 60);
 
 	tcase_add_test(tcase, a_lock_of_a_part_ends_with_the_first_snapshot);
-	tcase_add_test(tcase, a_protection_of_a_part_ends_with_the_first_snapshot);
+	tcase_add_test(tcase, a_protection_of_a_part_stays);
 	tcase_add_test(tcase, a_memory_policy_of_a_part_stays);
 	tcase_add_test(tcase, a_shared_futex_is_another_one_after_a_snapshot);
 	tcase_add_test(tcase, copies_of_single_pages_end_in_copying);

@@ -344,6 +344,7 @@ START_TEST(what_is_out_of_reach_settles)
 	scoot_snapshot_free(snap);
 	settle_all(region);
 	ck_assert(extents_is_owned(&region->map));
+	ck_assert_int_eq(mprotect(region->addr + 2 * page, 2 * page, PROT_READ), 0);
 	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page + 8);
 	end_region(region);
 }

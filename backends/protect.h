@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Access that the program took away from parts of a region, or gave, with mprotect(2).
+ *
+ * It hangs on the mapping, and a take, settling and rolling back put another one in its place. So
+ * the new one gets what the old one has, part by part, before anybody can touch it; and who copies
+ * pages that the program may not touch (guard pages of a heap are ordinary) does so where they lie
+ * aside, having given access to that mapping, which nobody else knows.
+ *
+ * What is mapped where is asked with PROCMAP_QUERY (since 6.11), once for a mapping that is one
+ * throughout, or else read from /proc/self/maps. Where neither can be had (a process that is not
+ * dumpable any more) parts count as readable and writable, as regions are made.
+ *
+ * A mprotect() of another thread at the same time comes before or after each look here: between
+ * that look and the exchange of the mapping, two system calls later, it is undone.
+ *
+ * Nothing here allocates memory.
+ */
+#ifndef COW_BACKENDS_PROTECT_H
+#define COW_BACKENDS_PROTECT_H
+
+#include "common/util.h"
+
+/** protect_is_plain() - whether all of a range is for reading and writing, and nothing else */
+bool protect_is_plain(const char *addr, uint64_t len);
+/**
+ * protect_is_plain_or_whole() - the same in less time before 6.11, where another protection of all
+ * of the range goes unnoticed, but not one of a part
+ */
+bool protect_is_plain_or_whole(const char *addr, uint64_t len);
+/** protect_allows() - whether a range may be accessed in all the ways that @prot says */
+bool protect_allows(const char *addr, uint64_t len, int prot);
+
+/* Some of the pages could not be read before. */
+#define PROTECT_E_SHOWN 1
+
+/** protect_show() - let pages that lie aside be read. 0; PROTECT_E_SHOWN; -errno with a sentence */
+int protect_show(char *aside, uint64_t len);
+/** protect_copy() - give pages that lie aside the protection of @like: they go back there */
+void protect_copy(const char *like, char *aside, uint64_t len);
+
+/**
+ * protect_map() - space_map() for a range whose protections stay
+ * @done: how many bytes from the start are mapped, also after an error
+ *
+ * Return: 0; -errno with a sentence.
+ */
+int protect_map(char *addr, uint64_t len, int flags, int fd, uint64_t off, uint64_t *done);
+/**
+ * protect_move() - space_move() of a mapping for reading and writing to a range whose protections
+ * stay
+ * @done: how many bytes from the start were moved, also after an error
+ *
+ * Return: 0; -errno with a sentence.
+ */
+int protect_move(char *from, uint64_t len, char *to, uint64_t *done);
+
+/**
+ * protect_fill() - write to memory in place, whatever its protection
+ * @fill: writes @len bytes to @addr, which is @off behind the start. 0 or -errno with a sentence
+ *
+ * Parts that could not be written to can be for the time of the call. Return: 0 or -errno.
+ */
+int protect_fill(char *addr, uint64_t len,
+		 int (*fill)(void *arg, char *addr, uint64_t off, uint64_t len), void *arg);
+
+/** protect_by_reading() - have the way of kernels before 6.11 tried, or not any more */
+void protect_by_reading(bool is_set);
+
+#endif
