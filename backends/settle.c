@@ -69,10 +69,11 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 {
 	const bool is_within = !memfile_is_past_limit(chunk->backing_off + chunk->len);
 	int r = find_private(settle, old, chunk->len);
-	/* The program may have taken access away from part of it. */
-	const bool can_read =
-		!r && settle->n_runs && !mprotect(old, chunk->len, PROT_READ | PROT_WRITE);
-	const bool can_copy = chunk->twin && can_read;
+	/* The program may have taken access away from part of it. Access for writing is not given
+	 * as well: what is locked would be copied then, as if it were written.
+	 */
+	const bool can_copy =
+		!r && settle->n_runs && protect_show(old, chunk->len) >= 0 && chunk->twin;
 
 	for (size_t i = 0; !r && i < settle->n_runs; i++) {
 		const struct page_run *run = &settle->runs[i];
@@ -130,7 +131,8 @@ static int forget_private(const struct settle *settle, char *old, uint64_t len)
 /* What was in place becomes the twin of what is now. */
 static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 {
-	if (!forget_private(settle, old, len) && !space_move(old, len, twin))
+	if (protect_is_plain(old, len) && !forget_private(settle, old, len) &&
+	    !space_move(old, len, twin))
 		return 0;
 	(void)space_plug(twin, len);
 	return SETTLE_E_TWIN;

@@ -153,7 +153,7 @@ COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint6
  * Costs in proportion to the pages changed since. Threads that write meanwhile may find their
  * writes undone or not: let them wait.
  *
- * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ECHILD; -ENOMEM, -EBUSY,
+ * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ECHILD; -ENOMEM, -EAGAIN,
  * -EDQUOT, -ENOTCONN, and then part of the region may be rolled back.
  */
 COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap);
@@ -169,7 +169,7 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
  * afterwards, the snapshot is lost (ESTALE).
  *
  * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says
- * why; -EBUSY: mlockall(2) is in effect; -E2BIG: too many parts; -EMFILE; -ECHILD.
+ * why; -EBUSY: part of it is not mapped; -E2BIG: too many parts; -EMFILE; -ECHILD.
  */
 COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
 

@@ -6,7 +6,7 @@
  * So before a fork every region that the child is to have is frozen, as for a snapshot, and let be
  * inherited for the time of the fork: parent and child then have private mappings of frozen memory,
  * and the kernel copies no page table of it. A guard keeps the memory frozen until the child and
- * its children have gone (fork-guard.c). What fails (memory, mlockall) leaves the child without
+ * its children have gone (fork-guard.c). What fails (memory) leaves the child without
  * that region, as does mode uffd: at its address is then memory that cannot be touched.
  *
  * All locks are held over the fork, in the order of internal.h, so that the child finds every list

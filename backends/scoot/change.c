@@ -184,8 +184,6 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
 {
 	int r = scoot_check_descriptors(region);
 
-	if (!r)
-		r = scoot_check_memory();
 	/* Full page tables go as a whole, once; from then on there are few. */
 	region->rolls_back = true;
 	roll_begin(&region->roll);

@@ -67,10 +67,8 @@ char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
  * 0; -EBADF with a sentence.
  */
 int scoot_check_descriptors(const struct scoot_region *region);
-/** scoot_check_memory() - 0; -EBUSY if mappings made now would be populated at once (mlockall) */
-int scoot_check_memory(void);
-/** scoot_freeze_checked() - scoot_freeze() after scoot_check_memory() */
-int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len);
+/** scoot_is_locking() - whether mappings made now are populated at once: mlockall(MCL_FUTURE) */
+bool scoot_is_locking(void);
 /** scoot_set_aside() - move page tables away before something else is mapped there; best effort */
 void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len);
 /**

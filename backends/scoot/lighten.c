@@ -85,7 +85,7 @@ void scoot_lighten(struct scoot_region *region)
 {
 	size_t n_done = 0;
 
-	if (!region->is_populated || region->uffd < 0 ||
+	if (!region->is_populated || region->uffd < 0 || scoot_is_locking() ||
 	    region->fork_nsec / FORK_NSEC_PER_PAGE < region->size_bytes / page_size_bytes())
 		return;
 	for (size_t i = 0; i < region->map.n_runs; i++)

@@ -3,6 +3,8 @@
 #include "config.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "backends/hold.h"
 #include "backends/protect.h"
@@ -144,7 +146,7 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
  * returns: a copy of the whole region. Seen by what it does to one page, the same each time, whose
  * earlier mapping goes with the new one; threads that do this at once see the same.
  */
-int scoot_check_memory(void)
+bool scoot_is_locking(void)
 {
 	static _Atomic(void *) known;
 	const size_t page = page_size_bytes();
@@ -154,44 +156,83 @@ int scoot_check_memory(void)
 	probe = mmap(probe, page, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | (probe ? MAP_FIXED : 0), -1, 0);
 	if (probe == MAP_FAILED)
-		return err_raise_errno("cannot map a page");
+		return errno == EAGAIN; /* RLIMIT_MEMLOCK */
 	(void)mincore(probe, page, &is_present);
 	atomic_store(&known, probe);
-	if (is_present & 1)
-		return err_raise(-EBUSY,
-				 "mlockall(MCL_FUTURE) is in effect: freezing would copy the "
-				 "whole region at once; add MCL_ONFAULT, or use mode uffd");
-	return 0;
+	return is_present & 1;
+}
+
+/*
+ * A private mapping that mlockall(MCL_FUTURE) has not populated, to be moved into place: what
+ * cannot be accessed is not, and what is not locked stays as it is when it can be.
+ * (populate_vma_page_range() and mprotect_fixup() in mm/, so since 2.6.)
+ */
+static int map_unlocked(char **out, uint64_t len, int fd, uint64_t off)
+{
+	char *fresh = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)off);
+	int r;
+
+	if (fresh == MAP_FAILED)
+		return err_raise_errno(
+			"cannot freeze %llu bytes: mlockall(MCL_FUTURE) is in effect, "
+			"and RLIMIT_MEMLOCK has to have room for a second mapping",
+			(unsigned long long)len);
+	/* The bare call: sanitizers make munlock() do nothing. */
+	if (!syscall(SYS_munlock, fresh, len) && !mprotect(fresh, len, PROT_READ | PROT_WRITE)) {
+		*out = fresh;
+		return 0;
+	}
+	r = err_raise_errno("cannot freeze %llu bytes under mlockall(MCL_FUTURE)",
+			    (unsigned long long)len);
+	(void)munmap(fresh, len);
+	return r;
+}
+
+/* As scoot_map_private(), but all or nothing, at one instant, and for reading and writing. */
+static int map_at_once(char *addr, uint64_t len, int fd, uint64_t off)
+{
+	char *fresh;
+	int r = 0;
+
+	if (scoot_is_locking()) {
+		r = map_unlocked(&fresh, len, fd, off);
+		if (r)
+			return r;
+		if (space_move(fresh, len, addr))
+			r = err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
+		(void)munmap(fresh, len);
+	} else if (space_map(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
+			     off)) {
+		r = err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
+	}
+	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
+	 */
+	if (!r)
+		(void)madvise(addr, len, MADV_DONTFORK);
+	return r;
 }
 
 int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
 		      uint64_t len, uint64_t *done)
 {
-	char *addr = region->addr + off;
-	int r = protect_map(addr, len, MAP_PRIVATE | MAP_NORESERVE, run->backing->fd,
-			    run->backing_off + (off - run->off), done);
+	const uint64_t backing_off = run->backing_off + (off - run->off);
+	char *addr = region->addr + off, *fresh;
+	int r;
 
-	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
-	 */
+	*done = 0;
+	if (scoot_is_locking()) {
+		r = map_unlocked(&fresh, len, run->backing->fd, backing_off);
+		if (r)
+			return r;
+		r = protect_move(fresh, len, addr, done);
+		(void)munmap(fresh, len);
+	} else {
+		r = protect_map(addr, len, MAP_PRIVATE | MAP_NORESERVE, run->backing->fd,
+				backing_off, done);
+	}
 	if (*done)
 		(void)madvise(addr, *done, MADV_DONTFORK);
 	return r;
-}
-
-/* As scoot_map_private(), but all or nothing; protections are those of @like. */
-static int map_at_once(const struct scoot_region *region, const struct extent *run, uint64_t off,
-		       uint64_t len, const char *like, uint64_t *done)
-{
-	char *addr = region->addr + off;
-
-	*done = 0;
-	if (space_map(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-		      run->backing->fd, run->backing_off + (off - run->off)))
-		return err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
-	protect_copy(like, addr, len);
-	(void)madvise(addr, len, MADV_DONTFORK);
-	*done = len;
-	return 0;
 }
 
 /*
@@ -216,10 +257,13 @@ static int freeze_protected(struct scoot_region *region, struct extent run, uint
 	if (r)
 		return r;
 	r = hold_take(region->uffd, &region->pagemap, addr, len, aside->addr);
-	if (!r && region->uffd >= 0)
+	if (!r && region->uffd >= 0) {
 		r = scoot_map_private(region, &run, off, len, &done);
-	else if (!r)
-		r = map_at_once(region, &run, off, len, aside->addr, &done);
+	} else if (!r) {
+		r = map_at_once(addr, len, run.backing->fd, backing_off);
+		done = r ? 0 : len;
+		protect_copy(aside->addr, addr, done);
+	}
 	if (r)
 		hold_give_back(region->uffd, &region->pagemap, addr + done, len - done,
 			       aside->addr + done);
@@ -236,7 +280,7 @@ static int freeze_protected(struct scoot_region *region, struct extent run, uint
 static int freeze_part(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
-	uint64_t done;
+	const uint64_t backing_off = run.backing_off + (off - run.off);
 	int r = 0;
 
 	if (len == region->size_bytes && region->room)
@@ -247,18 +291,12 @@ static int freeze_part(struct scoot_region *region, struct extent run, uint64_t 
 		r = hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr);
 	if (r)
 		return r;
-	r = scoot_map_private(region, &run, off, len, &done);
-	if (r) {
-		/* The shared mapping is still in place, and its page tables come back; but for what
-		 * was done, if the program took access to parts away just now.
-		 */
-		if (done)
-			extents_set(&region->map, off, done, run.backing,
-				    run.backing_off + (off - run.off), false);
+	r = map_at_once(region->addr + off, len, run.backing->fd, backing_off);
+	if (r) { /* the shared mapping is still in place, and its page tables come back */
 		scoot_aside_push(region, steal_ptr(&aside));
 		return r;
 	}
-	extents_set(&region->map, off, len, run.backing, run.backing_off + (off - run.off), false);
+	extents_set(&region->map, off, len, run.backing, backing_off, false);
 	if (len < region->size_bytes) {
 		scoot_aside_push(region, steal_ptr(&aside));
 		return 0;
@@ -268,13 +306,20 @@ static int freeze_part(struct scoot_region *region, struct extent run, uint64_t 
 	return 0;
 }
 
+/* A part that is one run may be one mapping as well, whatever its protection. */
+static bool is_plain(const struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	return len == region->size_bytes ? protect_is_plain_or_whole(region->addr, len)
+					 : protect_is_plain(region->addr + off, len);
+}
+
 static int freeze_run(struct scoot_region *region, struct extent run, uint64_t off, uint64_t len)
 {
 	int r = extents_reserve(&region->map, 1);
 
 	if (r)
 		return r;
-	if (!protect_is_plain_or_whole(region->addr + off, len)) {
+	if (!is_plain(region, off, len)) {
 		scoot_twin_drop(region);
 		return freeze_protected(region, run, off, len);
 	}
@@ -282,11 +327,7 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 		r = scoot_twin_swap_all(region);
 		if (!r)
 			extents_set(&region->map, off, len, run.backing, run.backing_off, false);
-		if (r == SCOOT_E_TWIN)
-			r = scoot_check_memory(); /* which a take leaves to here */
-		else
-			return r;
-		if (r)
+		if (r != SCOOT_E_TWIN)
 			return r;
 	}
 	if (region->twin)
@@ -303,18 +344,8 @@ int scoot_check_descriptors(const struct scoot_region *region)
 
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	int r = scoot_check_descriptors(region);
-
-	if (!r)
-		r = scoot_check_memory();
-
-	return r ? r : scoot_freeze_checked(region, off, len);
-}
-
-int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len)
-{
 	const uint64_t end = off + len;
-	int r = 0;
+	int r = scoot_check_descriptors(region);
 
 	while (!r && off < end) {
 		struct extent run = region->map.runs[extents_find(&region->map, off)];

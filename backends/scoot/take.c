@@ -261,12 +261,6 @@ static int take_held(struct scoot_region *region, const struct plan *plan,
 	return r;
 }
 
-/* Whether new mappings may have to be made: not for an exchange with the twin. */
-static bool needs_mappings(const struct scoot_region *region)
-{
-	return !region->twin || region->map.n_runs > 1 || !region->map.runs[0].owned;
-}
-
 static int take_as(struct scoot_region *region, const struct plan *plan, struct memfile *overlay,
 		   struct scoot_snapshot **out)
 {
@@ -283,7 +277,7 @@ static int take_as(struct scoot_region *region, const struct plan *plan, struct 
 	if (plan->wants_overlay)
 		snap->overlay = memfile_ref(overlay);
 	if (plan->is_plain)
-		r = scoot_freeze_checked(region, 0, region->size_bytes);
+		r = scoot_freeze(region, 0, region->size_bytes);
 	else if (plan->by_clone)
 		r = scoot_take_by_clone(region, snap);
 	else
@@ -303,8 +297,6 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 
 	if (!r && overlay)
 		r = memfile_check(overlay);
-	if (!r && needs_mappings(region))
-		r = scoot_check_memory();
 	if (!r)
 		r = classify(region, &plan);
 	if (r)

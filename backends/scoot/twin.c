@@ -95,7 +95,7 @@ void scoot_twin_prepare(struct scoot_region *region)
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
 
 	if (region->uffd < 0 || region->twin || is_limited() || is_overcommit_strict() ||
-	    scoot_check_memory() || scoot_aside_new(&aside, region->addr, region->size_bytes))
+	    scoot_is_locking() || scoot_aside_new(&aside, region->addr, region->size_bytes))
 		return;
 	if (space_map(aside->addr, region->size_bytes, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE,
 		      region->home->fd, 0) ||

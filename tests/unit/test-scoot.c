@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include "backends/hold.h"
 #include "tests/skip.h"
@@ -388,26 +387,6 @@ START_TEST(rolling_back_is_repeatable)
 }
 END_TEST
 
-START_TEST(refused_while_new_mappings_are_populated)
-{
-	const uint64_t size_bytes = (uint64_t)1 << 20;
-	struct scoot_region *region = make_region(size_bytes, WITH_SCAN);
-	struct scoot_snapshot *snap = NULL;
-
-	region->addr[5] = 5;
-	/* The bare call: sanitizers make mlockall() do nothing. */
-	ck_assert_int_eq(syscall(SYS_mlockall, MCL_FUTURE), 0);
-	ck_assert_int_eq(scoot_take(region, NULL, &snap), -EBUSY);
-	ck_assert_ptr_null(snap);
-	ck_assert_int_eq(syscall(SYS_munlockall), 0);
-	ck_assert(extents_is_owned(&region->map));
-	ck_assert_int_eq(region->addr[5], 5);
-	snap = take(region);
-	scoot_snapshot_free(snap);
-	end_region(region);
-}
-END_TEST
-
 /* madvise() of a part splits the mapping in the kernel, not in the map. */
 START_TEST(a_split_mapping_is_moved_in_parts)
 {
@@ -583,7 +562,6 @@ int main(void)
 			    N_CONFIGS_TESTED);
 	tcase_add_test(tcase, discarded_memory_is_given_back);
 	tcase_add_test(tcase, rolling_back_is_repeatable);
-	tcase_add_test(tcase, refused_while_new_mappings_are_populated);
 	tcase_add_test(tcase, a_split_mapping_is_moved_in_parts);
 	tcase_add_test(tcase, an_opened_snapshot_reads_the_same);
 	tcase_add_test(tcase, an_overlay_has_what_was_kept);
