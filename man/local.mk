@@ -1,5 +1,6 @@
 # Man pages, written in scdoc(5). To add one: its name in MAN_PAGES, its source beside it with .scd added.
 MAN_PAGES = \
+	man/cow-memory.7 \
 	man/cow-scoot.7 \
 	man/cow_client_new.3 \
 	man/cow_fork.3 \

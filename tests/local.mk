@@ -281,6 +281,7 @@ SCOOT_UNIT_TESTS = \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
 	tests/system/overlays \
+	tests/system/memory-calls \
 	tests/system/scoot-adopt \
 	tests/system/scoot-children \
 	tests/system/scoot-fork \
@@ -296,6 +297,9 @@ TESTS += $(SCOOT_TESTS)
 tests_system_overlays_CFLAGS = $(TESTS_CFLAGS)
 tests_system_overlays_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_overlays_LDADD = $(PROOF_LDADD)
+tests_system_memory_calls_CFLAGS = $(TESTS_CFLAGS)
+tests_system_memory_calls_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_memory_calls_LDADD = $(PROOF_LDADD)
 tests_system_scoot_adopt_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_adopt_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_adopt_LDADD = $(PROOF_LDADD)
