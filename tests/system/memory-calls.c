@@ -5,10 +5,10 @@
  * snapshot with what the memory was; a snapshot may be lost instead, and no byte may be wrong. Then
  * all goes on: a snapshot, saved, a child, a roll-back, settling.
  *
- * Seen to fail, before protections were kept and MADV_DONTNEED_LOCKED used: mprotect(PROT_NONE) (a
- * snapshot beside another: EFAULT), mlock() (a roll-back: EINVAL), mlockall(MCL_CURRENT |
- * MCL_FUTURE) (every snapshot: EBUSY). MADV_REMOVE in mode uffd fails where cowd is not told of it:
- * the snapshot reads zeroes and is not lost.
+ * Seen to fail, with the library of before protections stayed and MADV_DONTNEED_LOCKED was used:
+ * mprotect(PROT_NONE) (a snapshot beside another: EFAULT), mlock() (a roll-back: EINVAL) and
+ * mlockall(MCL_FUTURE) (snapshots: EBUSY; a child has no region: SIGSEGV). MADV_REMOVE in mode uffd
+ * fails where cowd is not told of it: the snapshot reads zeroes and is not lost.
  */
 #include "config.h"
 
