@@ -459,7 +459,7 @@ END_TEST
 
 int main(void)
 {
-	TCase *tcase = proof_tcase("memory calls", 120);
+	TCase *tcase = proof_tcase("memory calls", 300);
 
 	tcase_add_loop_test(tcase, no_byte_is_wrong, 0, PROOF_N_MODES * N_STATES);
 	tcase_add_loop_test(tcase, a_hole_harms_no_snapshot, 0, PROOF_N_MODES * N_STATES);

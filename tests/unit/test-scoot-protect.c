@@ -357,7 +357,7 @@ int main(void)
 {
 	TCase *tcase = tcase_create("protect");
 
-	tcase_set_timeout(tcase, 60);
+	tcase_set_timeout(tcase, 120);
 	tcase_add_loop_test(tcase, protections_stay_and_bytes_are_right, 0, 2 * N_CONFIGS_TESTED);
 	tcase_add_test(tcase, a_guard_reads_no_page_out_of_reach);
 	if (can_ask())
