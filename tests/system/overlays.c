@@ -43,9 +43,10 @@ struct writer {
 static void *write_on(void *user)
 {
 	struct writer *writer = user;
+	const char byte = *writer->byte;
 
 	while (!atomic_load(&writer->is_over))
-		*writer->byte = *writer->byte;
+		*writer->byte = byte;
 	return NULL;
 }
 
