@@ -144,11 +144,13 @@ static int set_socket_mode(struct options *options, const char *value)
 
 static int set_user(struct options *options, const char *value)
 {
+	options->is_user_named = true;
 	return option_set_string(&options->user, value);
 }
 
 static int set_admin_group(struct options *options, const char *value)
 {
+	options->is_admin_group_named = true;
 	return option_set_string(&options->admin_group, value);
 }
 

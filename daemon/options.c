@@ -10,7 +10,9 @@
 
 #include <ctype.h>
 #include <getopt.h>
+#include <grp.h>
 #include <inttypes.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -102,7 +104,7 @@ const char *options_lend_name(enum lend_policy lend)
 
 static void print_help(void)
 {
-	printf("usage: cowd [OPTION]...\nThe daemon that keeps frozen copies of programs' memory; "
+	printf("Usage: cowd [OPTION]...\nThe daemon that keeps frozen copies of programs' memory; "
 	       "see "
 	       "cowd(8).\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
@@ -159,6 +161,7 @@ static int apply(struct options *options, int val, const char *value)
 	case OPT_CLIENT_FD:
 		return parse_client_fd(options, value);
 	case OPT_USER:
+		options->is_user_named = true;
 		return option_set_string(&options->user, value);
 	case OPT_LEND:
 		return option_parse_lend(&options->lend, value);
@@ -334,6 +337,25 @@ static void print_settings(const struct options *options)
 		print_limit((enum quota_kind)i, options->limits[i]);
 }
 
+/*
+ * Whoever names a user does not want cowd to stay root for a misspelling. Not part of load(): at a
+ * reload the sandbox hides the files that say which users there are, and neither setting changes.
+ */
+static int check_names(const struct options *options)
+{
+	if (options->is_user_named && *options->user && !getpwnam(options->user))
+		return err_raise(
+			-EINVAL,
+			"there is no user \"%s\" (--user, or user= in %s): name another, or "
+			"make it (systemd-sysusers, adduser --system)",
+			options->user, options->config_path);
+	if (options->is_admin_group_named && *options->admin_group &&
+	    !getgrnam(options->admin_group))
+		return err_raise(-EINVAL, "there is no group \"%s\" (admin-group= in %s)",
+				 options->admin_group, options->config_path);
+	return 0;
+}
+
 int options_parse(struct options *options, int argc, char **argv)
 {
 	bool is_check = false;
@@ -341,6 +363,8 @@ int options_parse(struct options *options, int argc, char **argv)
 
 	opterr = 0;
 	r = load(options, &is_check, argc, argv);
+	if (!r)
+		r = check_names(options);
 	if (r == WALK_E_HELP)
 		print_help();
 	else if (r == WALK_E_VERSION)

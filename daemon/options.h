@@ -39,7 +39,9 @@ struct options {
 	int argc;
 	char *socket_path; /* where to listen when no socket was passed; NULL: only client_fd */
 	unsigned int socket_mode;
-	char *user;        /* to become when started as root; NULL or "": stay */
+	char *user;         /* to become when started as root; NULL or "": stay */
+	bool is_user_named; /* by the file or the command line: then there has to be one */
+	bool is_admin_group_named;
 	char *admin_group; /* its members may see what others hold; NULL or "": only root and cowd
 			    */
 	enum lend_policy lend;

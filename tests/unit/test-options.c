@@ -164,6 +164,27 @@ START_TEST(a_file_that_was_named_must_exist)
 }
 END_TEST
 
+/* Seen to fail: all were taken, and a cowd with a misspelt user would have stayed root. */
+START_TEST(users_and_groups_that_are_named_exist)
+{
+	ck_assert_int_eq(parse(arg("--user"), arg("no-such-user"), NULL), -EINVAL);
+	check_sentence("no user \"no-such-user\"");
+	ck_assert_int_eq(parse(arg("--user"), arg("no-such-user"), arg("--check-config")), -EINVAL);
+	write_file("[daemon]\nuser = no-such-user\n");
+	ck_assert_int_eq(parse(NULL, NULL, NULL), -EINVAL);
+	check_sentence(path);
+	write_file("[daemon]\nadmin-group = no-such-group\n");
+	ck_assert_int_eq(parse(NULL, NULL, NULL), -EINVAL);
+	check_sentence("no group \"no-such-group\"");
+	write_file("[daemon]\nuser =\nadmin-group =\n");
+	ck_assert_int_eq(parse(NULL, NULL, NULL), 0);
+	ck_assert_str_eq(options.user, "");
+	options_deinit(&options);
+	write_file("[daemon]\nuser = root\nadmin-group = root\n");
+	ck_assert_int_eq(parse(NULL, NULL, NULL), 0);
+}
+END_TEST
+
 START_TEST(errors_of_the_command_line_name_the_option)
 {
 	ck_assert_int_eq(parse(arg("--colour"), NULL, NULL), -EINVAL);
@@ -219,6 +240,7 @@ int main(void)
 	tcase_add_test(tcase, errors_of_the_file_say_where);
 	tcase_add_test(tcase, a_line_that_is_too_long_is_an_error);
 	tcase_add_test(tcase, a_file_that_was_named_must_exist);
+	tcase_add_test(tcase, users_and_groups_that_are_named_exist);
 	tcase_add_test(tcase, errors_of_the_command_line_name_the_option);
 	tcase_add_test(tcase, features_can_be_taken_away_one_by_one);
 	tcase_add_test(tcase, a_reload_takes_over_what_can_change);
