@@ -19,8 +19,12 @@
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-journal.h>
 
+#include "common/clock.h"
 #include "daemon/log.h"
+#include "daemon/quota.h"
+#include "daemon/region.h"
 #include "daemon/session.h"
+#include "daemon/snapshot.h"
 
 #define LINE_MAX_BYTES 1024
 
@@ -51,19 +55,44 @@ void log_set_verbose(bool is_verbose)
 	atomic_store(&is_verbose_now, is_verbose);
 }
 
-static void write_plain(const struct session *session, const char *text)
+/* What a line is about; 0 and NULL: nothing. */
+struct subject {
+	uint64_t client_id;
+	uint64_t region_id;
+	uint64_t snapshot_id;
+	pid_t pid;
+	uid_t uid;
+	const char *program;
+};
+
+/*
+ * What is about no client goes to the journal by stderr, too, behind its priority: journald knows
+ * from the start whose stream that is. To a datagram of a process that ends at once, as with a
+ * wrong setting, it can no longer find the unit.
+ */
+static int print_subject(char *buf, size_t size, int priority, const struct subject *subject)
+{
+	if (!subject && is_journal)
+		return snprintf(buf, size, "<%d>", priority);
+	if (!subject)
+		return snprintf(buf, size, "cowd: ");
+	if (subject->client_id)
+		return snprintf(buf, size, "cowd: client %" PRIu64 " (pid %d, uid %u, %s): ",
+				subject->client_id, (int)subject->pid, (unsigned int)subject->uid,
+				*subject->program ? subject->program : "no name yet");
+	return snprintf(buf, size, "cowd: (pid %d, uid %u): ", (int)subject->pid,
+			(unsigned int)subject->uid);
+}
+
+static void write_plain(int priority, const struct subject *subject, const char *text)
 {
 	struct pollfd pollfd = {.fd = STDERR_FILENO, .events = POLLOUT};
 	char line[LINE_MAX_BYTES + 160];
 	int n;
 
-	if (session)
-		n = snprintf(line, sizeof(line),
-			     "cowd: client %" PRIu64 " (pid %d, uid %u, %s): %s\n", session->id,
-			     (int)session->pid, (unsigned int)session->uid,
-			     session->program[0] ? session->program : "no name yet", text);
-	else
-		n = snprintf(line, sizeof(line), "cowd: %s\n", text);
+	n = print_subject(line, sizeof(line), priority, subject);
+	if (n >= 0 && (size_t)n < sizeof(line))
+		n += snprintf(line + n, sizeof(line) - (size_t)n, "%s\n", text);
 	if (n < 0)
 		return;
 	if ((size_t)n >= sizeof(line)) {
@@ -78,36 +107,57 @@ static void write_plain(const struct session *session, const char *text)
 		return;
 }
 
-static void write_journal(int priority, const struct session *session, const char *text)
+#define FIELDS_MAX 8
+
+struct fields {
+	char text[FIELDS_MAX][LINE_MAX_BYTES + 32];
+	struct iovec iov[FIELDS_MAX];
+	int n;
+};
+
+static void add_field(struct fields *fields, const char *fmt, ...) PRINTF(2, 3);
+
+static void add_field(struct fields *fields, const char *fmt, ...)
 {
-	char fields[6][LINE_MAX_BYTES + 32];
-	struct iovec iov[6];
-	int n = 0;
+	char *text = fields->text[fields->n];
+	va_list args;
 
-#define FIELD(...)                                                                                 \
-	do {                                                                                       \
-		(void)snprintf(fields[n], sizeof(fields[n]), __VA_ARGS__);                         \
-		iov[n] = (struct iovec){.iov_base = fields[n], .iov_len = strlen(fields[n])};      \
-		n++;                                                                               \
-	} while (0)
-
-	FIELD("MESSAGE=%s", text);
-	FIELD("PRIORITY=%d", priority);
-	if (session) {
-		FIELD("COWD_CLIENT=%" PRIu64, session->id);
-		FIELD("COWD_PID=%d", (int)session->pid);
-		FIELD("COWD_UID=%u", (unsigned int)session->uid);
-		FIELD("COWD_PROGRAM=%s", session->program);
-	}
-#undef FIELD
-	if (sd_journal_sendv(iov, n) < 0)
-		write_plain(session, text);
+	va_start(args, fmt);
+	(void)vsnprintf(text, sizeof(fields->text[0]), fmt, args);
+	va_end(args);
+	fields->iov[fields->n++] = (struct iovec){.iov_base = text, .iov_len = strlen(text)};
 }
 
-static void vlog(int priority, const struct session *session, const char *fmt, va_list args)
+static void add_subject(struct fields *fields, const struct subject *subject)
+{
+	add_field(fields, "COWD_PID=%d", (int)subject->pid);
+	add_field(fields, "COWD_UID=%u", (unsigned int)subject->uid);
+	if (subject->client_id)
+		add_field(fields, "COWD_CLIENT=%" PRIu64, subject->client_id);
+	if (subject->program)
+		add_field(fields, "COWD_PROGRAM=%s", subject->program);
+	if (subject->region_id)
+		add_field(fields, "COWD_REGION=%" PRIu64, subject->region_id);
+	if (subject->snapshot_id)
+		add_field(fields, "COWD_SNAPSHOT=%" PRIu64, subject->snapshot_id);
+}
+
+static void write_journal(int priority, const struct subject *subject, const char *text)
+{
+	struct fields fields;
+
+	fields.n = 0;
+	add_field(&fields, "MESSAGE=%s", text);
+	add_field(&fields, "PRIORITY=%d", priority);
+	add_subject(&fields, subject);
+	if (sd_journal_sendv(fields.iov, fields.n) < 0)
+		write_plain(priority, subject, text);
+}
+
+static void vlog(int priority, const struct subject *subject, const char *fmt, va_list args)
 	PRINTF(3, 0);
 
-static void vlog(int priority, const struct session *session, const char *fmt, va_list args)
+static void vlog(int priority, const struct subject *subject, const char *fmt, va_list args)
 {
 	int saved_errno = errno;
 	char text[LINE_MAX_BYTES];
@@ -115,11 +165,23 @@ static void vlog(int priority, const struct session *session, const char *fmt, v
 	if (priority >= LOG_DEBUG && !atomic_load(&is_verbose_now))
 		return;
 	(void)vsnprintf(text, sizeof(text), fmt, args);
-	if (is_journal)
-		write_journal(priority, session, text);
+	if (is_journal && subject)
+		write_journal(priority, subject, text);
 	else
-		write_plain(session, text);
+		write_plain(priority, subject, text);
 	errno = saved_errno;
+}
+
+static void log_about(int priority, const struct subject *subject, const char *fmt, ...)
+	PRINTF(3, 4);
+
+static void log_about(int priority, const struct subject *subject, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vlog(priority, subject, fmt, args);
+	va_end(args);
 }
 
 void log_line(int priority, const char *fmt, ...)
@@ -133,9 +195,47 @@ void log_line(int priority, const char *fmt, ...)
 
 void log_session(int priority, const struct session *session, const char *fmt, ...)
 {
+	const struct subject subject = {.client_id = session->id,
+					.pid = session->pid,
+					.uid = session->uid,
+					.program = session->program};
 	va_list args;
 
 	va_start(args, fmt);
-	vlog(priority, session, fmt, args);
+	vlog(priority, &subject, fmt, args);
 	va_end(args);
+}
+
+/* --- lost snapshots --------------------------------------------------------------------------- */
+
+/* Lines of one uid in a row, and the time until it may have as many again. */
+#define LOST_LINES 10
+#define LOST_USEC  (UINT64_C(30) * 1000000)
+
+void log_lost(const struct snapshot *snap)
+{
+	struct log_budget *budget = quota_user_log_budget(snap->region->user);
+	const struct session *session = snap->region->session;
+	const struct subject subject = {.client_id = session ? session->id : 0,
+					.pid = snap->pid,
+					.uid = snap->uid,
+					.program = session ? session->program : NULL,
+					.region_id = snap->region_id,
+					.snapshot_id = snap->id};
+	uint64_t now = now_usec();
+
+	if (!budget->began_usec || now - budget->began_usec >= LOST_USEC)
+		*budget = (struct log_budget){.began_usec = now};
+	if (budget->n_lines > LOST_LINES)
+		return;
+	if (budget->n_lines++ < LOST_LINES)
+		log_about(LOG_WARNING, &subject,
+			  "snapshot %" PRIu64 " of region %" PRIu64 " \"%s\" is lost: %s", snap->id,
+			  snap->region_id, snap->region_name, snap->lost_because);
+	else
+		log_about(
+			LOG_WARNING, &subject,
+			"more than %d snapshots of uid %u were lost; for %d s no more lines about "
+			"them, cowctl stats counts all",
+			LOST_LINES, (unsigned int)snap->uid, (int)(LOST_USEC / 1000000));
 }

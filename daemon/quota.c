@@ -28,6 +28,7 @@ struct quota_user {
 	_Atomic uint64_t held[QUOTA_N];
 	struct quota_waiter *waiters; /* quota->lock, as changes of the next one */
 	_Atomic bool has_waiters;
+	struct log_budget log_budget; /* loop thread */
 	UT_hash_handle hh;
 };
 
@@ -186,6 +187,11 @@ struct quota_user *quota_user_unref(struct quota_user *user)
 uid_t quota_user_uid(const struct quota_user *user)
 {
 	return user->uid;
+}
+
+struct log_budget *quota_user_log_budget(struct quota_user *user)
+{
+	return &user->log_budget;
 }
 
 uint64_t quota_user_held(const struct quota_user *user, enum quota_kind kind)

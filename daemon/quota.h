@@ -54,6 +54,12 @@ struct quota_waiter {
 	struct quota_waiter *next;
 };
 
+/* Lines that a uid's doings had written to the log, and since when they are counted. */
+struct log_budget {
+	uint64_t began_usec;
+	unsigned int n_lines;
+};
+
 /** quota_kind_key() - what @kind is called in [limits] of cowd.conf */
 const char *quota_kind_key(enum quota_kind kind);
 /** quota_kind_is_bytes() - whether it is counted in bytes rather than in pieces */
@@ -73,6 +79,8 @@ struct quota_user *quota_user_ref(struct quota_user *user);
 struct quota_user *quota_user_unref(struct quota_user *user);
 DEFINE_CLEANUP(quota_user_unref, struct quota_user *)
 uid_t quota_user_uid(const struct quota_user *user);
+/** quota_user_log_budget() - what it had written to the log, of log.c; loop thread */
+struct log_budget *quota_user_log_budget(struct quota_user *user);
 /** quota_user_held() - how much of @kind is charged now */
 uint64_t quota_user_held(const struct quota_user *user, enum quota_kind kind);
 

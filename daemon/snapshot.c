@@ -21,6 +21,7 @@
 #include "daemon/backing.h"
 #include "daemon/closer.h"
 #include "daemon/daemon.h"
+#include "daemon/log.h"
 #include "daemon/session.h"
 
 /* Pages handed down with the chain lock held. */
@@ -482,6 +483,7 @@ static void tell_lost(struct snapshot *snap)
 	lost.sentence = snap->lost_because;
 	event.result_case = COW__V1__REPLY__RESULT_SNAPSHOT_LOST;
 	event.snapshot_lost = &lost;
+	log_lost(snap);
 	for (struct hold *hold = snap->holds; hold; hold = hold->next)
 		session_send(hold->session, &event, NULL, 0);
 }
