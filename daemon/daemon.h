@@ -23,6 +23,7 @@ struct backing;
 struct inheritor;
 struct worker_pool;
 struct closer;
+struct status_line;
 
 struct daemon {
 	struct options options;
@@ -34,6 +35,7 @@ struct daemon {
 	struct job_pool *savers;
 	struct worker_pool *workers;
 	struct closer *closer;
+	struct status_line *status_line; /* NULL without a service manager */
 	struct quota *quota;
 	int uffd_device_fd;    /* /dev/userfaultfd, -1 when there is none */
 	int uffd_device_errno; /* then: why */

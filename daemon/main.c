@@ -194,6 +194,8 @@ static int start_serving(struct cowd *cowd)
 		r = listener_start(cowd->listener);
 	if (!r)
 		r = watchdog_new(&cowd->watchdog, daemon);
+	if (!r)
+		r = status_line_new(&daemon->status_line, daemon);
 	return r;
 }
 
@@ -287,6 +289,7 @@ static void stop(struct cowd *cowd)
 
 	cowd->listener = listener_free(cowd->listener);
 	cowd->watchdog = watchdog_free(cowd->watchdog);
+	daemon->status_line = status_line_free(daemon->status_line); /* "ending" is what it says */
 	end_sessions(daemon);
 	daemon->workers = worker_pool_free(daemon->workers);
 	daemon->savers = job_pool_free(daemon->savers);

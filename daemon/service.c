@@ -81,10 +81,16 @@ int service_check_client(int fd)
 	return 0;
 }
 
+/* The same text wherever it is sent: what `systemctl status` shows is true, and does not jump. */
+static void notify_status(const struct daemon *daemon, const char *before)
+{
+	(void)sd_notifyf(0, "%sSTATUS=%u client%s, Linux %s", before, daemon->n_sessions,
+			 daemon->n_sessions == 1 ? "" : "s", daemon->probe.release);
+}
+
 void service_ready(const struct daemon *daemon)
 {
-	(void)sd_notifyf(0, "READY=1\nSTATUS=%u clients, %s kernel", daemon->n_sessions,
-			 daemon->probe.release);
+	notify_status(daemon, "READY=1\n");
 }
 
 void service_reloading(void)
@@ -97,21 +103,91 @@ void service_stopping(void)
 	(void)sd_notify(0, "STOPPING=1\nSTATUS=ending connections");
 }
 
-struct watchdog {
+struct status_line {
 	struct daemon *daemon;
+	int timer_fd;
+	bool is_pausing;  /* the timer runs */
+	bool has_changed; /* since what was sent last */
+	struct watch watch;
+};
+
+static void send_status(struct status_line *line)
+{
+	static const struct itimerspec pause = {.it_value = {.tv_sec = 1}};
+
+	line->has_changed = false;
+	notify_status(line->daemon, "");
+	line->is_pausing = timerfd_settime(line->timer_fd, 0, &pause, NULL) == 0;
+}
+
+static void on_status_pause_over(struct watch *watch, uint32_t events)
+{
+	struct status_line *line = container_of(watch, struct status_line, watch);
+	uint64_t count;
+
+	(void)events;
+	if (read(watch->fd, &count, sizeof(count)) < 0)
+		return;
+	line->is_pausing = false;
+	if (line->has_changed)
+		send_status(line);
+}
+
+int status_line_new(struct status_line **out, struct daemon *daemon)
+{
+	CLEANUP(status_line_freep) struct status_line *line = NULL;
+	int r;
+
+	if (!getenv("NOTIFY_SOCKET") || daemon->options.client_fd >= 0)
+		return 0;
+	line = malloc(sizeof(*line));
+	if (!line)
+		return err_oom(sizeof(*line), "the status line");
+	*line = (struct status_line){.daemon = daemon, .timer_fd = -1};
+	line->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (line->timer_fd < 0)
+		return err_raise_errno("cannot create the status line's timer");
+	line->watch = (struct watch){.fd = line->timer_fd, .on_ready = on_status_pause_over};
+	r = loop_watch(daemon->loop, &line->watch, EPOLLIN);
+	if (r)
+		return r;
+	*out = steal_ptr(&line);
+	return 0;
+}
+
+void status_line_refresh(struct status_line *line)
+{
+	if (!line)
+		return;
+	if (line->is_pausing)
+		line->has_changed = true;
+	else
+		send_status(line);
+}
+
+struct status_line *status_line_free(struct status_line *line)
+{
+	if (!line)
+		return NULL;
+	loop_unwatch(&line->watch);
+	line->timer_fd = fd_close(line->timer_fd);
+	free(line);
+	return NULL;
+}
+
+struct watchdog {
 	int timer_fd;
 	struct watch watch;
 };
 
 static void on_tick(struct watch *watch, uint32_t events)
 {
-	struct watchdog *watchdog = container_of(watch, struct watchdog, watch);
 	uint64_t count;
 
 	(void)events;
 	if (read(watch->fd, &count, sizeof(count)) < 0)
 		return;
-	(void)sd_notifyf(0, "WATCHDOG=1\nSTATUS=%u clients", watchdog->daemon->n_sessions);
+	(void)sd_notify(0, "WATCHDOG=1");
 }
 
 int watchdog_new(struct watchdog **out, struct daemon *daemon)
@@ -130,7 +206,6 @@ int watchdog_new(struct watchdog **out, struct daemon *daemon)
 	watchdog = calloc(1, sizeof(*watchdog));
 	if (!watchdog)
 		return err_oom(sizeof(*watchdog), "the watchdog");
-	watchdog->daemon = daemon;
 	watchdog->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	watchdog->watch = (struct watch){.fd = watchdog->timer_fd, .on_ready = on_tick};
 	if (watchdog->timer_fd < 0 || timerfd_settime(watchdog->timer_fd, 0, &period, NULL) < 0)

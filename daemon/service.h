@@ -7,6 +7,7 @@
 #include "daemon/loop.h"
 
 struct daemon;
+struct status_line;
 struct watchdog;
 
 /**
@@ -26,6 +27,19 @@ int service_check_client(int fd);
 void service_ready(const struct daemon *daemon);
 void service_reloading(void);
 void service_stopping(void);
+
+/**
+ * status_line_new() - keep what `systemctl status` shows up to date
+ *
+ * *@out stays NULL if no service manager is there to be told, or cowd is a private one. 0 or
+ * -errno.
+ */
+int status_line_new(struct status_line **out, struct daemon *daemon);
+/** status_line_refresh() - the number of clients has changed; sent at once, but at most once a
+ * second. @line may be NULL; loop thread */
+void status_line_refresh(struct status_line *line);
+struct status_line *status_line_free(struct status_line *line);
+DEFINE_CLEANUP(status_line_free, struct status_line *)
 
 /** watchdog_new() - tell systemd in time that the loop turns; *@out stays NULL if it does not ask
  */

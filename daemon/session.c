@@ -28,6 +28,7 @@
 #include "daemon/region.h"
 #include "daemon/rpc.h"
 #include "daemon/saver.h"
+#include "daemon/service.h"
 #include "daemon/session-queue.h"
 #include "daemon/snapshot.h"
 #include "daemon/view.h"
@@ -67,6 +68,7 @@ static void unlink_session(struct session *session)
 	session->link = NULL;
 	HASH_DEL(session->daemon->sessions_by_id, session);
 	session->daemon->n_sessions--;
+	status_line_refresh(session->daemon->status_line);
 	session_unref(session);
 }
 
@@ -79,6 +81,7 @@ static void link_session(struct session *session)
 	daemon->sessions_last = &session->next;
 	HASH_ADD(hh, daemon->sessions_by_id, id, sizeof(session->id), session);
 	daemon->n_sessions++;
+	status_line_refresh(daemon->status_line);
 }
 
 void session_end(struct session *session, const char *why)
