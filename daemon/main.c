@@ -314,14 +314,15 @@ int main(int argc, char **argv)
 	};
 	int r;
 
+	log_init(false);
 	r = options_parse(&cowd.daemon.options, argc, argv);
 	if (r > 0)
 		return EXIT_SUCCESS;
 	if (r < 0) {
-		fprintf(stderr, "cowd: %s\n", err_sentence());
+		log_error("%s", err_sentence());
 		return EXIT_USAGE;
 	}
-	log_init(cowd.daemon.options.is_verbose);
+	log_set_verbose(cowd.daemon.options.is_verbose);
 	r = start(&cowd);
 	if (!r)
 		r = loop_run(cowd.daemon.loop);
