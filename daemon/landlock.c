@@ -7,6 +7,7 @@
  *   the directory of the socket              removing the socket file at the end
  *   /proc                                    reading files: the CPU that a client's thread runs on
  *   /sys/devices/system/cpu                  reading files: which CPUs are online
+ *   /dev/userfaultfd                         opening it, if that failed at start, at a reload
  *
  * Descriptors that are open already, memfds, and what clients pass are not touched by it: Landlock
  * asks when a path is opened.
@@ -20,6 +21,7 @@
 #include <sys/syscall.h>
 
 #include "common/err.h"
+#include "daemon/device.h"
 #include "daemon/log.h"
 #include "daemon/sandbox.h"
 
@@ -50,12 +52,12 @@ static uint64_t known_rights(long version)
 static int allow_beneath(int ruleset_fd, const char *path, uint64_t rights)
 {
 	struct landlock_path_beneath_attr rule = {.allowed_access = rights};
-	AUTO_FD int dir_fd = -1;
+	AUTO_FD int fd = -1;
 
-	dir_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (dir_fd < 0)
+	fd = open(path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
 		return 0;
-	rule.parent_fd = dir_fd;
+	rule.parent_fd = fd;
 	if (syscall(SYS_landlock_add_rule, ruleset_fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
 		return err_raise_errno("cannot allow %s by Landlock", path);
 	return 0;
@@ -97,6 +99,10 @@ int sandbox_restrict_files(const struct options *options)
 	if (!r)
 		r = allow_beneath(ruleset_fd, "/sys/devices/system/cpu",
 				  LANDLOCK_ACCESS_FS_READ_FILE);
+	if (!r)
+		r = allow_beneath(ruleset_fd, DEVICE_PATH,
+				  attr.handled_access_fs & (LANDLOCK_ACCESS_FS_READ_FILE |
+							    LANDLOCK_ACCESS_FS_IOCTL_DEV));
 	if (!r && syscall(SYS_landlock_restrict_self, ruleset_fd, 0) < 0)
 		r = err_raise_errno("cannot take on the Landlock ruleset");
 	return r;

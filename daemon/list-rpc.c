@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
+#include "daemon/device.h"
 #include "daemon/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
@@ -39,16 +40,19 @@ static uint64_t resident_bytes(const struct daemon *daemon)
 static int fill_status(struct rpc_call *call, Cow__V1__StatusReply *reply)
 {
 	struct daemon *daemon = call->session->daemon;
-	char mechanisms[64];
+	char mechanisms[PROBE_MECHANISMS_MAX];
+	char hint[DEVICE_HINT_MAX];
 
 	reply->server = rpc_strdup(call, "cowd " PACKAGE_VERSION);
 	reply->kernel = rpc_strdup(call, daemon->probe.release);
 	reply->mechanisms =
-		rpc_strdup(call, probe_mechanisms(&daemon->probe, mechanisms, sizeof(mechanisms)));
-	reply->lend = rpc_strdup(call, options_lend_name(daemon->options.lend));
+		rpc_strdup(call, probe_mechanisms(&daemon->probe, device_has_mode_uffd(daemon),
+						  mechanisms, sizeof(mechanisms)));
+	reply->lend = rpc_strdup(call, options_lend_name(device_lend(daemon)));
+	reply->lend_hint = rpc_strdup(call, device_hint(daemon, hint, sizeof(hint)));
 	reply->socket = rpc_strdup(call, daemon->options.socket_path);
 	if (!reply->server || !reply->kernel || !reply->mechanisms || !reply->lend ||
-	    !reply->socket)
+	    !reply->lend_hint || !reply->socket)
 		return -ENOMEM;
 	reply->pid = (uint32_t)getpid();
 	reply->uptime_usec = now_usec() - daemon->started_usec;

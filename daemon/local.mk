@@ -18,6 +18,8 @@ libcowd_la_SOURCES = \
 	daemon/daemon.h \
 	daemon/event.c \
 	daemon/event.h \
+	daemon/device.c \
+	daemon/device.h \
 	daemon/extent.c \
 	daemon/extent.h \
 	daemon/fault.c \

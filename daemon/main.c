@@ -16,11 +16,11 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 
-#include "backends/uffdio.h"
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/closer.h"
 #include "daemon/daemon.h"
+#include "daemon/device.h"
 #include "daemon/inherit.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
@@ -48,6 +48,27 @@ static void apply_settings(struct daemon *daemon)
 	log_set_verbose(daemon->options.is_verbose);
 }
 
+/* A private cowd speaks on its program's stderr: there only of what went wrong. */
+static int priority_of(const struct daemon *daemon, int priority)
+{
+	return daemon->options.client_fd >= 0 ? LOG_DEBUG : priority;
+}
+
+static void say_what_is_not_lent(const struct daemon *daemon)
+{
+	char hint[DEVICE_HINT_MAX];
+
+	if (*device_hint(daemon, hint, sizeof(hint)))
+		log_line(priority_of(daemon, LOG_WARNING), "%s", hint);
+}
+
+/* Whoever has just mended the mode of the device reloads cowd. */
+static void look_for_device_again(struct daemon *daemon)
+{
+	if (daemon->uffd_device_fd < 0 && device_open(daemon))
+		probe_uffd(&daemon->probe, &daemon->options, daemon->uffd_device_fd);
+}
+
 static void reload(struct daemon *daemon)
 {
 	service_reloading();
@@ -55,8 +76,10 @@ static void reload(struct daemon *daemon)
 		log_error("settings stay as they were: %s", err_sentence());
 	} else {
 		apply_settings(daemon);
+		look_for_device_again(daemon);
 		log_info("settings read again; lending: %s",
-			 options_lend_name(daemon->options.lend));
+			 options_lend_name(device_lend(daemon)));
+		say_what_is_not_lent(daemon);
 	}
 	service_ready(daemon);
 }
@@ -116,27 +139,13 @@ static int open_listener(struct cowd *cowd)
 	return 0;
 }
 
-/* A container may have another file, /dev/null say, in the place of what it is not to have. */
-static void open_device(struct daemon *daemon)
-{
-	AUTO_FD int device_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	AUTO_FD int uffd = -1;
-
-	if (device_fd < 0)
-		daemon->uffd_device_errno = errno;
-	else if (uffdio_new_by_device(&uffd, device_fd, true))
-		daemon->uffd_device_errno = errno;
-	else
-		daemon->uffd_device_fd = fd_steal(&device_fd);
-}
-
 static int open_files(struct daemon *daemon)
 {
 	daemon->proc_self_fd_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (daemon->proc_self_fd_fd < 0)
 		return err_raise_errno("cannot open /proc/self/fd; is /proc mounted?");
 	daemon->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-	open_device(daemon);
+	(void)device_open(daemon);
 	return 0;
 }
 
@@ -204,26 +213,20 @@ static void say_what_was_found(const struct cowd *cowd)
 {
 	const struct daemon *daemon = &cowd->daemon;
 	const struct probe *probe = &daemon->probe;
-	char mechanisms[64];
-	char device[96] = "";
+	char mechanisms[PROBE_MECHANISMS_MAX];
 
-	if (daemon->uffd_device_fd < 0)
-		(void)snprintf(device, sizeof(device),
-			       " (nothing to lend: /dev/userfaultfd: %s; see cowd(8))",
-			       strerrordesc_np(daemon->uffd_device_errno));
-	(void)probe_mechanisms(probe, mechanisms, sizeof(mechanisms));
-	/* A private cowd speaks on its program's stderr: there only of what went wrong. */
+	(void)probe_mechanisms(probe, device_has_mode_uffd(daemon), mechanisms, sizeof(mechanisms));
 	log_line(
-		daemon->options.client_fd >= 0 ? LOG_DEBUG : LOG_INFO,
+		priority_of(daemon, LOG_INFO),
 		"cowd %s on Linux %s: uffd features 0x%llx, arming %s, mremap %s, pagemap scan %s; "
-		"mechanisms: %s; lending: %s%s",
+		"mechanisms: %s; lending: %s",
 		PACKAGE_VERSION, probe->release, (unsigned long long)probe->uffd_features,
 		!probe->has_uffd  ? "none"
 		: probe->has_lazy ? "lazy or eager"
 				  : "eager",
 		probe->has_dontunmap ? "yes" : "no", probe->has_pagemap_scan ? "yes" : "no",
-		mechanisms[0] ? mechanisms : "none", options_lend_name(daemon->options.lend),
-		device);
+		mechanisms[0] ? mechanisms : "none", options_lend_name(device_lend(daemon)));
+	say_what_is_not_lent(daemon);
 }
 
 static int start(struct cowd *cowd)

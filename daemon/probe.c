@@ -137,27 +137,33 @@ static bool can_scan_pagemap(void)
 	return ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) >= 0;
 }
 
-void probe_kernel(struct probe *probe, const struct options *options, int device_fd)
+void probe_uffd(struct probe *probe, const struct options *options, int device_fd)
 {
-	struct utsname name;
 	uint64_t features;
 
-	*probe = (struct probe){0};
-	if (!uname(&name))
-		(void)snprintf(probe->release, sizeof(probe->release), "%s", name.release);
 	features = find_features(device_fd) & ~options->without_features;
 	probe->uffd_features = features;
 	probe->has_uffd = can_protect_shmem(device_fd, features);
 	probe->has_lazy = probe->has_uffd && !(options->without & WITHOUT_CONTINUE_WP) &&
 			  can_continue_protected(device_fd, features);
-	probe->has_dontunmap = !(options->without & WITHOUT_DONTUNMAP) && can_move_shared();
-	probe->has_pagemap_scan = !(options->without & WITHOUT_PAGEMAP_SCAN) && can_scan_pagemap();
 	probe->has_poison = features & UFFD_FEATURE_POISON;
 }
 
-const char *probe_mechanisms(const struct probe *probe, char *buf, size_t size)
+void probe_kernel(struct probe *probe, const struct options *options, int device_fd)
 {
-	(void)snprintf(buf, size, "%s%s", probe->has_uffd ? "uffd " : "",
+	struct utsname name;
+
+	*probe = (struct probe){0};
+	if (!uname(&name))
+		(void)snprintf(probe->release, sizeof(probe->release), "%s", name.release);
+	probe_uffd(probe, options, device_fd);
+	probe->has_dontunmap = !(options->without & WITHOUT_DONTUNMAP) && can_move_shared();
+	probe->has_pagemap_scan = !(options->without & WITHOUT_PAGEMAP_SCAN) && can_scan_pagemap();
+}
+
+const char *probe_mechanisms(const struct probe *probe, bool with_uffd, char *buf, size_t size)
+{
+	(void)snprintf(buf, size, "%s%s", with_uffd ? "uffd " : "",
 		       probe->has_dontunmap ? "scoot mmapcopy" : "");
 	if (*buf && buf[strlen(buf) - 1] == ' ')
 		buf[strlen(buf) - 1] = '\0';

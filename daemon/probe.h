@@ -29,7 +29,20 @@ struct probe {
  * Never fails: what cannot be found out is absent.
  */
 void probe_kernel(struct probe *probe, const struct options *options, int device_fd);
-/** probe_mechanisms() - "uffd scoot mmapcopy", those usable, into @buf. Return: @buf */
-const char *probe_mechanisms(const struct probe *probe, char *buf, size_t size);
+/**
+ * probe_uffd() - the part of @probe that is about userfaultfd
+ * @device_fd: lent. When it could be opened only later, this is done once more, in the sandbox
+ */
+void probe_uffd(struct probe *probe, const struct options *options, int device_fd);
+
+#define PROBE_MECHANISMS_MAX 64
+
+/**
+ * probe_mechanisms() - "uffd scoot mmapcopy", those that clients can use
+ * @with_uffd: whether mode uffd is one of them: it takes more than a kernel, see device.h
+ *
+ * Return: @buf, of at least PROBE_MECHANISMS_MAX bytes.
+ */
+const char *probe_mechanisms(const struct probe *probe, bool with_uffd, char *buf, size_t size);
 
 #endif

@@ -5,6 +5,7 @@
 #include "common/err.h"
 #include "common/format.h"
 #include "daemon/daemon.h"
+#include "daemon/device.h"
 #include "daemon/log.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
@@ -15,12 +16,6 @@
 
 /* Bits of Hello.features that cowd knows; version 1 has none. */
 #define FEATURES UINT64_C(0)
-
-static enum lend_policy lend_for(const struct daemon *daemon)
-{
-	/* A policy is of no use to a client without the device. */
-	return daemon->uffd_device_fd < 0 ? LEND_NO : daemon->options.lend;
-}
 
 int rpc_hello(struct rpc_call *call)
 {
@@ -45,7 +40,7 @@ int rpc_hello(struct rpc_call *call)
 		return -ENOMEM;
 	reply->version = (uint32_t)min_u64(hello->version, VERSION_MAX);
 	reply->features = hello->features & FEATURES;
-	reply->lend = lend_for(daemon);
+	reply->lend = device_lend(daemon);
 	reply->pid = (uint32_t)getpid();
 	if (reply->lend != LEND_NO)
 		call->reply_fds[call->n_reply_fds++] = daemon->uffd_device_fd;

@@ -108,6 +108,7 @@ int ctl_status(struct ctl *ctl, char **args)
 	put_number(document, "uffd_features", s->uffd_features);
 	put_text(document, "mechanisms", s->mechanisms);
 	put_text(document, "lend", s->lend);
+	put_text(document, "lend_hint", s->lend_hint);
 	put_number(document, "clients", s->n_clients);
 	put_number(document, "regions", s->n_regions);
 	put_number(document, "snapshots", s->n_snapshots);
@@ -117,6 +118,8 @@ int ctl_status(struct ctl *ctl, char **args)
 	put_number(document, "workers", s->n_workers);
 	r = ctl->is_json ? report_json(document)
 			 : report_fields(document, status_fields, ARRAY_SIZE(status_fields));
+	if (!ctl->is_json && *s->lend_hint)
+		printf("\n%s\n", s->lend_hint);
 	json_object_put(document);
 	cow__v1__reply__free_unpacked(reply, NULL);
 	return r ? cli_fail(r, err_sentence(), "status") : CLI_OK;
