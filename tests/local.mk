@@ -146,13 +146,18 @@ dist_noinst_SCRIPTS += tests/system/fallbacks.sh
 tests/system/fallbacks.log: tests/system/invariants tests/system/ordered-pairs tests/system/uffd-oracle
 
 # The installed units under a real systemd, and older kernels (./check --kernels).
-TESTS += tests/system/systemd.sh
+TESTS += tests/system/systemd.sh tests/system/systemd-faults.sh
 dist_noinst_SCRIPTS += \
 	tests/system/pid1.sh \
+	tests/system/systemd-faults.sh \
 	tests/system/systemd.sh \
 	tests/system/vm.sh \
 	$(NULL)
-EXTRA_DIST += tests/system/systemd-client.c
+EXTRA_DIST += \
+	tests/system/systemd-client.c \
+	tests/system/systemd-inside.sh.inc \
+	tests/system/systemd.sh.inc \
+	$(NULL)
 
 # Lint that ./check runs too; `make tidy` is slow and wants clang-tidy.
 EXTRA_DIST += tests/lint/files.sh.inc
