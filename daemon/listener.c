@@ -13,6 +13,8 @@
 #include "daemon/listener.h"
 
 #include <fcntl.h>
+#include <libgen.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -259,6 +261,67 @@ int listener_new_at(struct listener **out, struct daemon *daemon, const char *pa
 		(*out)->ino = st.st_ino;
 	}
 	return 0;
+}
+
+/* Looked at before it is given away: others may have put another file in its place by now. */
+int listener_hand_over(struct listener *listener, uid_t uid)
+{
+	AUTO_FD int file_fd = -1;
+	struct stat st;
+
+	if (!listener->path)
+		return 0;
+	file_fd = open(listener->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (file_fd < 0 || fstat(file_fd, &st) < 0)
+		return err_raise_errno("cannot look at the socket %s", listener->path);
+	if (!S_ISSOCK(st.st_mode))
+		return err_raise(-EEXIST, "%s was replaced by something else", listener->path);
+	if (fchownat(file_fd, "", uid, (gid_t)-1, AT_EMPTY_PATH) < 0)
+		return err_raise_errno("cannot give the socket %s to uid %u", listener->path,
+				       (unsigned int)uid);
+	return 0;
+}
+
+/* As unlink(2): write permission, and in a sticky directory to own the file or the directory. */
+static int check_removable(const char *path)
+{
+	CLEANUP(freep) char *copy = strdup(path);
+	struct stat dir_st;
+	struct stat st;
+	const char *dir;
+
+	if (!copy)
+		return -ENOMEM;
+	dir = dirname(copy);
+	if (faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS) || stat(dir, &dir_st) ||
+	    lstat(path, &st))
+		return -errno;
+	if (dir_st.st_mode & S_ISVTX && st.st_uid != geteuid() && dir_st.st_uid != geteuid())
+		return -EPERM;
+	return 0;
+}
+
+void listener_check_end(const struct listener *listener)
+{
+	int r = listener->path ? check_removable(listener->path) : 0;
+
+	if (r)
+		log_warning("when it ends, cowd cannot remove %s as uid %u: %s; the next cowd "
+			    "replaces it. A directory of its user's own, as /run/cowd is, lets it",
+			    listener->path, (unsigned int)geteuid(), strerrordesc_np(-r));
+}
+
+const char *listener_address(const struct listener *listener, char buf[LISTENER_ADDRESS_MAX])
+{
+	struct sockaddr_un address = {.sun_family = AF_UNSPEC};
+	socklen_t len = sizeof(address);
+
+	if (getsockname(listener->fd, (struct sockaddr *)&address, &len) < 0 ||
+	    len <= offsetof(struct sockaddr_un, sun_path))
+		address.sun_path[0] = '\0';
+	(void)snprintf(buf, LISTENER_ADDRESS_MAX, "%.*s", (int)sizeof(address.sun_path),
+		       address.sun_path);
+	return buf;
 }
 
 int listener_start(struct listener *listener)

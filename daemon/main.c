@@ -229,6 +229,31 @@ static void say_what_was_found(const struct cowd *cowd)
 	say_what_is_not_lent(daemon);
 }
 
+static void say_where(const struct cowd *cowd)
+{
+	char address[LISTENER_ADDRESS_MAX];
+
+	if (cowd->listener)
+		log_line(priority_of(&cowd->daemon, LOG_INFO), "listening on %s",
+			 listener_address(cowd->listener, address));
+}
+
+/* Root's rights are good for one thing more: the socket file goes to whom cowd becomes. */
+static int change_rights(struct cowd *cowd)
+{
+	const struct options *options = &cowd->daemon.options;
+	const struct passwd *next_user = sandbox_next_user(options);
+	int r = 0;
+
+	if (next_user && cowd->listener)
+		r = listener_hand_over(cowd->listener, next_user->pw_uid);
+	if (!r)
+		r = sandbox_enter(options, next_user);
+	if (!r && cowd->listener)
+		listener_check_end(cowd->listener);
+	return r;
+}
+
 static int start(struct cowd *cowd)
 {
 	struct daemon *daemon = &cowd->daemon;
@@ -255,7 +280,7 @@ static int start(struct cowd *cowd)
 	apply_settings(daemon);
 	find_admin_group(daemon);
 	probe_kernel(&daemon->probe, &daemon->options, daemon->uffd_device_fd);
-	r = sandbox_enter(&daemon->options);
+	r = change_rights(cowd);
 	if (!r)
 		r = start_threads(daemon);
 	if (!r)
@@ -265,6 +290,7 @@ static int start(struct cowd *cowd)
 	if (r)
 		return r;
 	say_what_was_found(cowd);
+	say_where(cowd);
 	service_ready(daemon);
 	return 0;
 }

@@ -34,7 +34,6 @@
 
 #include <cap-ng.h>
 #include <grp.h>
-#include <pwd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -82,27 +81,31 @@ static int drop_bounding_set(void)
 	return 0;
 }
 
-static int change_user(const struct options *options)
+const struct passwd *sandbox_next_user(const struct options *options)
 {
 	const char *name = options->user;
 	const struct passwd *passwd;
 
 	if (geteuid() != 0 || !name || !*name)
-		return 0;
-	errno = 0;
+		return NULL;
 	passwd = getpwnam(name);
-	if (!passwd) {
-		/* A private cowd speaks on its program's stderr: there only of what went wrong. */
+	/* A private cowd speaks on its program's stderr: there only of what went wrong. */
+	if (!passwd)
 		log_line(options->client_fd >= 0 ? LOG_DEBUG : LOG_WARNING,
 			 "there is no user \"%s\": cowd stays root, without capabilities; "
 			 "systemd-sysusers or adduser --system makes it",
 			 name);
+	return passwd;
+}
+
+static int change_user(const struct passwd *passwd)
+{
+	if (!passwd)
 		return 0;
-	}
 	if (setgroups(0, NULL) < 0 ||
 	    setresgid(passwd->pw_gid, passwd->pw_gid, passwd->pw_gid) < 0 ||
 	    setresuid(passwd->pw_uid, passwd->pw_uid, passwd->pw_uid) < 0)
-		return err_raise_errno("cannot become user \"%s\"", name);
+		return err_raise_errno("cannot become user \"%s\"", passwd->pw_name);
 	return 0;
 }
 
@@ -133,14 +136,14 @@ static int drop_privilege(const struct options *options)
 	return 0;
 }
 
-int sandbox_enter(const struct options *options)
+int sandbox_enter(const struct options *options, const struct passwd *next_user)
 {
 	int r = 0;
 
 	if (is_restricted(options))
 		r = drop_bounding_set();
 	if (!r)
-		r = change_user(options);
+		r = change_user(next_user);
 	if (r || !is_restricted(options))
 		return r;
 	r = drop_privilege(options);

@@ -4,17 +4,28 @@
 #ifndef COWD_SANDBOX_H
 #define COWD_SANDBOX_H
 
+#include <pwd.h>
+
 #include "daemon/options.h"
 
 /** sandbox_raise_limits() - stage "limits": as many descriptors as allowed; never fails */
 void sandbox_raise_limits(void);
 
 /**
+ * sandbox_next_user() - whom sandbox_enter() will make of cowd
+ *
+ * Return: an entry of getpwnam(3)'s; NULL: it stays who it is, for which a line is logged if the
+ * user of the settings is missing.
+ */
+const struct passwd *sandbox_next_user(const struct options *options);
+
+/**
  * sandbox_enter() - stages "user", "privilege", "files"
+ * @next_user: from sandbox_next_user(), or NULL
  *
  * Context: one thread, all files open. Return: 0; -errno with a sentence, then cowd must not go on.
  */
-int sandbox_enter(const struct options *options);
+int sandbox_enter(const struct options *options, const struct passwd *next_user);
 
 /**
  * sandbox_close() - stage "calls": the list of system calls, for all threads

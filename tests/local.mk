@@ -145,9 +145,10 @@ TESTS += tests/system/fallbacks.sh
 dist_noinst_SCRIPTS += tests/system/fallbacks.sh
 tests/system/fallbacks.log: tests/system/invariants tests/system/ordered-pairs tests/system/uffd-oracle
 
-# The installed units under a real systemd, and older kernels (./check --kernels).
-TESTS += tests/system/systemd.sh tests/system/systemd-faults.sh
+# Started by hand; the installed units under a real systemd; older kernels (./check --kernels).
+TESTS += tests/system/foreground.sh tests/system/systemd.sh tests/system/systemd-faults.sh
 dist_noinst_SCRIPTS += \
+	tests/system/foreground.sh \
 	tests/system/pid1.sh \
 	tests/system/systemd-faults.sh \
 	tests/system/systemd.sh \

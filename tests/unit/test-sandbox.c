@@ -36,7 +36,8 @@ static int run_inside(int (*attempt)(void), bool is_strict)
 		(void)setrlimit(RLIMIT_CORE, &no_core);
 		options.is_strict = is_strict;
 		log_init(false);
-		if (sandbox_enter(&options) || sandbox_close(&options)) {
+		if (sandbox_enter(&options, sandbox_next_user(&options)) ||
+		    sandbox_close(&options)) {
 			fprintf(stderr, "%s\n", err_sentence());
 			_exit(100);
 		}
@@ -199,7 +200,7 @@ START_TEST(threads_that_run_already_are_held_too)
 		pthread_t thread;
 
 		thread_result = 2;
-		if (pipe(pipe_to_thread) || sandbox_enter(&options) ||
+		if (pipe(pipe_to_thread) || sandbox_enter(&options, sandbox_next_user(&options)) ||
 		    pthread_create(&thread, NULL, thread_tries, NULL) || sandbox_close(&options))
 			_exit(100);
 		if (write(pipe_to_thread[1], "x", 1) != 1)
