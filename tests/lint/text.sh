@@ -1,5 +1,5 @@
 #!/bin/bash
-# What no compiler looks at: every source names its licence and says what it is for, no line ends in
+# What no compiler looks at: every source names its licence, whose text is there, and says what it is for, no line ends in
 # blanks, files end in a newline, a mark of unfinished work names an issue, every exported symbol has
 # a man page, and no file outgrows one thing.
 . "$(dirname "$0")/files.sh.inc"
@@ -27,6 +27,10 @@ while IFS= read -r path; do
 	grep -nIE '[[:blank:]]+$' "$path" /dev/null && complain "$path: blanks at the end of a line"
 	[ ! -s "$path" ] || [ -z "$(tail -c 1 "$path")" ] || complain "$path: no newline at its end"
 done < <(project_files '*.c' '*.h' '*.sh' '*.am' '*.ac' '*.mk' '*.proto' '*.md' '*.scd' '*.map')
+
+while read -r id; do
+	[ -s "LICENSES/$id.txt" ] || complain "LICENSES/$id.txt: no text of a licence that sources name"
+done < <(project_files '*.c' '*.h' '*.proto' '*.sh' '*.in' | xargs -d '\n' sed -n '1,3s/.*SPDX-License-Identifier: \([^ ]*\).*/\1/p' | sort -u)
 
 # One page may describe several calls: its name is the page of the first, or it is named in a page.
 if [ -n "$(project_files 'man/*.scd')" ]; then
