@@ -23,7 +23,9 @@ MAN_PAGES = \
 	man/libcowclient.3 \
 	man/scoot_alloc.3 \
 	$(NULL)
+if WITH_MAN
 man_MANS += $(MAN_PAGES)
+endif
 EXTRA_DIST += $(MAN_PAGES:=.scd)
 CLEANFILES += $(MAN_PAGES)
 
@@ -50,7 +52,9 @@ WITH_SNAPSHOT_NEW = \
 	$(NULL)
 WITH_SCOOT_ALLOC = man/scoot_duplicate.3 man/scoot_free.3
 MAN_ALIASES = $(WITH_CLIENT_NEW) $(WITH_REGION_NEW) $(WITH_SNAPSHOT_NEW) $(WITH_SCOOT_ALLOC)
+if WITH_MAN
 man_MANS += $(MAN_ALIASES)
+endif
 CLEANFILES += $(MAN_ALIASES)
 
 $(WITH_CLIENT_NEW): Makefile

@@ -22,7 +22,6 @@ AM_TESTS_ENVIRONMENT = \
 	COWD_SANITIZERS='$(enable_sanitizers)'; export COWD_SANITIZERS; \
 	CC='$(CC)'; export CC; CXX='$(CXX)'; export CXX; \
 	unset COWD_ADDRESS NOTIFY_SOCKET LISTEN_FDS LISTEN_PID LISTEN_FDNAMES;
-TEST_EXTENSIONS = .sh
 LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/run-test.sh
 SH_LOG_COMPILER = $(LOG_COMPILER) bash
 dist_noinst_SCRIPTS += tests/run-test.sh tests/with-huge-pages.sh
@@ -388,6 +387,7 @@ tests_system_scoot_traps_LDADD = $(PROOF_LDADD)
 
 # What programs that link the library rely on.
 ABI_TESTS = \
+	tests/abi/check-build.sh \
 	tests/abi/check-docs.sh \
 	tests/abi/check-exports.sh \
 	tests/abi/check-headers.sh \
