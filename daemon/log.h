@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Log lines: to the journal, those about a client with fields of their own, when stderr is connected
- * to it; else one plain line each on stderr.
+ * Log lines: to the journal, those about a client with fields of their own, when stderr is
+ * connected to it; else one plain line each on stderr.
  *
  * Fields: COWD_CLIENT (number of the connection), COWD_PID, COWD_UID and COWD_PROGRAM say which
  * client a line is about, so `journalctl COWD_UID=1000` shows what one user's programs met with.

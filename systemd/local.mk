@@ -32,3 +32,4 @@ uninstall-local:
 	if cmp -s $(srcdir)/systemd/cowd.conf '$(DESTDIR)$(cowdconfdir)/cowd.conf'; then \
 		rm -f '$(DESTDIR)$(cowdconfdir)/cowd.conf'; \
 	fi
+	-rmdir '$(DESTDIR)$(cowdconfdir)' 2>/dev/null

@@ -39,6 +39,9 @@ check "with status 0" is_property ExecMainStatus 0
 check "and starts again for the next client" as_nobody cowd-test-client
 check "restart" systemctl restart cowd.service
 check "a client after that" as_nobody cowd-test-client
+check "a stop of both units, as the README says" systemctl disable --now cowd.socket cowd.service
+check "is one for good" not cowctl status
+check "which starts nothing" not systemctl -q is-active cowd.service
 
 journalctl --sync
 check "the journal has the line of what was found" \
