@@ -24,7 +24,7 @@ static int raise_outcome(int r)
 	case UFFDIO_E_UNMAPPED:
 		return err_raise(-EFAULT, "the region is no longer mapped as it was registered");
 	case UFFDIO_E_AGAIN:
-		return err_raise(-EAGAIN, "the client's address space is being changed");
+		return ARM_E_AGAIN;
 	default:
 		return r;
 	}

@@ -222,7 +222,10 @@ void region_gone(struct region *region);
 /* --- arm.c: with served.lock held, in a region operation's run(); 0 or -errno -------------------
  */
 
-/** arm_eagerly() - protect every page now */
+/* The client changes its address space, and cowd has not read of it yet: a worker does, which needs
+ * served.lock for that. */
+#define ARM_E_AGAIN 1
+/** arm_eagerly() - protect every page now; served.lock is held. 0; ARM_E_AGAIN; -errno */
 int arm_eagerly(struct region *region);
 /** arm_prepare() - have every touch after the client's move be a fault */
 int arm_prepare(struct region *region);

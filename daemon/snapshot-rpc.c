@@ -4,15 +4,18 @@
 #include "config.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "backends/uffdio.h"
+#include "common/clock.h"
 #include "common/err.h"
 #include "common/format.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
 #include "daemon/extent.h"
+#include "daemon/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"
@@ -89,6 +92,30 @@ static int reply_snapshot(struct rpc_call *call, const struct snapshot *snap, bo
 
 /* --- take ------------------------------------------------------------------------------------- */
 
+/* How long a take is tried again while its client changes its address space, and how often. */
+#define AGAIN_USEC ((uint64_t)2 * 1000 * 1000)
+#define AGAIN_MSEC 1
+
+/* Whether to try once more; if not, *@r is the error. */
+static bool tries_again(struct snapshot *snap, int *r)
+{
+	uint64_t now = now_usec();
+
+	if (!snap->again_until_usec)
+		snap->again_until_usec = now + AGAIN_USEC;
+	if (now < snap->again_until_usec) {
+		(void)poll(NULL, 0, AGAIN_MSEC);
+		return true;
+	}
+	*r = err_raise(
+		-EAGAIN,
+		"the program of region %llu went on changing its memory map (mremap, munmap, "
+		"snapshots of its own) for %llu s, so that no instant could be frozen; take "
+		"the snapshot again",
+		(unsigned long long)snap->region_id, (unsigned long long)(AGAIN_USEC / 1000000));
+	return false;
+}
+
 static void take_run(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
@@ -98,6 +125,10 @@ static void take_run(struct region_op *op)
 		r = snapshot_arm(snap, snap->by_move);
 	else
 		r = extent_read_records(snap);
+	if (r == ARM_E_AGAIN && tries_again(snap, &r)) {
+		op->goes_on = true;
+		return;
+	}
 	if (snap->mode != COW__V1__MODE__MODE_UFFD)
 		atomic_store(&snap->is_frozen, !r);
 	outcome_set(&snap->outcome, r);

@@ -86,6 +86,7 @@ struct snapshot {
 	struct outcome outcome;    /* of the take */
 	struct rpc_call *call;     /* that asked for the take */
 	bool by_move;              /* how it is taken */
+	uint64_t again_until_usec; /* since ARM_E_AGAIN: when its take gives up; 0: none yet */
 
 	/* other modes */
 	int lease_fd; /* a pipe's write end: its client changes nothing as long as this is open */
@@ -131,7 +132,8 @@ void snapshot_drop_holds(struct session *session);
  * snapshot_arm() - mode uffd: freeze now, or be ready for the client's move
  * @by_move: the latter
  *
- * Context: a region operation's run(). Return: 0; -errno with a sentence.
+ * Context: a region operation's run(). Return: 0; ARM_E_AGAIN, nothing is frozen: a later run()
+ * may; -errno with a sentence.
  */
 int snapshot_arm(struct snapshot *snap, bool by_move);
 /** snapshot_moved() - the client has made its move; by the one that serves. Resolve faults after it

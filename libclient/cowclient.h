@@ -218,7 +218,8 @@ COW_PUBLIC int cow_snapshot_new_with(struct cow_snapshot **snap, struct cow_regi
  * and to administrators of cowd. What it costs is charged to the region's uid.
  *
  * Return: 0; -ENOENT: there is none, or it is not yours; -EOPNOTSUPP: not of mode uffd; -ESRCH: its
- * process has ended; -EDQUOT; -ENOTCONN; -ENOMEM.
+ * process has ended; -EAGAIN: it changed its memory map for two seconds without a pause; -EDQUOT;
+ * -ENOTCONN; -ENOMEM.
  */
 COW_PUBLIC int cow_snapshot_new_outside(struct cow_snapshot **snap, struct cow_client *client,
 					uint64_t region_id);

@@ -157,6 +157,58 @@ START_TEST(rolling_back_is_one_step_to_others)
 }
 END_TEST
 
+#define N_BETWEEN   400
+#define N_OPERATORS 3
+
+/* In a process of its own. */
+static void freeze_often(void *user)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	uint64_t id = receive_id(user);
+
+	for (int i = 0; i < N_BETWEEN; i++) {
+		CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+		int r = cow_snapshot_new_outside(&snap, client, id);
+
+		ck_assert_msg(!r, "take %d: %d: %s", i, r, cow_last_error());
+	}
+}
+
+/*
+ * While the owner moves its memory for a snapshot of its own, nothing in it can be protected until
+ * cowd has read of that.
+ *
+ * Seen to fail: with a take that gives up then, in each of ten runs.
+ */
+START_TEST(operators_do_not_meet_the_owners_own_snapshots)
+{
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct outsider outsider = {.expected = 0};
+	pid_t pids[N_OPERATORS];
+	int n_left = N_OPERATORS;
+
+	ck_assert_int_eq(pipe2(outsider.id_fds, O_CLOEXEC), 0);
+	for (int i = 0; i < N_OPERATORS; i++)
+		pids[i] = proof_fork(freeze_often, &outsider);
+	region = proof_region(COW_MODE_UFFD, REGION_BYTES);
+	for (int i = 0; i < N_OPERATORS; i++)
+		ck_assert_int_eq(write(outsider.id_fds[1], &region->id, sizeof(region->id)),
+				 sizeof(region->id));
+	while (n_left) {
+		CLEANUP(cow_snapshot_unrefp) struct cow_snapshot *snap = NULL;
+		siginfo_t info = {0};
+
+		proof_ok(cow_snapshot_new(&snap, region));
+		*(_Atomic uint64_t *)(void *)region->addr = 1;
+		ck_assert_int_eq(
+			waitid(P_PID, (id_t)pids[n_left - 1], &info, WEXITED | WNOHANG | WNOWAIT),
+			0);
+		if (info.si_pid)
+			proof_reap(pids[--n_left], 0);
+	}
+}
+END_TEST
+
 START_TEST(another_user_is_told_that_there_is_none)
 {
 	struct outsider outsider = {.uid = 65534, .expected = -ENOENT};
@@ -194,6 +246,7 @@ int main(void)
 	proof_need_uffd();
 	tcase_add_test(tcase, another_process_of_the_user_freezes_a_region_being_written);
 	tcase_add_test(tcase, rolling_back_is_one_step_to_others);
+	tcase_add_test(tcase, operators_do_not_meet_the_owners_own_snapshots);
 	tcase_add_test(tcase, another_user_is_told_that_there_is_none);
 	tcase_add_test(tcase, only_uffd_regions_can_be_frozen_from_outside);
 	return proof_run(tcase);
