@@ -96,11 +96,55 @@ int format_parse_bytes(uint64_t *bytes, const char *text)
 	return 0;
 }
 
+size_t format_utf8_length(const char *text)
+{
+	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+	const unsigned char *s = (const unsigned char *)text;
+	size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+	uint32_t point = n > 1 ? s[0] & (0x7fu >> n) : 0;
+
+	if (s[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < n; i++) {
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+		point = point << 6 | (s[i] & 0x3f);
+	}
+	if (n > 1 && (point < least[n] || point > 0x10ffff || (point >> 11) == 0x1b))
+		return 0;
+	return n;
+}
+
+/* Characters of several bytes that do something to the line they stand in. */
+static int is_harmful(const char *text, size_t n)
+{
+	const unsigned char *s = (const unsigned char *)text;
+
+	if (n == 2)
+		return s[0] == 0xc2 && s[1] < 0xa0; /* U+0080 to U+009F, control characters */
+	if (n != 3 || s[0] != 0xe2)
+		return 0;
+	if (s[1] == 0x80) /* marks of direction, ends of lines, embedding and overriding */
+		return s[2] == 0x8e || s[2] == 0x8f || (s[2] >= 0xa8 && s[2] <= 0xae);
+	return s[1] == 0x81 && s[2] >= 0xa6 && s[2] <= 0xa9; /* isolates */
+}
+
 void format_clean(char *dst, size_t size, const char *text)
 {
-	size_t n = 0;
+	size_t n_done = 0;
 
-	for (; n + 1 < size && text[n]; n++)
-		dst[n] = text[n] >= 0x20 && text[n] < 0x7f ? text[n] : '?';
-	dst[n] = '\0';
+	while (*text) {
+		size_t n = format_utf8_length(text);
+		int is_fit = n && (n > 1 ? !is_harmful(text, n) : *text >= 0x20 && *text < 0x7f);
+
+		if (n_done + (is_fit ? n : 1) >= size)
+			break;
+		if (is_fit)
+			memcpy(dst + n_done, text, n);
+		else
+			dst[n_done] = '?';
+		n_done += is_fit ? n : 1;
+		text += n ? n : 1;
+	}
+	dst[n_done] = '\0';
 }

@@ -76,6 +76,32 @@ START_TEST(strangers_cannot_write_log_lines)
 }
 END_TEST
 
+/* Seen to fail with all but ASCII replaced, and with a cut in the middle of a character. */
+START_TEST(names_of_strangers_are_theirs_if_they_do_no_harm)
+{
+	static const struct {
+		const char *given, *shown;
+	} texts[] = {
+		{"h\u00e4user", "h\u00e4user"},
+		{"\U0001f404", "\U0001f404"},
+		{"\xc2\x9b"
+		 "31m",
+		 "?31m"},                            /* a control sequence in one character */
+		{"a\u202eb\u2028c\u2066", "a?b?c?"}, /* backwards, and a line of its own */
+		{"\xed\xa0\x80", "???"},             /* half of a pair */
+		{"\xf4\x90\x80\x80", "????"},        /* above U+10FFFF */
+		{"\xe0\x80\xaf", "???"},             /* a slash in three bytes */
+		{"12345678901234\u00e4", "12345678901234"}, /* no room for both bytes */
+	};
+	char buf[16];
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		format_clean(buf, sizeof(buf), texts[i].given);
+		ck_assert_str_eq(buf, texts[i].shown);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("format");
@@ -87,6 +113,7 @@ int main(void)
 	tcase_add_test(tcase, sizes_are_read_with_units_of_1024);
 	tcase_add_test(tcase, what_is_no_size_is_refused);
 	tcase_add_test(tcase, strangers_cannot_write_log_lines);
+	tcase_add_test(tcase, names_of_strangers_are_theirs_if_they_do_no_harm);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
