@@ -3,6 +3,8 @@ noinst_LTLIBRARIES += libbackends.la
 libbackends_la_SOURCES = \
 	backends/extents.c \
 	backends/extents.h \
+	backends/features.c \
+	backends/features.h \
 	backends/hold.c \
 	backends/hold.h \
 	backends/kernel.h \
@@ -30,6 +32,8 @@ libbackends_la_SOURCES = \
 	backends/space.h \
 	backends/stop.c \
 	backends/stop.h \
+	backends/trial.c \
+	backends/trial.h \
 	backends/uffdio.c \
 	backends/uffdio.h \
 	$(NULL)

@@ -73,24 +73,6 @@ static const struct {
 	{{"version", no_argument, NULL, 'V'}, NULL, "print the version"},
 };
 
-static const struct {
-	const char *name;
-	uint64_t uffd_features;
-	unsigned int without;
-} features[] = {
-	{"minor-shmem", UFFD_FEATURE_MINOR_SHMEM, 0},
-	{"wp-shmem", UFFD_FEATURE_WP_HUGETLBFS_SHMEM, 0},
-	{"wp-unpopulated", UFFD_FEATURE_WP_UNPOPULATED, 0},
-	{"wp-async", UFFD_FEATURE_WP_ASYNC, 0},
-	{"thread-id", UFFD_FEATURE_THREAD_ID, 0},
-	{"exact-address", UFFD_FEATURE_EXACT_ADDRESS, 0},
-	{"poison", UFFD_FEATURE_POISON, 0},
-	{"move", UFFD_FEATURE_MOVE, 0},
-	{"continue-wp", 0, WITHOUT_CONTINUE_WP},
-	{"dontunmap", 0, WITHOUT_DONTUNMAP},
-	{"pagemap-scan", 0, WITHOUT_PAGEMAP_SCAN},
-};
-
 static const char *const lend_names[] = {
 	[LEND_NO] = "no",
 	[LEND_YES] = "yes",
@@ -120,18 +102,15 @@ static void print_help(void)
 
 static int add_without(struct options *options, const char *name)
 {
-	char known[256] = "";
+	char known[256];
+	const struct kernel_feature *feature = kernel_feature_find(name);
 
-	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
-		if (!strcmp(name, features[i].name)) {
-			options->without_features |= features[i].uffd_features;
-			options->without |= features[i].without;
-			return 0;
-		}
-		(void)snprintf(known + strlen(known), sizeof(known) - strlen(known), "%s%s",
-			       i ? ", " : "", features[i].name);
-	}
-	return err_raise(-EINVAL, "\"%s\" is none of %s", name, known);
+	if (!feature)
+		return err_raise(-EINVAL, "\"%s\" is none of %s", name,
+				 kernel_feature_names(known, sizeof(known)));
+	options->without_features |= feature->uffd_features;
+	options->without |= feature->without;
+	return 0;
 }
 
 /* A value's sentence, with the option that it was given to before it. */

@@ -9,19 +9,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backends/features.h"
 #include "daemon/quota.h"
 
 enum lend_policy {
 	LEND_NO = 0,
 	LEND_YES = 1,
 	LEND_USER_MODE_ONLY = 2, /* clients make a uffd that does not serve kernel-mode faults */
-};
-
-/* What --without-feature takes away that is not a bit of UFFDIO_API. */
-enum without {
-	WITHOUT_DONTUNMAP = 1 << 0,
-	WITHOUT_PAGEMAP_SCAN = 1 << 1,
-	WITHOUT_CONTINUE_WP = 1 << 2,
 };
 
 #define LIMIT_UNLIMITED UINT64_MAX
