@@ -25,6 +25,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "backends/features.h"
 #include "common/err.h"
 #include "common/format.h"
 #include "tools/bench-options.h"
@@ -411,18 +412,11 @@ static int print_result(struct compare *compare)
 /* --- arguments -----------------------------------------------------------------------------------
  */
 
-/* cowd knows which features there are; here only what could not be one name is refused. */
-static bool is_name(const char *text)
-{
-	size_t n_letters = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-");
-
-	return n_letters && !text[n_letters] && n_letters < WITHOUT_MAX;
-}
-
 static int choose_address(struct compare *compare)
 {
 	int n = snprintf(compare->address, sizeof(compare->address), "%s",
 			 bench_address(compare->socket));
+	char known[256];
 
 	if (compare->socket && compare->without.n_texts)
 		return cli_usage("compare: --without-feature is for a private cowd: "
@@ -432,10 +426,9 @@ static int choose_address(struct compare *compare)
 	for (size_t i = 0; i < compare->without.n_texts; i++) {
 		const char *name = compare->without.texts[i];
 
-		if (!is_name(name))
-			return cli_usage("--without-feature wants a name that cowd(8) lists, "
-					 "not '%s'",
-					 name);
+		if (!kernel_feature_find(name))
+			return cli_usage("compare: --without-feature %s is none of %s", name,
+					 kernel_feature_names(known, sizeof(known)));
 		n += snprintf(compare->address + n, sizeof(compare->address) - (size_t)n,
 			      " --without-feature=%s", name);
 	}
@@ -445,7 +438,7 @@ static int choose_address(struct compare *compare)
 static int parse_options(struct compare *compare, int argc, char **argv)
 {
 	const struct bench_option options[] = {
-		{"s", BENCH_SIZE, &compare->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"s", BENCH_SIZE, &compare->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &compare->n_runs, 1, 10000, "a number of runs from 1 on"},
 		{"warm", BENCH_FLAG, &compare->is_warm},
 		{"json", BENCH_FLAG, &compare->is_json},

@@ -425,7 +425,7 @@ static int parse_options(struct faults *faults, int argc, char **argv)
 {
 	const char *pattern = "random";
 	const struct bench_option options[] = {
-		{"s", BENCH_SIZE, &faults->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"s", BENCH_SIZE, &faults->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &faults->n_runs, 1, 10000, "a number of runs from 1 on"},
 		{"clients", BENCH_NUMBER, &faults->n_clients, 1, CLIENTS_MAX,
 		 "a number from 1 to 1000"},

@@ -434,7 +434,7 @@ static int print_result(struct fork_bench *bench)
 static int parse_options(struct fork_bench *bench, int argc, char **argv)
 {
 	const struct bench_option options[] = {
-		{"s", BENCH_SIZE, &bench->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"s", BENCH_SIZE, &bench->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &bench->n_runs, 1, 10000, "a number of runs from 1 on"},
 		{"json", BENCH_FLAG, &bench->is_json},
 		{"socket", BENCH_TEXT, &bench->socket},

@@ -169,7 +169,7 @@ static int parse_options(struct measure *measure, int argc, char **argv)
 			break;
 		case 's':
 			if (!bench_parse_size(&measure->size_bytes, optarg))
-				r = cli_usage("-s wants a size in MiB from 1 on, not '%s'", optarg);
+				r = cli_usage("-s wants " BENCH_SIZE_WANTS ", not '%s'", optarg);
 			break;
 		case 'p':
 			measure->is_populated = true;

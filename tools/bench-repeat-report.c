@@ -121,6 +121,8 @@ static int print_json(struct repeat *repeat)
 	json_object_object_add(document, "dirty_percent", json_object_new_uint64(repeat->percent));
 	json_object_object_add(document, "snapshots", json_object_new_uint64(repeat->n_snapshots));
 	json_object_object_add(document, "threads", json_object_new_uint64(repeat->n_threads));
+	if (repeat->is_held)
+		json_object_object_add(document, "is_held", json_object_new_boolean(true));
 	json_object_object_add(document, "memcpy_us_per_page",
 			       json_object_new_double(repeat->copy_usec));
 	json_object_object_add(modes, "scoot", document_of(repeat, &repeat->figures[0]));
@@ -165,9 +167,10 @@ int bench_repeat_report(struct repeat *repeat)
 {
 	if (repeat->is_json)
 		return print_json(repeat);
-	printf("%llu MiB, %llu %% written between %llu snapshots, %llu threads\n",
+	printf("%llu MiB, %llu %% written between %llu snapshots, %llu threads%s\n",
 	       (unsigned long long)(repeat->size_bytes >> 20), (unsigned long long)repeat->percent,
-	       (unsigned long long)repeat->n_snapshots, (unsigned long long)repeat->n_threads);
+	       (unsigned long long)repeat->n_snapshots, (unsigned long long)repeat->n_threads,
+	       repeat->is_held ? ", each held until the next was taken" : "");
 	print_mode(repeat, "scoot", &repeat->figures[0]);
 	printf("  in the take itself, MiB      settled %.2f, kept %.2f\n",
 	       each(repeat, repeat->figures[0].cost.settled_bytes) / (1 << 20),

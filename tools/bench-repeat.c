@@ -10,7 +10,8 @@
  * after a fork() pages that the child shared fault once more when it has gone; what it took the
  * library's thread to settle; and how much the take settled and kept by itself. Without a
  * userfaultfd only a program that is alone settles, in the take: --threads 0. Or one whose threads
- * may be stopped: --stop-threads.
+ * may be stopped: --stop-threads. With --hold each snapshot is held until the next one is taken:
+ * then the region never settles, and each take bears what was written since the one before.
  */
 #include "config.h"
 
@@ -105,17 +106,20 @@ static int take(struct repeat *repeat)
 	char byte;
 
 	if (repeat->region)
-		return cow_snapshot_new(&repeat->snap, repeat->region);
+		return cow_snapshot_new(&repeat->copy.snap, repeat->region);
 	if (pipe(fds))
 		return err_raise_errno("cannot make a pipe");
-	repeat->child = fork();
-	if (!repeat->child) {
+	repeat->copy.child = fork();
+	if (!repeat->copy.child) {
+		/* The other end of its own pipe, and of that of the child that is held. */
 		close(fds[1]);
+		if (repeat->held.child > 0)
+			close(repeat->held.child_fd);
 		_exit(read(fds[0], &byte, 1) < 0);
 	}
 	close(fds[0]);
-	repeat->child_fd = fds[1];
-	return repeat->child < 0 ? err_raise_errno("cannot fork") : 0;
+	repeat->copy.child_fd = fds[1];
+	return repeat->copy.child < 0 ? err_raise_errno("cannot fork") : 0;
 }
 
 static bool is_settled(struct cow_region *region)
@@ -128,18 +132,27 @@ static bool is_settled(struct cow_region *region)
 	return is_owned;
 }
 
+static void drop(struct copy *copy)
+{
+	if (copy->child > 0) {
+		close(copy->child_fd);
+		(void)waitpid(copy->child, NULL, 0);
+	}
+	(void)cow_snapshot_unref(copy->snap);
+	*copy = (struct copy){.snap = NULL};
+}
+
+/* Give the copy up, or with --hold keep it until the next one has been taken. */
 static void release(struct repeat *repeat)
 {
-	int status;
-
-	if (!repeat->region) {
-		close(repeat->child_fd);
-		(void)waitpid(repeat->child, &status, 0);
+	if (repeat->is_held) {
+		repeat->held = repeat->copy;
+		repeat->copy = (struct copy){.snap = NULL};
 		return;
 	}
-	repeat->snap = cow_snapshot_unref(repeat->snap);
+	drop(&repeat->copy);
 	/* Without a userfaultfd it never is; the next take does what there is to do. */
-	while (repeat->region->scoot->uffd >= 0 && !is_settled(repeat->region))
+	while (repeat->region && repeat->region->scoot->uffd >= 0 && !is_settled(repeat->region))
 		pause_until(now_nsec() + MSEC);
 }
 
@@ -195,7 +208,7 @@ static uint64_t extra_bytes(const struct repeat *repeat)
 		}
 		return bytes;
 	}
-	(void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)repeat->child);
+	(void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)repeat->copy.child);
 	file = fopen(path, "re");
 	while (file && fgets(line, sizeof(line), file)) {
 		if (sscanf(line, "Private_Dirty: %llu", &kib) == 1)
@@ -210,7 +223,7 @@ static uint64_t extra_bytes(const struct repeat *repeat)
 static int add_cost(const struct repeat *repeat, struct figures *figures)
 {
 	struct cow_snapshot_cost cost = {0};
-	int r = repeat->region ? cow_snapshot_cost(repeat->snap, &cost) : 0;
+	int r = repeat->region ? cow_snapshot_cost(repeat->copy.snap, &cost) : 0;
 
 	figures->cost.settled_bytes += cost.settled_bytes;
 	figures->cost.kept_bytes += cost.kept_bytes;
@@ -256,6 +269,7 @@ static int run_one(struct repeat *repeat, struct figures *figures, struct worker
 	atomic_store(&repeat->phase, PHASE_LIVE);
 	if (!r)
 		r = add_cost(repeat, figures);
+	drop(&repeat->held);
 	if (r)
 		return r;
 	samples_add(&figures->stall, taken - start);
@@ -304,6 +318,7 @@ static int run_all(struct repeat *repeat, struct figures *figures)
 	}
 	for (uint64_t i = 0; !r && i < repeat->n_snapshots; i++)
 		r = run_one(repeat, figures, workers, &seed, !i);
+	drop(&repeat->held);
 	atomic_store(&repeat->is_over, true);
 	for (uint64_t i = 0; i < n_started; i++) {
 		pthread_join(workers[i].thread, NULL);
@@ -331,7 +346,7 @@ static int measure_scoot(struct repeat *repeat)
 		repeat->base = cow_region_address(repeat->region);
 		r = run_all(repeat, &repeat->figures[0]);
 	}
-	repeat->snap = cow_snapshot_unref(repeat->snap);
+	drop(&repeat->copy);
 	repeat->region = cow_region_unref(repeat->region);
 	repeat->client = cow_client_unref(repeat->client);
 	return r;
@@ -367,12 +382,13 @@ static int measure_fork(struct repeat *repeat)
 static int parse_options(struct repeat *repeat, int argc, char **argv)
 {
 	const struct bench_option options[] = {
-		{"s", BENCH_SIZE, &repeat->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"s", BENCH_SIZE, &repeat->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &repeat->n_snapshots, 1, 100000,
 		 "a number of snapshots from 1 on"},
 		{"dirty", BENCH_NUMBER, &repeat->percent, 0, 100, "0 to 100 percent"},
 		{"threads", BENCH_NUMBER, &repeat->n_threads, 0, THREADS_MAX, "0 to 64"},
 		{"stop-threads", BENCH_FLAG, &repeat->stops_threads},
+		{"hold", BENCH_FLAG, &repeat->is_held},
 		{"json", BENCH_FLAG, &repeat->is_json},
 		{"socket", BENCH_TEXT, &repeat->socket},
 	};

@@ -39,6 +39,18 @@ struct figures {
 	uint64_t extra_bytes;
 };
 
+/* A frozen copy: a snapshot of scoot, or a child of fork(). */
+struct copy {
+	struct cow_snapshot *snap;
+	pid_t child;
+	int child_fd; /* closing it ends the child */
+};
+
+/**
+ * @is_held: each copy is held until the next one is taken
+ * @copy:    the one that is being looked at
+ * @held:    the one before, until this one was taken
+ */
 struct repeat {
 	uint64_t size_bytes;
 	uint64_t percent;
@@ -46,6 +58,7 @@ struct repeat {
 	uint64_t n_threads;
 	bool is_json;
 	bool stops_threads;
+	bool is_held;
 	const char *socket;
 	struct figures figures[2]; /* scoot, fork */
 	double copy_usec;          /* to memcpy() one page */
@@ -54,9 +67,8 @@ struct repeat {
 	char *base;
 	struct cow_client *client;
 	struct cow_region *region; /* NULL: fork */
-	struct cow_snapshot *snap;
-	pid_t child;
-	int child_fd;
+	struct copy copy;
+	struct copy held;
 	_Atomic int phase;
 	atomic_bool is_over;
 };

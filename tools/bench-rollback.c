@@ -6,6 +6,7 @@
  */
 #include "config.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,14 +287,21 @@ static int print_result(struct rollback *rollback)
 static int parse_options(struct rollback *rollback, int argc, char **argv)
 {
 	const struct bench_option options[] = {
-		{"s", BENCH_SIZE, &rollback->size_bytes, .wants = "a size in MiB from 1 on"},
+		{"s", BENCH_SIZE, &rollback->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &rollback->n_runs, 1, 1000000, "a number of runs from 1 on"},
 		{"dirty", BENCH_NUMBER, &rollback->n_dirty, 1, 1000000, "a number of pages"},
 		{"json", BENCH_FLAG, &rollback->is_json},
 		{"socket", BENCH_TEXT, &rollback->socket},
 	};
+	int r;
 
-	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	r = bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	if (!r && rollback->n_dirty > rollback->size_bytes / page_size_bytes())
+		r = cli_usage("rollback: --dirty %" PRIu64 " is more than the %" PRIu64
+			      " pages of -s %" PRIu64,
+			      rollback->n_dirty, rollback->size_bytes / page_size_bytes(),
+			      rollback->size_bytes >> 20);
+	return r;
 }
 
 static int make_room(struct rollback *rollback)

@@ -126,7 +126,12 @@ const char *bench_address(const char *socket);
  */
 int bench_connect(struct cow_client **client, const char *socket);
 
-/** bench_parse_size() - "-s MiB" to bytes. Return: whether it is a size */
+/**
+ * bench_parse_size() - "64", which is MiB, or "64M", "1.5 GiB" to bytes, rounded up to whole MiB
+ *
+ * Return: whether it is a size, and none that is too small or too large.
+ */
+#define BENCH_SIZE_WANTS "a size from 1M to 16T (a number alone is MiB)"
 bool bench_parse_size(uint64_t *size_bytes, const char *text);
 
 #endif

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *program_name = "cow";
 
@@ -72,6 +73,23 @@ int cli_fail_connect(int error, const char *sentence)
 	/* The library's sentence names the address, and what to do. */
 	cli_say("%s", sentence);
 	return error == -EACCES || error == -EPERM ? CLI_DENIED : CLI_NO_DAEMON;
+}
+
+const char *cli_private_cowd(void)
+{
+	static char address[PATH_MAX + sizeof("exec:/cowd")];
+	char self[PATH_MAX];
+	ssize_t n;
+
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n > 0) {
+		self[n] = '\0';
+		*strrchr(self, '/') = '\0';
+		snprintf(address, sizeof(address), "exec:%s/cowd", self);
+		if (!access(address + strlen("exec:"), X_OK))
+			return address;
+	}
+	return "exec:";
 }
 
 int cli_finish(int status)
@@ -144,8 +162,11 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n_nam
 
 		/* A beginning of a name means that name. */
 		d = word[0] && !strncmp(word, name, strlen(word)) ? 0 : distance(word, name);
-		/* Half of it may be wrong, no more: otherwise any name is as good as another. */
-		if (d < best && d <= (min_u64(strlen(word), strlen(name)) + 1) / 2) {
+		/*
+		 * A third of it may be wrong, no more: with half of it any name would be as good as
+		 * another.
+		 */
+		if (d < best && d <= (min_u64(strlen(word), strlen(name)) + 2) / 3) {
 			best = d;
 			nearest = name;
 		}

@@ -38,6 +38,14 @@ int cli_fail(int error, const char *sentence, const char *what);
 /** cli_fail_connect() - cow_client_new() failed. Return: CLI_DENIED or CLI_NO_DAEMON */
 int cli_fail_connect(int error, const char *sentence);
 
+/**
+ * cli_private_cowd() - address that starts a cowd for this program alone
+ *
+ * It is the one that lies beside this program, so in the build tree, else the installed one, which
+ * the library knows. Return: for cow_client_new(); not freed.
+ */
+const char *cli_private_cowd(void);
+
 /** cli_finish() - flush stdout; a tool whose output is not there has failed. Return: the status */
 int cli_finish(int status);
 

@@ -6,12 +6,11 @@
 #include "config.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "common/format.h"
 #include "tools/bench.h"
 
 struct subcommand {
@@ -23,30 +22,30 @@ struct subcommand {
 
 static const struct subcommand subcommands[] = {
 	{"compare", bench_compare,
-	 "[-s MiB] [-n RUNS] [--warm] [--without-feature NAME]... [--json]",
+	 "[-s SIZE] [-n RUNS] [--warm] [--without-feature NAME]... [--json]",
 	 "all modes side by side, against fork and memcpy"},
 	{"repeat", bench_repeat,
-	 "[-s MiB] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] [--json]",
+	 "[-s SIZE] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] [--hold] [--json]",
 	 "scoot again and again under a working client, and fork beside it"},
-	{"fork", bench_fork, "[-s MiB] [-n RUNS] [--json]",
+	{"fork", bench_fork, "[-s SIZE] [-n RUNS] [--json]",
 	 "cow_fork() and fork() of a region, against fork() of other memory"},
-	{"rollback", bench_rollback, "[-s MiB] [--dirty PAGES] [-n RUNS] [--json]",
+	{"rollback", bench_rollback, "[-s SIZE] [--dirty PAGES] [-n RUNS] [--json]",
 	 "change pages and go back, scoot and uffd, against doing it in fork children"},
 	{"faults", bench_faults,
-	 "[--clients N] [--threads M] [--pattern random|sequential] [--storm] [-s MiB] [-n RUNS] "
+	 "[--clients N] [--threads M] [--pattern random|sequential] [--storm] [-s SIZE] [-n RUNS] "
 	 "[--json]",
 	 "first writes served by cowd, against a bare loop"},
 };
 
 static void print_help(void)
 {
-	printf("Usage: cowbench -m {scoot|fork|mmapcopy|uffd} [-s MiB] [-p] [-t] [-x db|snap] "
+	printf("Usage: cowbench -m {scoot|fork|mmapcopy|uffd} [-s SIZE] [-p] [-t] [-x db|snap] "
 	       "[-v]\n"
 	       "       cowbench SUBCOMMAND [OPTION]...\n"
 	       "Measure what a frozen copy of memory costs.\n\n"
 	       "One shot of one mode:\n"
 	       "  -m MODE            how the copy is made: scoot, fork, mmapcopy or uffd\n"
-	       "  -s MiB             how much memory [1]\n"
+	       "  -s SIZE            how much memory: 64, which is MiB, or 64M, 1.5G [1]\n"
 	       "  -p                 populate it when it is allocated\n"
 	       "  -t                 look at page frames before and after a write; implies -v\n"
 	       "  -x db|snap         until the program can go on, or the copy can be read [db]\n"
@@ -57,36 +56,24 @@ static void print_help(void)
 		       subcommands[i].description);
 	printf("\nOptions of all:\n"
 	       "  --socket ADDRESS   use this cowd, not a private one\n"
-	       "  --help             print this\n"
-	       "  --version          print the version\n\n"
+	       "  -h, --help         print this\n"
+	       "  -V, --version      print the version\n\n"
 	       "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 no daemon, 4 not allowed.\n");
 }
 
 /*
- * A private cowd is the one that lies beside this program (so in the build tree), else the
- * installed one, which the library knows. $COWD_ADDRESS counts only if it says how to start one:
- * figures of a daemon that serves others are asked for by name.
+ * $COWD_ADDRESS counts only if it says how to start a private cowd: figures of a daemon that serves
+ * others are asked for by name.
  */
 const char *bench_address(const char *socket)
 {
-	static char address[PATH_MAX + sizeof("exec:/cowd")];
 	const char *from_environment = getenv("COWD_ADDRESS");
-	char self[PATH_MAX];
-	ssize_t n;
 
 	if (socket)
 		return socket;
 	if (from_environment && !strncmp(from_environment, "exec:", strlen("exec:")))
 		return from_environment;
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (n > 0) {
-		self[n] = '\0';
-		*strrchr(self, '/') = '\0';
-		snprintf(address, sizeof(address), "exec:%s/cowd", self);
-		if (!access(address + strlen("exec:"), X_OK))
-			return address;
-	}
-	return "exec:";
+	return cli_private_cowd();
 }
 
 int bench_connect(struct cow_client **client, const char *socket)
@@ -98,11 +85,16 @@ int bench_connect(struct cow_client **client, const char *socket)
 
 bool bench_parse_size(uint64_t *size_bytes, const char *text)
 {
-	uint64_t mib;
+	const uint64_t mib = (uint64_t)1 << 20, most = mib << 24;
+	uint64_t parsed;
 
-	if (!cli_parse_u64(&mib, text, 1, 1 << 24))
+	if (cli_parse_u64(&parsed, text, 1, most >> 20))
+		parsed <<= 20;
+	else if (!text[strspn(text, "0123456789")] || format_parse_bytes(&parsed, text))
 		return false;
-	*size_bytes = mib << 20;
+	if (parsed < mib || parsed > most)
+		return false;
+	*size_bytes = (parsed + mib - 1) & ~(mib - 1);
 	return true;
 }
 
@@ -116,15 +108,20 @@ static int run_subcommand(int argc, char **argv)
 				       sizeof(subcommands[0])));
 }
 
+static bool is_word(const char *word, const char *letter, const char *name)
+{
+	return !strcmp(word, letter) || !strcmp(word, name);
+}
+
 int main(int argc, char **argv)
 {
 	cli_name("cowbench");
 	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+		if (is_word(argv[i], "-h", "--help") || (i == 1 && !strcmp(argv[i], "help"))) {
 			print_help();
 			return cli_finish(CLI_OK);
 		}
-		if (!strcmp(argv[i], "--version")) {
+		if (is_word(argv[i], "-V", "--version")) {
 			printf("cowbench %s\n", PACKAGE_VERSION);
 			return cli_finish(CLI_OK);
 		}
