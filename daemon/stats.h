@@ -28,7 +28,7 @@
 
 #define STATS_HISTOGRAMS(X)                                                                        \
 	X(fault_latency, "ns",                                                                     \
-	  "from reading a fault to waking its thread; of those that follow at once one of eight")  \
+	  "from reading a fault to waking its thread; of a burst one in eight is measured")        \
 	X(arm_latency, "ns", "to write-protect a region")                                          \
 	X(request_latency, "ns", "from receiving a request to sending its reply")
 

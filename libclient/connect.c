@@ -181,7 +181,9 @@ static int raise_no_hello(struct cow_client *client, int error)
 				 "the private cowd of address %s ended at once: see what it wrote "
 				 "to standard error",
 				 client->address);
-	return err_raise(-ECONNREFUSED, "cowd at %s did not accept this client: %s",
+	return err_raise(-ECONNREFUSED,
+			 "cowd at %s did not accept this client: %s (is it being restarted, or "
+			 "does it fail to start? systemctl status cowd)",
 			 client->address, sentence);
 }
 

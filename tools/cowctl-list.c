@@ -6,6 +6,7 @@
 #include "config.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "libclient/internal.h"
 #include "tools/cli.h"
@@ -15,6 +16,21 @@
 static void put_text(struct json_object *object, const char *key, const char *text)
 {
 	json_object_object_add(object, key, report_text(text));
+}
+
+/* Words that blanks separate, as an array. */
+static void put_words(struct json_object *object, const char *key, const char *text)
+{
+	struct json_object *words = json_object_new_array();
+
+	while (*(text += strspn(text, " "))) {
+		size_t n = strcspn(text, " ");
+		CLEANUP(freep) char *word = strndup(text, n);
+
+		json_object_array_add(words, report_text(word));
+		text += n;
+	}
+	json_object_object_add(object, key, words);
 }
 
 static void put_number(struct json_object *object, const char *key, uint64_t value)
@@ -72,7 +88,7 @@ static const struct report_column status_fields[] = {
 	{"socket", "Socket", REPORT_TEXT},
 	{"kernel", "Kernel", REPORT_TEXT},
 	{"uffd_features", "Userfaultfd features", REPORT_HEX},
-	{"mechanisms", "Mechanisms", REPORT_TEXT},
+	{"mechanisms", "Mechanisms", REPORT_WORDS},
 	{"lend", "Lends userfaultfd", REPORT_TEXT},
 	{"clients", "Clients", REPORT_NUMBER},
 	{"regions", "Regions", REPORT_NUMBER},
@@ -106,7 +122,7 @@ int ctl_status(struct ctl *ctl, char **args)
 	put_text(document, "socket", s->socket);
 	put_text(document, "kernel", s->kernel);
 	put_number(document, "uffd_features", s->uffd_features);
-	put_text(document, "mechanisms", s->mechanisms);
+	put_words(document, "mechanisms", s->mechanisms);
 	put_text(document, "lend", s->lend);
 	put_text(document, "lend_hint", s->lend_hint);
 	put_number(document, "clients", s->n_clients);
@@ -173,6 +189,17 @@ static int collect(struct ctl *ctl, const struct list *list, struct json_object 
 	return CLI_OK;
 }
 
+/* @what they are, for the sentence that is said where there are none. */
+static int print_table(const struct ctl *ctl, struct json_object *rows, const char *what,
+		       const struct report_column *columns, size_t n_columns)
+{
+	if (!json_object_array_length(rows)) {
+		cli_say("there are no %s, or none that this user may see", what);
+		return 0;
+	}
+	return report_table_within(rows, columns, n_columns, ctl->is_wide ? 0 : report_width());
+}
+
 static int print_list(struct ctl *ctl, const struct list *list)
 {
 	struct json_object *document = json_object_new_object();
@@ -182,8 +209,9 @@ static int print_list(struct ctl *ctl, const struct list *list)
 	json_object_object_add(document, list->key, rows);
 	status = collect(ctl, list, rows);
 	if (!status) {
-		r = ctl->is_json ? report_json(document)
-				 : report_table(rows, list->columns, list->n_columns);
+		r = ctl->is_json
+			    ? report_json(document)
+			    : print_table(ctl, rows, list->key, list->columns, list->n_columns);
 		if (r)
 			status = cli_fail(r, err_sentence(), list->key);
 	}
@@ -194,13 +222,13 @@ static int print_list(struct ctl *ctl, const struct list *list)
 static const struct report_column client_columns[] = {
 	{"client", "CLIENT", REPORT_NUMBER},
 	{"pid", "PID", REPORT_NUMBER},
-	{"uid", "UID", REPORT_NUMBER},
+	{"uid", "UID", REPORT_NUMBER, 3},
 	{"program", "PROGRAM", REPORT_TEXT},
-	{"regions", "REGIONS", REPORT_NUMBER},
-	{"snapshots", "SNAPSHOTS", REPORT_NUMBER},
-	{"region_bytes", "IN REGIONS", REPORT_BYTES},
-	{"kept_bytes", "KEPT", REPORT_BYTES},
-	{"connected_usec", "SINCE", REPORT_USEC},
+	{"regions", "REGIONS", REPORT_NUMBER, 1},
+	{"snapshots", "SNAPSHOTS", REPORT_NUMBER, 1},
+	{"region_bytes", "IN REGIONS", REPORT_BYTES, 2},
+	{"kept_bytes", "KEPT", REPORT_BYTES, 2},
+	{"connected_usec", "SINCE", REPORT_USEC, 2},
 };
 
 static void ask_clients(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
@@ -243,13 +271,13 @@ int ctl_clients(struct ctl *ctl, char **args)
 }
 
 static const struct report_column region_columns[] = {
-	{"region", "REGION", REPORT_NUMBER},  {"client", "CLIENT", REPORT_NUMBER},
-	{"pid", "PID", REPORT_NUMBER},        {"uid", "UID", REPORT_NUMBER},
-	{"name", "NAME", REPORT_TEXT},        {"mode", "MODE", REPORT_TEXT},
-	{"address", "ADDRESS", REPORT_HEX},   {"size_bytes", "SIZE", REPORT_BYTES},
-	{"used_bytes", "USED", REPORT_BYTES}, {"snapshots", "SNAPSHOTS", REPORT_NUMBER},
-	{"faults", "FAULTS", REPORT_NUMBER},  {"cpu", "CPU", REPORT_NUMBER},
-	{"moves", "MOVES", REPORT_NUMBER},    {"state", "STATE", REPORT_TEXT},
+	{"region", "REGION", REPORT_NUMBER},     {"client", "CLIENT", REPORT_NUMBER, 5},
+	{"pid", "PID", REPORT_NUMBER},           {"uid", "UID", REPORT_NUMBER, 4},
+	{"name", "NAME", REPORT_TEXT},           {"mode", "MODE", REPORT_TEXT},
+	{"address", "ADDRESS", REPORT_HEX, 6},   {"size_bytes", "SIZE", REPORT_BYTES},
+	{"used_bytes", "USED", REPORT_BYTES, 1}, {"snapshots", "SNAPSHOTS", REPORT_NUMBER, 1},
+	{"faults", "FAULTS", REPORT_NUMBER, 3},  {"cpu", "CPU", REPORT_NUMBER, 7},
+	{"moves", "MOVES", REPORT_NUMBER, 7},    {"state", "STATE", REPORT_TEXT},
 };
 
 /* What an operator has to know of it first. */
@@ -319,18 +347,18 @@ int ctl_regions(struct ctl *ctl, char **args)
 static const struct report_column snapshot_columns[] = {
 	{"snapshot", "SNAPSHOT", REPORT_NUMBER},
 	{"region", "REGION", REPORT_NUMBER},
-	{"pid", "PID", REPORT_NUMBER},
-	{"uid", "UID", REPORT_NUMBER},
+	{"pid", "PID", REPORT_NUMBER, 1},
+	{"uid", "UID", REPORT_NUMBER, 4},
 	{"region_name", "NAME", REPORT_TEXT},
-	{"mode", "MODE", REPORT_TEXT},
+	{"mode", "MODE", REPORT_TEXT, 2},
 	{"state", "STATE", REPORT_TEXT},
 	{"size_bytes", "SIZE", REPORT_BYTES},
-	{"kept_bytes", "KEPT", REPORT_BYTES},
-	{"age_usec", "AGE", REPORT_USEC},
-	{"budget_bytes", "BUDGET", REPORT_BYTES},
-	{"saved_bytes", "SAVED", REPORT_BYTES},
-	{"holders", "HOLDERS", REPORT_NUMBER},
-	{"lost_because", "LOST BECAUSE", REPORT_TEXT},
+	{"kept_bytes", "KEPT", REPORT_BYTES, 1},
+	{"age_usec", "AGE", REPORT_USEC, 1},
+	{"budget_bytes", "BUDGET", REPORT_BYTES, 6},
+	{"saved_bytes", "SAVED", REPORT_BYTES, 3},
+	{"holders", "HOLDERS", REPORT_NUMBER, 5},
+	{"lost_because", "LOST BECAUSE", REPORT_TEXT, 7},
 };
 
 static void ask_snapshots(Cow__V1__Request *request, union list_call *call, uint64_t after_id)
@@ -390,15 +418,15 @@ int ctl_snapshots(struct ctl *ctl, char **args)
 static const struct report_column counter_columns[] = {
 	{"name", "COUNTER", REPORT_TEXT},
 	{"value", "VALUE", REPORT_NUMBER},
-	{"help", "MEANING", REPORT_TEXT},
+	{"help", "MEANING", REPORT_TEXT, 1},
 };
 
 static const struct report_column histogram_columns[] = {
-	{"name", "LATENCY", REPORT_TEXT},  {"unit", "UNIT", REPORT_TEXT},
-	{"count", "COUNT", REPORT_NUMBER}, {"min", "MIN", REPORT_NUMBER},
-	{"p50", "P50", REPORT_NUMBER},     {"p90", "P90", REPORT_NUMBER},
-	{"p99", "P99", REPORT_NUMBER},     {"p999", "P99.9", REPORT_NUMBER},
-	{"max", "MAX", REPORT_NUMBER},     {"help", "MEANING", REPORT_TEXT},
+	{"name", "LATENCY", REPORT_TEXT},     {"unit", "UNIT", REPORT_TEXT},
+	{"count", "COUNT", REPORT_NUMBER, 1}, {"min", "MIN", REPORT_NUMBER, 3},
+	{"p50", "P50", REPORT_NUMBER},        {"p90", "P90", REPORT_NUMBER, 2},
+	{"p99", "P99", REPORT_NUMBER},        {"p999", "P99.9", REPORT_NUMBER, 2},
+	{"max", "MAX", REPORT_NUMBER},        {"help", "MEANING", REPORT_TEXT, 4},
 };
 
 static struct json_object *stats_document(const Cow__V1__StatsReply *stats)
@@ -437,10 +465,10 @@ static struct json_object *stats_document(const Cow__V1__StatsReply *stats)
 }
 
 static const struct report_column service_columns[] = {
-	{"region", "REGION", REPORT_NUMBER}, {"pid", "PID", REPORT_NUMBER},
-	{"uid", "UID", REPORT_NUMBER},       {"name", "NAME", REPORT_TEXT},
-	{"mode", "MODE", REPORT_TEXT},       {"cpu", "CPU", REPORT_NUMBER},
-	{"moves", "MOVES", REPORT_NUMBER},   {"faults", "FAULTS", REPORT_NUMBER},
+	{"region", "REGION", REPORT_NUMBER},  {"pid", "PID", REPORT_NUMBER},
+	{"uid", "UID", REPORT_NUMBER, 3},     {"name", "NAME", REPORT_TEXT},
+	{"mode", "MODE", REPORT_TEXT, 2},     {"cpu", "CPU", REPORT_NUMBER},
+	{"moves", "MOVES", REPORT_NUMBER, 1}, {"faults", "FAULTS", REPORT_NUMBER},
 };
 
 static bool add_service(struct json_object *rows, const Cow__V1__Reply *reply, uint64_t *last_id)
@@ -462,20 +490,20 @@ static bool add_service(struct json_object *rows, const Cow__V1__Reply *reply, u
 	return reply->regions->has_more;
 }
 
-static int print_stats(struct json_object *document)
+static int print_stats(const struct ctl *ctl, struct json_object *document)
 {
 	int r;
 
-	r = report_table(json_object_object_get(document, "counters"), counter_columns,
-			 ARRAY_SIZE(counter_columns));
+	r = print_table(ctl, json_object_object_get(document, "counters"), "counters",
+			counter_columns, ARRAY_SIZE(counter_columns));
 	putchar('\n');
 	if (!r)
-		r = report_table(json_object_object_get(document, "histograms"), histogram_columns,
-				 ARRAY_SIZE(histogram_columns));
+		r = print_table(ctl, json_object_object_get(document, "histograms"), "latencies",
+				histogram_columns, ARRAY_SIZE(histogram_columns));
 	putchar('\n');
 	if (!r)
-		r = report_table(json_object_object_get(document, "regions"), service_columns,
-				 ARRAY_SIZE(service_columns));
+		r = print_table(ctl, json_object_object_get(document, "regions"), "regions",
+				service_columns, ARRAY_SIZE(service_columns));
 	return r;
 }
 
@@ -504,7 +532,7 @@ int ctl_stats(struct ctl *ctl, char **args)
 	json_object_object_add(document, "regions", regions);
 	status = collect(ctl, &served, regions);
 	if (!status)
-		r = ctl->is_json ? report_json(document) : print_stats(document);
+		r = ctl->is_json ? report_json(document) : print_stats(ctl, document);
 	json_object_put(document);
 	if (status)
 		return status;

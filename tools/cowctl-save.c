@@ -16,6 +16,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "common/err.h"
 #include "tools/cli.h"
 #include "tools/cowctl.h"
@@ -105,20 +106,21 @@ static int check_path(const char *path)
 	return CLI_OK;
 }
 
-int ctl_save(struct ctl *ctl, char **args)
+int ctl_save_parse(struct ctl *ctl, char **args)
 {
-	struct cow_snapshot *snap = NULL;
-	uint64_t id;
-	int r;
-
-	if (!cli_parse_u64(&id, args[0], 1, UINT64_MAX))
+	if (!cli_parse_u64(&ctl->id, args[0], 1, UINT64_MAX))
 		return cli_usage(
 			"save: SNAPSHOT is a number that 'cowctl snapshots' shows, not '%s'",
 			args[0]);
-	r = check_path(args[1]);
-	if (r)
-		return r;
-	r = cow_snapshot_open(&snap, ctl->client, id);
+	return check_path(args[1]);
+}
+
+int ctl_save(struct ctl *ctl, char **args)
+{
+	struct cow_snapshot *snap = NULL;
+	int r;
+
+	r = cow_snapshot_open(&snap, ctl->client, ctl->id);
 	if (r)
 		return cli_fail(r, cow_last_error(), args[0]);
 	r = save(ctl, snap, args[1]);
@@ -134,8 +136,8 @@ static int hold(struct cow_snapshot *snap)
 {
 	const struct timespec second = {.tv_sec = 1};
 	sigset_t set;
+	int r, signal;
 	char byte;
-	int r;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
@@ -146,28 +148,51 @@ static int hold(struct cow_snapshot *snap)
 	       (unsigned long long)cow_snapshot_id(snap));
 	if (fflush(stdout))
 		return CLI_FAILED;
-	while (sigtimedwait(&set, NULL, &second) < 0) {
+	while ((signal = sigtimedwait(&set, NULL, &second)) < 0) {
 		r = cow_snapshot_read(snap, &byte, 1, 0);
 		if (r)
 			return cli_fail(-ESTALE, cow_last_error(), "snapshot: there is no more");
 	}
-	return CLI_OK;
+	/* SIGTERM is how a script or a service ends it; Ctrl-C says that somebody broke it off. */
+	return signal == SIGINT ? CLI_INTERRUPTED : CLI_OK;
+}
+
+/*
+ * EAGAIN is a moment's: the program is changing its address space just then. Nothing tells when
+ * that is over, so ask again in growing intervals, for as long as an operator would.
+ */
+#define RETRY_NSEC ((uint64_t)2 * 1000 * 1000 * 1000)
+#define PAUSE_NSEC 100000000L
+
+static int take(struct cow_snapshot **snap, struct ctl *ctl)
+{
+	struct timespec pause = {.tv_nsec = 1000000};
+	uint64_t begin_nsec = now_nsec();
+	int r;
+
+	while ((r = cow_snapshot_new_outside(snap, ctl->client, ctl->id)) == -EAGAIN &&
+	       now_nsec() - begin_nsec < RETRY_NSEC) {
+		(void)nanosleep(&pause, NULL);
+		pause.tv_nsec = pause.tv_nsec < PAUSE_NSEC ? 2 * pause.tv_nsec : PAUSE_NSEC;
+	}
+	return r;
+}
+
+int ctl_snapshot_parse(struct ctl *ctl, char **args)
+{
+	if (!cli_parse_u64(&ctl->id, args[0], 1, UINT64_MAX))
+		return cli_usage(
+			"snapshot: REGION is a number that 'cowctl regions' shows, not '%s'",
+			args[0]);
+	return ctl->save_path ? check_path(ctl->save_path) : CLI_OK;
 }
 
 int ctl_snapshot(struct ctl *ctl, char **args)
 {
 	struct cow_snapshot *snap = NULL;
-	uint64_t id;
 	int r;
 
-	if (!cli_parse_u64(&id, args[0], 1, UINT64_MAX))
-		return cli_usage(
-			"snapshot: REGION is a number that 'cowctl regions' shows, not '%s'",
-			args[0]);
-	r = ctl->save_path ? check_path(ctl->save_path) : CLI_OK;
-	if (r)
-		return r;
-	r = cow_snapshot_new_outside(&snap, ctl->client, id);
+	r = take(&snap, ctl);
 	if (r)
 		return cli_fail(r, cow_last_error(), args[0]);
 	r = ctl->save_path ? save(ctl, snap, ctl->save_path) : hold(snap);

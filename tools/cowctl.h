@@ -4,6 +4,7 @@
 #define COW_TOOLS_COWCTL_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "libclient/cowclient.h"
 
@@ -11,19 +12,33 @@
  * struct ctl - one run of cowctl
  * @address:   where cowd is, for cow_client_new() and for sentences
  * @is_json:   print JSON rather than tables
+ * @is_wide:   print all columns of a table, whatever the terminal holds
+ * @is_help:   explain, do nothing
  * @is_forced: replace a file that is there
  * @save_path: where "snapshot" writes it, or NULL
- * @client:    connected before a verb is called
+ * @id:        the snapshot or region that the arguments name
+ * @client:    connected before a verb is called, if it wants that
  */
 struct ctl {
 	const char *address;
 	bool is_json;
+	bool is_wide;
+	bool is_help;
 	bool is_forced;
 	const char *save_path;
+	uint64_t id;
 	struct cow_client *client;
 };
 
-/* Verbs: @args holds exactly as many arguments as the table names. Return: enum cli_status */
+/* What the arguments of a verb say, before there is a connection. Return: enum cli_status */
+int ctl_save_parse(struct ctl *ctl, char **args);
+int ctl_snapshot_parse(struct ctl *ctl, char **args);
+
+/*
+ * Verbs: @args holds as many arguments as the table names, NULL where one was left out. Return:
+ * enum cli_status
+ */
+int ctl_check(struct ctl *ctl, char **args);
 int ctl_status(struct ctl *ctl, char **args);
 int ctl_clients(struct ctl *ctl, char **args);
 int ctl_regions(struct ctl *ctl, char **args);

@@ -24,8 +24,11 @@ cowctl_CFLAGS = $(TOOLS_CFLAGS)
 cowctl_LDFLAGS = $(EXE_LINKFLAGS)
 cowctl_LDADD = $(TOOLS_LIBS)
 cowctl_SOURCES = \
+	tools/check-machine.c \
+	tools/check-machine.h \
 	tools/cowctl.c \
 	tools/cowctl.h \
+	tools/cowctl-check.c \
 	tools/cowctl-list.c \
 	tools/cowctl-save.c \
 	$(NULL)

@@ -6,9 +6,14 @@
 
 #include <inttypes.h>
 #include <libsmartcols.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <wchar.h>
 
 #include "common/err.h"
 #include "common/format.h"
@@ -42,20 +47,6 @@ const char *report_micros(char buf[static REPORT_DURATION_MAX], double usec)
 	return buf;
 }
 
-/* Length of the UTF-8 sequence at @s, 0 if there is none. Overlong forms are left to the terminal.
- */
-static size_t utf8_length(const unsigned char *s)
-{
-	size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-
-	if (s[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	return n;
-}
-
 struct json_object *report_real(double value)
 {
 	char text[64];
@@ -77,7 +68,7 @@ struct json_object *report_text(const char *text)
 	if (!clean)
 		return NULL;
 	while (*s) {
-		size_t n = utf8_length(s);
+		size_t n = format_utf8_length((const char *)s);
 
 		if (!n)
 			*s = '?';
@@ -110,6 +101,13 @@ static void format_cell(char cell[static CELL_MAX], struct json_object *value,
 	switch (kind) {
 	case REPORT_TEXT:
 		snprintf(cell, CELL_MAX, "%s", json_object_get_string(value));
+		return;
+	case REPORT_WORDS:
+		*cell = '\0';
+		for (size_t i = 0, n = 0; i < json_object_array_length(value) && n < CELL_MAX; i++)
+			n += (size_t)snprintf(
+				cell + n, CELL_MAX - n, "%s%s", n ? " " : "",
+				json_object_get_string(json_object_array_get_idx(value, i)));
 		return;
 	case REPORT_NUMBER:
 		if (json_object_is_type(value, json_type_double))
@@ -150,57 +148,250 @@ static const char *shown(const char *cell)
 	return *cell ? cell : "-";
 }
 
+/* Cells that @text takes in a terminal; bytes that this locale has no characters for take four. */
+static unsigned int text_width(const char *text)
+{
+	unsigned int width = 0;
+	mbstate_t state = {0};
+	wchar_t wide;
+	size_t n;
+
+	while (*text) {
+		int cells = -1;
+
+		n = mbrtowc(&wide, text, MB_LEN_MAX, &state);
+		if (n && n <= MB_LEN_MAX)
+			cells = wcwidth(wide);
+		if (cells < 0) {
+			state = (mbstate_t){0};
+			n = 1;
+		}
+		width += cells < 0 ? 4 : (unsigned int)cells; /* "\\xe4", as libsmartcols has it */
+		text += n;
+	}
+	return width;
+}
+
+#define COLUMNS_MAX 32
+
+/**
+ * struct layout - which columns of a table are shown
+ * @widths: in cells
+ */
+struct layout {
+	const struct report_column *columns;
+	size_t n_columns;
+	unsigned int widths[COLUMNS_MAX];
+	bool is_left_out[COLUMNS_MAX];
+};
+
+static void measure(struct layout *layout, struct json_object *rows)
+{
+	char cell[CELL_MAX];
+
+	for (size_t c = 0; c < layout->n_columns; c++) {
+		const struct report_column *column = &layout->columns[c];
+
+		layout->widths[c] = text_width(column->title);
+		for (size_t i = 0; i < json_object_array_length(rows); i++) {
+			format_cell(cell, lookup(json_object_array_get_idx(rows, i), column->key),
+				    column->kind);
+			layout->widths[c] =
+				(unsigned int)max_u64(layout->widths[c], text_width(shown(cell)));
+		}
+	}
+}
+
+static unsigned int total_width(const struct layout *layout)
+{
+	unsigned int total = 0;
+
+	for (size_t c = 0; c < layout->n_columns; c++)
+		if (!layout->is_left_out[c])
+			total += layout->widths[c] + (total ? 1 : 0);
+	return total;
+}
+
+/* The column to be left out next; n_columns if there is none. Of those of one rank the last. */
+static size_t least_wanted(const struct layout *layout)
+{
+	size_t found = layout->n_columns;
+	unsigned int rank = 1;
+
+	for (size_t c = 0; c < layout->n_columns; c++) {
+		if (layout->is_left_out[c] || layout->columns[c].rank < rank)
+			continue;
+		rank = layout->columns[c].rank;
+		found = c;
+	}
+	return found;
+}
+
+static void fit(struct layout *layout, unsigned int width)
+{
+	while (total_width(layout) > width) {
+		size_t c = least_wanted(layout);
+
+		if (c == layout->n_columns)
+			return;
+		layout->is_left_out[c] = true;
+	}
+}
+
+#define TEXT_LEAST 8
+
+/* Without columns that could be left out the widest text gives way, down to TEXT_LEAST cells. */
+static void shorten(struct layout *layout, unsigned int width)
+{
+	unsigned int total = total_width(layout);
+	size_t widest = layout->n_columns;
+
+	for (size_t c = 0; c < layout->n_columns; c++)
+		if (!layout->is_left_out[c] && layout->columns[c].kind == REPORT_TEXT &&
+		    (widest == layout->n_columns || layout->widths[c] > layout->widths[widest]))
+			widest = c;
+	if (total <= width || widest == layout->n_columns || layout->widths[widest] <= TEXT_LEAST)
+		return;
+	layout->widths[widest] = layout->widths[widest] > TEXT_LEAST + total - width
+					 ? layout->widths[widest] - (total - width)
+					 : TEXT_LEAST;
+}
+
+/* Cut @cell to @width cells; the last one says that there was more. */
+static void cut(char *cell, unsigned int width)
+{
+	size_t n = strlen(cell);
+
+	if (text_width(cell) <= width)
+		return;
+	while (n && text_width(cell) > width - 1) {
+		do
+			n--;
+		while (n && ((unsigned char)cell[n] & 0xc0) == 0x80);
+		cell[n] = '\0';
+	}
+	(void)strcpy(cell + n, "~");
+}
+
+static void say_what_is_left_out(const struct layout *layout, unsigned int width)
+{
+	char text[COLUMNS_MAX * 16] = "";
+	size_t n = 0;
+
+	for (size_t c = 0; c < layout->n_columns; c++)
+		if (layout->is_left_out[c] && n < sizeof(text))
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? ", " : "",
+					      layout->columns[c].title);
+	if (!n)
+		return;
+	printf("(--wide shows ");
+	(void)snprintf(text + strlen(text), sizeof(text) - strlen(text), ")");
+	report_paragraph(text, 14, width);
+}
+
 static int fill_row(struct libscols_table *table, struct json_object *row,
-		    const struct report_column *columns, size_t n_columns)
+		    const struct layout *layout)
 {
 	struct libscols_line *line = scols_table_new_line(table, NULL);
 	char cell[CELL_MAX];
+	size_t n = 0;
 
 	if (!line)
 		return -ENOMEM;
-	for (size_t i = 0; i < n_columns; i++) {
-		format_cell(cell, lookup(row, columns[i].key), columns[i].kind);
-		if (scols_line_set_data(line, i, shown(cell)))
+	for (size_t c = 0; c < layout->n_columns; c++) {
+		if (layout->is_left_out[c])
+			continue;
+		format_cell(cell, lookup(row, layout->columns[c].key), layout->columns[c].kind);
+		cut(cell, layout->widths[c]);
+		if (scols_line_set_data(line, n++, shown(cell)))
 			return -ENOMEM;
 	}
 	return 0;
 }
 
-int report_table(struct json_object *rows, const struct report_column *columns, size_t n_columns)
+static int print_table(struct json_object *rows, const struct layout *layout)
 {
-	struct libscols_table *table;
+	struct libscols_table *table = scols_new_table();
 	int r = 0;
 
-	/* libsmartcols prints nothing at all for a table without lines; people want to see which.
-	 */
-	if (!json_object_array_length(rows)) {
-		for (size_t i = 0; i < n_columns; i++)
-			printf("%s%s", i ? " " : "", columns[i].title);
-		putchar('\n');
-		return 0;
-	}
-	table = scols_new_table();
 	if (!table)
-		return err_oom(0, "a table");
+		return -ENOMEM;
 	/*
 	 * A row is a line, in a terminal as in a pipe: libsmartcols would break single cells to
 	 * fit its width, into rows that nobody can read.
 	 */
 	(void)scols_table_set_termforce(table, SCOLS_TERMFORCE_NEVER);
-	for (size_t i = 0; !r && i < n_columns; i++) {
-		int flags = columns[i].kind == REPORT_TEXT || columns[i].kind == REPORT_HEX
-				    ? 0
-				    : SCOLS_FL_RIGHT;
+	for (size_t c = 0; !r && c < layout->n_columns; c++) {
+		const struct report_column *column = &layout->columns[c];
+		bool is_left = column->kind == REPORT_TEXT || column->kind == REPORT_WORDS ||
+			       column->kind == REPORT_HEX;
 
-		if (!scols_table_new_column(table, columns[i].title, 0.1, flags))
+		if (!layout->is_left_out[c] &&
+		    !scols_table_new_column(table, column->title, 0.1,
+					    is_left ? 0 : SCOLS_FL_RIGHT))
 			r = -ENOMEM;
 	}
 	for (size_t i = 0; !r && i < json_object_array_length(rows); i++)
-		r = fill_row(table, json_object_array_get_idx(rows, i), columns, n_columns);
+		r = fill_row(table, json_object_array_get_idx(rows, i), layout);
 	if (!r && scols_print_table(table))
 		r = -EIO;
 	scols_unref_table(table);
-	return r ? err_raise(r, "the table could not be printed: %s", strerror(-r)) : 0;
+	return r;
+}
+
+int report_table_within(struct json_object *rows, const struct report_column *columns,
+			size_t n_columns, unsigned int width)
+{
+	struct layout layout = {.columns = columns, .n_columns = n_columns};
+	int r;
+
+	if (n_columns > COLUMNS_MAX)
+		return err_raise(-E2BIG, "a table has more columns than there is room for");
+	measure(&layout, rows);
+	if (width) {
+		fit(&layout, width);
+		shorten(&layout, width);
+	}
+	r = print_table(rows, &layout);
+	if (r)
+		return err_raise(r, "the table could not be printed: %s", strerror(-r));
+	say_what_is_left_out(&layout, width);
+	return 0;
+}
+
+int report_table(struct json_object *rows, const struct report_column *columns, size_t n_columns)
+{
+	return report_table_within(rows, columns, n_columns, 0);
+}
+
+void report_paragraph(const char *text, unsigned int indent, unsigned int width)
+{
+	unsigned int room = width > indent ? width - indent : 1, n_cells = 0;
+
+	while (*(text += strspn(text, " "))) {
+		CLEANUP(freep) char *word = strndup(text, strcspn(text, " "));
+		unsigned int n_word = word ? text_width(word) : 0;
+
+		if (!word)
+			break;
+		if (width && n_cells && n_cells + 1 + n_word > room) {
+			printf("\n%*s", (int)indent, "");
+			n_cells = 0;
+		}
+		printf("%s%s", n_cells ? " " : "", word);
+		n_cells += n_word + (n_cells ? 1 : 0);
+		text += strlen(word);
+	}
+	putchar('\n');
+}
+
+unsigned int report_width(void)
+{
+	struct winsize size;
+
+	if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size))
+		return 0;
+	return size.ws_col;
 }
 
 int report_fields(struct json_object *object, const struct report_column *columns, size_t n_columns)

@@ -14,6 +14,7 @@
 
 enum report_kind {
 	REPORT_TEXT,
+	REPORT_WORDS,  /* an array of strings */
 	REPORT_NUMBER, /* right aligned */
 	REPORT_BYTES,  /* "1.5 GiB" */
 	REPORT_USEC,   /* "12s", "3h05m" */
@@ -25,15 +26,26 @@ enum report_kind {
  * struct report_column - one column of a table
  * @key:   member of each row; "a.b" is member b of the object a; a row without it shows "-"
  * @title: heading
+ * @rank:  where a table is too wide columns are left out, those of the highest rank first; 0: never
  */
 struct report_column {
 	const char *key;
 	const char *title;
 	enum report_kind kind;
+	unsigned int rank;
 };
 
 /** report_table() - print @rows, an array of objects. Return: 0 or -errno with a sentence */
 int report_table(struct json_object *rows, const struct report_column *columns, size_t n_columns);
+
+/**
+ * report_table_within() - the same in lines of at most @width cells of a terminal; 0: of any width
+ *
+ * Which columns were left out for that is said in a line below. If those of rank 0 alone are wider,
+ * the widest text is cut.
+ */
+int report_table_within(struct json_object *rows, const struct report_column *columns,
+			size_t n_columns, unsigned int width);
 
 /**
  * report_fields() - print one object as lines of title and value
@@ -42,6 +54,16 @@ int report_table(struct json_object *rows, const struct report_column *columns, 
  */
 int report_fields(struct json_object *object, const struct report_column *columns,
 		  size_t n_columns);
+
+/**
+ * report_paragraph() - print @text in lines of at most @width cells, broken at blanks
+ * @indent: blanks before each line but the first, which goes on where the cursor is
+ * @width:  0: one line
+ */
+void report_paragraph(const char *text, unsigned int indent, unsigned int width);
+
+/** report_width() - cells in a line of the terminal that stdout is; 0 if it is none */
+unsigned int report_width(void);
 
 /** report_json() - print a document, with a final newline. Return: 0 or -errno with a sentence */
 int report_json(struct json_object *document);

@@ -12,7 +12,9 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libgen.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -25,6 +27,7 @@
 enum {
 	REGION_PAGES = 2048,
 	N_SAVES = 4,
+	N_ROUNDS = 40,
 	UID_NOBODY = 65534
 };
 
@@ -186,6 +189,73 @@ START_TEST(without_a_file_it_is_held_until_cowctl_ends)
 }
 END_TEST
 
+/* Seen to fail with a status of 0, as of a snapshot that was held for as long as was wanted. */
+START_TEST(ctrl_c_is_told_from_an_ordinary_end)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_UFFD, region_bytes());
+	struct ctl_run holder;
+
+	ctl_start(&holder, 0, "snapshot", region->id, NULL, NULL);
+	ctl_hear(&holder);
+	ck_assert_ptr_nonnull(strstr(holder.said, "held"));
+	ck_assert_int_eq(kill(holder.pid, SIGINT), 0);
+	ctl_end(&holder, 130, NULL);
+}
+END_TEST
+
+struct taker {
+	struct cow_region *region;
+	atomic_bool is_over;
+	int n_failed;
+};
+
+/* The program takes snapshots of its own: each moves its page tables, an event that cowd reads. */
+static void *take_on_and_on(void *user)
+{
+	struct taker *taker = user;
+
+	while (!atomic_load(&taker->is_over)) {
+		struct cow_snapshot *snap = NULL;
+
+		taker->n_failed += cow_snapshot_new(&snap, taker->region) != 0;
+		(void)cow_snapshot_unref(snap);
+	}
+	return NULL;
+}
+
+/*
+ * While such an event is unread the kernel refuses to protect pages, and cowd answers EAGAIN, which
+ * an operator can do nothing with. Seen to fail with a cowctl that does not ask again.
+ */
+START_TEST(operators_are_not_told_to_try_again)
+{
+	CLEANUP(cow_region_unrefp)
+	struct cow_region *region = proof_region(COW_MODE_UFFD, region_bytes());
+	struct taker taker = {.region = region};
+	struct ctl_run ctls[3];
+	struct pairs pairs;
+	pthread_t thread;
+
+	pairs_start(&pairs, cow_region_address(region), region_bytes(), 4);
+	pairs_wait(&pairs, 2);
+	ck_assert_int_eq(pthread_create(&thread, NULL, take_on_and_on, &taker), 0);
+	for (int i = 0; i < N_ROUNDS; i++) {
+		for (size_t k = 0; k < ARRAY_SIZE(ctls); k++)
+			ctl_start(&ctls[k], 0, "snapshot", region->id, NULL, NULL);
+		for (size_t k = 0; k < ARRAY_SIZE(ctls); k++) {
+			ctl_hear(&ctls[k]);
+			(void)kill(ctls[k].pid, SIGTERM);
+			ctl_end(&ctls[k], 0, "held");
+		}
+	}
+	atomic_store(&taker.is_over, true);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	pairs_stop(&pairs);
+	pairs_check_final(&pairs);
+}
+END_TEST
+
 START_TEST(who_holds_one_ends_with_cowd)
 {
 	CLEANUP(cow_region_unrefp)
@@ -242,6 +312,8 @@ int main(void)
 	if (proof_has_uffd()) {
 		tcase_add_test(tcase, a_file_of_a_region_being_written_is_of_one_instant);
 		tcase_add_test(tcase, without_a_file_it_is_held_until_cowctl_ends);
+		tcase_add_test(tcase, ctrl_c_is_told_from_an_ordinary_end);
+		tcase_add_test(tcase, operators_are_not_told_to_try_again);
 		tcase_add_test(tcase, who_holds_one_ends_with_cowd);
 		tcase_add_test(tcase, another_user_is_refused);
 	}

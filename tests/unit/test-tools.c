@@ -5,6 +5,7 @@
 
 #include <check.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -137,6 +138,9 @@ START_TEST(nearest_name_is_near_or_none)
 	ck_assert_str_eq(NEAREST("client"), "clients");
 	ck_assert_ptr_null(NEAREST("qqqqqq"));
 	ck_assert_ptr_null(NEAREST("z"));
+	/* A third of a word may be wrong. Seen to fail with half of it. */
+	ck_assert_ptr_null(NEAREST("stripes"));
+	ck_assert_ptr_null(NEAREST("safari"));
 	/* longer than any name, and than what is compared */
 	ck_assert_ptr_null(NEAREST("an-answer-that-nobody-could-have-given-in-earnest"));
 }
@@ -155,6 +159,65 @@ START_TEST(durations_and_figures_are_short)
 	ck_assert_str_eq(report_micros(buf, 0.214), "0.21");
 	ck_assert_str_eq(report_micros(buf, 18.71), "18.7");
 	ck_assert_str_eq(report_micros(buf, 98730), "98730");
+}
+END_TEST
+
+static const struct report_column columns[] = {
+	{"id", "ID", REPORT_NUMBER, 0},
+	{"name", "NAME", REPORT_TEXT, 0},
+	{"size", "SIZE", REPORT_BYTES, 1},
+	{"why", "LOST BECAUSE", REPORT_TEXT, 2},
+};
+
+/* What report_table_within() prints for two rows; the caller frees it. */
+static char *table_within(unsigned int width)
+{
+	struct json_object *rows = json_tokener_parse(
+		"[{\"id\": 7, \"name\": \"häufig\", \"size\": 1024, \"why\": \"no room\"},"
+		" {\"id\": 123, \"name\": \"index\", \"size\": 1048576, \"why\": \"\"}]");
+	FILE *real = stdout;
+	char *text = NULL;
+	size_t n;
+
+	stdout = open_memstream(&text, &n);
+	ck_assert_ptr_nonnull(stdout);
+	ck_assert_int_eq(report_table_within(rows, columns, ARRAY_SIZE(columns), width), 0);
+	(void)fclose(stdout);
+	stdout = real;
+	json_object_put(rows);
+	return text;
+}
+
+/* Seen to fail with a table that leaves nothing out, and with widths counted in bytes. */
+START_TEST(tables_leave_out_what_does_not_fit)
+{
+	static const struct {
+		unsigned int width;
+		const char *text;
+	} tables[] = {
+		{0, " ID NAME      SIZE LOST BECAUSE\n"
+		    "  7 häufig 1.0 KiB no room\n"
+		    "123 index  1.0 MiB -\n"},
+		{31, " ID NAME      SIZE LOST BECAUSE\n"
+		     "  7 häufig 1.0 KiB no room\n"
+		     "123 index  1.0 MiB -\n"},
+		{30, " ID NAME      SIZE\n"
+		     "  7 häufig 1.0 KiB\n"
+		     "123 index  1.0 MiB\n"
+		     "(--wide shows LOST BECAUSE)\n"},
+		{17, " ID NAME\n"
+		     "  7 häufig\n"
+		     "123 index\n"
+		     "(--wide shows SIZE,\n"},
+	};
+
+	ck_assert_ptr_nonnull(setlocale(LC_CTYPE, "C.UTF-8"));
+	for (size_t i = 0; i < ARRAY_SIZE(tables); i++) {
+		CLEANUP(freep) char *text = table_within(tables[i].width);
+
+		ck_assert_msg(!strncmp(text, tables[i].text, strlen(tables[i].text)),
+			      "in %u cells:\n%s", tables[i].width, text);
+	}
 }
 END_TEST
 
@@ -282,6 +345,7 @@ int main(void)
 	tcase_add_test(tcase, numbers_are_digits_and_in_range);
 	tcase_add_test(tcase, nearest_name_is_near_or_none);
 	tcase_add_test(tcase, durations_and_figures_are_short);
+	tcase_add_test(tcase, tables_leave_out_what_does_not_fit);
 	tcase_add_test(tcase, text_from_others_is_valid_utf8);
 	tcase_add_test(tcase, savefile_has_its_name_only_when_committed);
 	tcase_add_test(tcase, savefile_replaces_only_when_told);
