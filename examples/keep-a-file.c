@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * keep-a-file: snapshots of memory that four threads change without pause, each checked byte for
- *byte.
+ * byte.
  *
  *	keep-a-file MODE FILE FOLDER [COMMAND]
  *
  * FILE is read into a region. A first snapshot is taken, then the threads start to scramble the
- *region, and while they go on the snapshot is saved as FOLDER/kept-0: it has to be FILE again.
- *Then, with the threads still at it, further snapshots are taken and saved one after the other.
- *COMMAND is run by the shell while the second one is alive. MODE is uffd, scoot or mmapcopy; the
- *daemon is that of $COWD_ADDRESS.
+ * region, and while they go on the snapshot is saved as FOLDER/kept-0: it has to be FILE again.
+ * Then, with the threads still at it, further snapshots are taken and saved one after the other.
+ * COMMAND is run by the shell while the second one is alive. MODE is uffd, scoot or mmapcopy; the
+ * daemon is that of $COWD_ADDRESS. Or MODE is fork, for comparison: then the memory is a plain
+ * mapping, the frozen copy is a child process, which writes the file itself, and no daemon is used.
  *
  * How a later snapshot is checked. Every page belongs to one thread. A thread's life is a series of
  * steps; which page step k changes, and what is XORed onto its words, follow from the thread's
- *number and k alone. In a page of its own, the mark, a thread writes k before step k into `begun`
- *and after it into `done`. Marks are part of the region, so a snapshot says itself how far each
- *thread was: steps 1 to `done` are whole, step `begun`, if it is another, is under way, and its
- *words were changed from the first one on. So all bytes of a snapshot can be computed from FILE and
- *the marks, but for how many words of four pages are done already. One lost write, one page from a
- *moment before or after the others, and a snapshot does not have these bytes.
+ * number and k alone. In a page of its own, the mark, a thread writes k before step k into `begun`
+ * and after it into `done`. Marks are part of the region, so a snapshot says itself how far each
+ * thread was: steps 1 to `done` are whole, step `begun`, if it is another, is under way, and its
+ * words were changed from the first one on. So all bytes of a snapshot can be computed from FILE
+ * and the marks, but for how many words of four pages are done already. One lost write, one page
+ * from a moment before or after the others, and a snapshot does not have these bytes.
  */
 #include <cowclient.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -32,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,7 +52,14 @@ struct mark {
 
 struct region {
 	char *addr;
-	uint64_t n_pages; /* of FILE */
+	uint64_t n_pages;          /* of FILE */
+	struct cow_region *memory; /* NULL: mode fork */
+};
+
+/* A frozen copy: a snapshot, or a child that has one and writes it to a file. */
+struct copy {
+	struct cow_snapshot *snap;
+	pid_t child;
 };
 
 struct scrambler {
@@ -185,7 +195,7 @@ static bool check_snapshot(struct replay *replay, char *snapshot, unsigned int n
 
 		if ((begun != done && begun != done + 1) || done < replay->done[t]) {
 			fprintf(stderr,
-				"keep-a-file: snapshot %u: thread %llu began step %llu, did %llu, "
+				"keep-a-file: kept-%u: thread %llu began step %llu, did %llu, "
 				"and "
 				"had done %llu in the one before\n",
 				number, (unsigned long long)t, (unsigned long long)begun,
@@ -200,14 +210,13 @@ static bool check_snapshot(struct replay *replay, char *snapshot, unsigned int n
 	for (uint64_t page = 0; is_same && page < replay->n_pages; page++) {
 		is_same = !memcmp(replay->bytes + page * PAGE, snapshot + page * PAGE, PAGE);
 		if (!is_same)
-			fprintf(stderr,
-				"keep-a-file: snapshot %u: page %llu is of another moment\n",
+			fprintf(stderr, "keep-a-file: kept-%u: page %llu is of another moment\n",
 				number, (unsigned long long)page);
 	}
 	for (uint64_t t = 0; t < N_THREADS; t++)
 		undo_words(replay, t, marks[t].begun, n_words[t]);
 	if (is_same)
-		printf("snapshot %u: every byte is that of one moment, after %llu steps\n", number,
+		printf("kept-%u: every byte is that of one moment, after %llu steps\n", number,
 		       (unsigned long long)n_steps);
 	return is_same;
 }
@@ -253,8 +262,8 @@ static bool check_all(const char *path, const char *folder, uint64_t n_pages, ui
 			is_right = check_snapshot(&replay, kept, i);
 		} else {
 			is_right = n_bytes == file_bytes && !memcmp(kept, original, file_bytes);
-			printf("snapshot 0: %s\n", is_right ? "the file as it was, byte for byte"
-							    : "NOT the file as it was");
+			printf("kept-0: %s\n", is_right ? "the file as it was, byte for byte"
+							: "NOT the file as it was");
 		}
 		munmap(kept, n_bytes);
 	}
@@ -285,26 +294,56 @@ static int read_whole(const char *path, char *addr, uint64_t n_bytes)
 	return fd < 0 ? -1 : 0;
 }
 
-/* Saves @snap as FOLDER/kept-NUMBER, cut to @n_bytes. */
-static int keep(struct cow_snapshot *snap, const char *folder, unsigned int number,
-		uint64_t n_bytes)
+/* FOLDER/kept-NUMBER, empty, for writing; -1 with a sentence said. */
+static int open_kept(char path[static PATH_MAX], const char *folder, unsigned int number)
 {
-	char path[4096];
-	int fd, r;
+	int fd;
 
-	snprintf(path, sizeof(path), "%s/kept-%u", folder, number);
+	snprintf(path, PATH_MAX, "%s/kept-%u", folder, number);
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0) {
+	if (fd < 0)
 		say(path, strerror(errno));
-		return -1;
+	return fd;
+}
+
+/* Saves @copy as FOLDER/kept-NUMBER, cut to @n_bytes. Gives @copy up. */
+static int keep(struct copy *copy, const char *folder, unsigned int number, uint64_t n_bytes)
+{
+	char path[PATH_MAX];
+	int fd, r, status;
+
+	if (copy->child) {
+		r = waitpid(copy->child, &status, 0) == copy->child && !status ? 0 : -1;
+		copy->child = 0;
+		return r;
 	}
-	r = cow_snapshot_save(snap, fd, NULL, NULL);
+	fd = open_kept(path, folder, number);
+	if (fd < 0)
+		return -1;
+	r = cow_snapshot_save(copy->snap, fd, NULL, NULL);
 	if (r)
 		say(path, cow_last_error());
 	else if (ftruncate(fd, (off_t)n_bytes))
 		r = -errno;
 	close(fd);
+	copy->snap = cow_snapshot_unref(copy->snap);
 	return r;
+}
+
+/* In the child of mode fork. Return: what it exits with */
+static int write_kept(const char *addr, const char *folder, unsigned int number, uint64_t n_bytes)
+{
+	char path[PATH_MAX];
+	int fd = open_kept(path, folder, number);
+
+	for (uint64_t off = 0; fd >= 0 && off < n_bytes;) {
+		ssize_t n = write(fd, addr + off, n_bytes - off);
+
+		if (n < 0)
+			return 1;
+		off += (uint64_t)n;
+	}
+	return fd < 0;
 }
 
 /* Lets the threads work until each has done at least @n_steps steps more. */
@@ -320,35 +359,56 @@ static void await_steps(struct region *region, uint64_t n_steps)
 			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
-static int take(struct cow_snapshot **snap, struct cow_region *region, unsigned int number)
+static double milliseconds_since(const struct timespec *begin)
 {
-	struct timespec begin, end;
-	int r;
+	struct timespec end;
 
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	r = cow_snapshot_new(snap, region);
 	clock_gettime(CLOCK_MONOTONIC, &end);
-	if (r)
-		say("no snapshot", cow_last_error());
-	else
-		printf("snapshot %u: taken in %.3f ms%s\n", number,
-		       (double)(end.tv_sec - begin.tv_sec) * 1e3 +
-			       (double)(end.tv_nsec - begin.tv_nsec) / 1e6,
-		       number ? ", four threads writing" : "");
-	fflush(stdout);
-	return r;
+	return (double)(end.tv_sec - begin->tv_sec) * 1e3 +
+	       (double)(end.tv_nsec - begin->tv_nsec) / 1e6;
 }
 
-static int keep_all(struct cow_region *memory, struct region *region, const char *folder,
-		    uint64_t file_bytes, const char *command)
+/* The number that cowctl shows is asked for once it was measured: then cowd knows the snapshot. */
+static int take(struct copy *copy, const struct region *region, const char *folder,
+		unsigned int number, uint64_t n_bytes)
 {
+	struct timespec begin;
+	char name[64] = "a child process";
+	double stall;
+	int r = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	if (region->memory)
+		r = cow_snapshot_new(&copy->snap, region->memory);
+	else
+		copy->child = fork();
+	if (!region->memory && !copy->child)
+		_exit(write_kept(region->addr, folder, number, n_bytes));
+	stall = milliseconds_since(&begin);
+	if (r || copy->child < 0) {
+		say("no copy", r ? cow_last_error() : strerror(errno));
+		return -1;
+	}
+	if (region->memory)
+		snprintf(name, sizeof(name), "snapshot %llu of cowd",
+			 (unsigned long long)cow_snapshot_id(copy->snap));
+	printf("kept-%u: %s, taken in %.3f ms%s\n", number, name, stall,
+	       number ? ", four threads writing" : "");
+	fflush(stdout);
+	return 0;
+}
+
+static int keep_all(struct region *region, const char *folder, uint64_t file_bytes,
+		    const char *command)
+{
+	const uint64_t all_bytes = (region->n_pages + N_THREADS) * PAGE;
 	struct scrambler scramblers[N_THREADS];
 	atomic_bool is_over = false;
-	struct cow_snapshot *snap = NULL;
+	struct copy copy = {.snap = NULL};
 	unsigned int n_started = 0;
 	int r;
 
-	r = take(&snap, memory, 0);
+	r = take(&copy, region, folder, 0, file_bytes);
 	for (; !r && n_started < N_THREADS; n_started++) {
 		scramblers[n_started] =
 			(struct scrambler){.region = region, .idx = n_started, .is_over = &is_over};
@@ -360,21 +420,22 @@ static int keep_all(struct cow_region *memory, struct region *region, const char
 		await_steps(region, 100);
 	for (unsigned int i = 0; !r && i < N_SNAPSHOTS; i++) {
 		if (i)
-			r = take(&snap, memory, i);
+			r = take(&copy, region, folder, i, all_bytes);
 		if (!r && i == 1 && command && system(command))
 			fprintf(stderr, "keep-a-file: the command failed\n");
 		if (!r)
-			r = keep(snap, folder, i,
-				 i ? (region->n_pages + N_THREADS) * PAGE : file_bytes);
-		snap = cow_snapshot_unref(snap);
+			r = keep(&copy, folder, i, i ? all_bytes : file_bytes);
 		if (!r)
 			await_steps(region, 100);
 	}
 	atomic_store(&is_over, true);
 	for (unsigned int i = 0; i < n_started; i++)
 		pthread_join(scramblers[i].thread, NULL);
+	(void)cow_snapshot_unref(copy.snap);
 	return r ? -1 : 0;
 }
+
+#define MODE_FORK 0xf0u /* none of enum cow_mode */
 
 static uint32_t parse_mode(const char *name)
 {
@@ -382,19 +443,54 @@ static uint32_t parse_mode(const char *name)
 		return COW_MODE_UFFD;
 	if (!strcmp(name, "scoot"))
 		return COW_MODE_SCOOT;
+	if (!strcmp(name, "fork"))
+		return MODE_FORK;
 	return !strcmp(name, "mmapcopy") ? COW_MODE_MMAPCOPY : 0;
+}
+
+/* Memory of @mode for FILE and the marks. Return: 0, or the status to end with, and why was said */
+static int make_memory(struct region *region, struct cow_client **client, uint32_t mode)
+{
+	struct cow_region_params params = {
+		.size_bytes = (region->n_pages + N_THREADS) * PAGE,
+		.mode = mode,
+		.name = "keep-a-file",
+	};
+
+	if (mode == MODE_FORK) {
+		region->addr = mmap(NULL, params.size_bytes, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (region->addr == MAP_FAILED) {
+			say("no memory", strerror(errno));
+			return 1;
+		}
+		/* Pages of the same size as in a region, so that like is compared with like. */
+		(void)madvise(region->addr, params.size_bytes, MADV_NOHUGEPAGE);
+		return 0;
+	}
+	if (cow_client_new(client, NULL)) {
+		say("no cowd", cow_last_error());
+		return 3;
+	}
+	if (cow_region_new(&region->memory, *client, &params)) {
+		say("no region", cow_last_error());
+		return 1;
+	}
+	region->addr = cow_region_address(region->memory);
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
 	struct cow_client *client = NULL;
-	struct cow_region *memory = NULL;
-	struct region region;
+	struct region region = {.addr = NULL};
 	struct stat st;
 	bool is_right;
+	int status;
 
 	if (argc < 4 || argc > 5 || !parse_mode(argv[1])) {
-		fprintf(stderr, "Usage: keep-a-file {uffd|scoot|mmapcopy} FILE FOLDER [COMMAND]\n");
+		fprintf(stderr,
+			"Usage: keep-a-file {uffd|scoot|mmapcopy|fork} FILE FOLDER [COMMAND]\n");
 		return 2;
 	}
 	if (stat(argv[2], &st) || st.st_size < N_THREADS * PAGE) {
@@ -403,28 +499,17 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	region.n_pages = ((uint64_t)st.st_size + PAGE - 1) / PAGE;
-	if (cow_client_new(&client, NULL)) {
-		say("no cowd", cow_last_error());
-		return 3;
-	}
-	if (cow_region_new(&memory, client,
-			   &(struct cow_region_params){
-				   .size_bytes = (region.n_pages + N_THREADS) * PAGE,
-				   .mode = parse_mode(argv[1]),
-				   .name = "keep-a-file",
-			   })) {
-		say("no region", cow_last_error());
+	status = make_memory(&region, &client, parse_mode(argv[1]));
+	if (status) {
 		cow_client_unref(client);
-		return 1;
+		return status;
 	}
-	region.addr = cow_region_address(memory);
-	printf("%s: %.1f MiB in a region of mode %s\n", argv[2], (double)st.st_size / (1 << 20),
-	       argv[1]);
+	printf("%s: %.1f MiB in %s %s\n", argv[2], (double)st.st_size / (1 << 20),
+	       region.memory ? "a region of mode" : "plain memory, to be frozen by", argv[1]);
 	fflush(stdout);
 	is_right = !read_whole(argv[2], region.addr, (uint64_t)st.st_size) &&
-		   !keep_all(memory, &region, argv[3], (uint64_t)st.st_size,
-			     argc == 5 ? argv[4] : NULL);
-	cow_region_unref(memory);
+		   !keep_all(&region, argv[3], (uint64_t)st.st_size, argc == 5 ? argv[4] : NULL);
+	cow_region_unref(region.memory);
 	cow_client_unref(client);
 	is_right = is_right && check_all(argv[2], argv[3], region.n_pages, (uint64_t)st.st_size);
 	return fflush(stdout) || !is_right;
