@@ -40,7 +40,7 @@ struct cow_snapshot;
 /* How a region is frozen; see libcowclient(3) for which to choose. */
 enum cow_mode {
 	COW_MODE_UFFD = 1,     /* cowd keeps old pages: memory bounded, snapshots from outside */
-	COW_MODE_SCOOT = 2,    /* page tables set aside: tens of microseconds at any size */
+	COW_MODE_SCOOT = 2,    /* page tables set aside: tens of microseconds, if settled */
 	COW_MODE_MMAPCOPY = 3, /* memory copied by mapping it again: cow_mmapcopy() */
 };
 
@@ -166,7 +166,9 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
  * One instant for all threads: if a write is in the snapshot, so is every write that happened
  * before it. Threads may go on writing during the call. Mode uffd: a round trip to cowd, which
  * write-protects the region. Other modes: the caller does not wait for cowd; when cowd refuses
- * afterwards, the snapshot is lost (ESTALE).
+ * afterwards, the snapshot is lost (ESTALE). In these the call takes tens of microseconds once what
+ * was written under earlier snapshots has settled, and in proportion to it before, so always while
+ * one is held: see cow-scoot(7).
  *
  * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says
  * why; -EBUSY: part of it is not mapped; -E2BIG: too many parts; -EMFILE; -ECHILD.

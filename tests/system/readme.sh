@@ -163,7 +163,7 @@ done
 for link in $(grep -oE '\]\([^)]+\)' "$src/README.md" | tr -d '])('); do
 	[ -e "$src/$link" ] || bad "the README links $link, which is not there"
 done
-for page in $(grep -oE '\b[a-z.]+\([1-8]\)' "$src/README.md" | sort -u); do
+for page in $(grep -oE '\b[a-z.-]+\([1-8]\)' "$src/README.md" | sort -u); do
 	name=${page%(*}.${page##*(}
 	[ -n "$(find "$root" -path "*/man/*/${name%)}")" ] || bad "the README names $page, which is not installed"
 done
