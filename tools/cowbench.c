@@ -12,6 +12,7 @@
 
 #include "common/format.h"
 #include "tools/bench.h"
+#include "tools/report.h"
 
 struct subcommand {
 	const char *name;
@@ -25,7 +26,8 @@ static const struct subcommand subcommands[] = {
 	 "[-s SIZE] [-n RUNS] [--warm] [--without-feature NAME]... [--json]",
 	 "all modes side by side, against fork and memcpy"},
 	{"repeat", bench_repeat,
-	 "[-s SIZE] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] [--hold] [--json]",
+	 "[-s SIZE] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] [--hold] "
+	 "[--json]",
 	 "scoot again and again under a working client, and fork beside it"},
 	{"fork", bench_fork, "[-s SIZE] [-n RUNS] [--json]",
 	 "cow_fork() and fork() of a region, against fork() of other memory"},
@@ -51,9 +53,11 @@ static void print_help(void)
 	       "  -x db|snap         until the program can go on, or the copy can be read [db]\n"
 	       "  -v                 say what is done\n\n"
 	       "Subcommands:\n");
-	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++)
-		printf("  %s %s\n        %s\n", subcommands[i].name, subcommands[i].arguments,
-		       subcommands[i].description);
+	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) {
+		printf("  %-8s ", subcommands[i].name);
+		report_paragraph(subcommands[i].arguments, 11, report_width());
+		printf("        %s\n", subcommands[i].description);
+	}
 	printf("\nOptions of all:\n"
 	       "  --socket ADDRESS   use this cowd, not a private one\n"
 	       "  -h, --help         print this\n"
