@@ -78,6 +78,14 @@ for words in version --version -V; do
 	expect 0 '^cowctl [0-9]' "$words" $words
 done
 [ "$(wc -L <"$dir/help")" -le 80 ] || bad "--help is $(wc -L <"$dir/help") cells wide"
+# What is completed after help is what help knows. Seen to fail with nothing offered there.
+(
+	# shellcheck source=/dev/null
+	. "$top/tools/completions/cowctl"
+	COMP_WORDS=(cowctl help '') COMP_CWORD=2 COMPREPLY=()
+	_cowctl
+	[ "${#COMPREPLY[@]}" -eq "$n_completed" ]
+) || bad 'help is not completed by verbs'
 expect 3 "$dir/none: " 'no daemon' --socket "$dir/none" status
 expect 3 'is cowd running' 'no daemon: what to do' --socket "$dir/none" status
 COWD_ADDRESS=$dir/none expect 3 "$dir/none: " 'the address from the environment' status
