@@ -152,7 +152,7 @@ static bool is_frozen_as_filled(const struct cow_region *region, uint64_t seed)
 {
 	CLEANUP(freep) void *bytes = proof_alloc(REGION_BYTES);
 
-	ck_assert_int_eq(pread(region->backing_fd, bytes, REGION_BYTES, 0), REGION_BYTES);
+	ck_assert_int_eq(pread(region->backing->fd, bytes, REGION_BYTES, 0), REGION_BYTES);
 	return proof_is_filled(bytes, REGION_BYTES, seed, 0);
 }
 
