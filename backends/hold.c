@@ -4,8 +4,10 @@
 
 #include "backends/hold.h"
 
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "backends/protect.h"
 #include "backends/space.h"
@@ -13,6 +15,28 @@
 #include "common/err.h"
 
 #define RUNS_MAX 64
+
+/* Only wrong arguments make it fail, so errno is left alone. */
+static uint64_t set_signals(uint64_t blocked)
+{
+	uint64_t saved = 0;
+
+	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, &saved, sizeof(blocked));
+	return saved;
+}
+
+uint64_t hold_signals_block(void)
+{
+	/* A thread's first sentence may take memory from malloc(). */
+	(void)err_sentence();
+	/* By the bare system call: pthread_sigmask() leaves glibc's own signals open. */
+	return set_signals(~((uint64_t)1 << (SIGSYS - 1)));
+}
+
+void hold_signals_restore(uint64_t saved)
+{
+	(void)set_signals(saved);
+}
 
 int hold_init(int uffd)
 {

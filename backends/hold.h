@@ -18,6 +18,12 @@
  * A userfaultfd that serves user-mode faults only will not do: a system call that touches the range
  * would fail with EFAULT instead of waiting.
  *
+ * Nothing of the program may run on the thread that keeps others out, not even glibc's handler for
+ * setuid(): its stack may be what is kept out of. So between hold_signals_block() and
+ * hold_signals_restore() no signal is delivered but SIGSYS, which seccomp(2) makes of a system call
+ * of this very thread, and nothing is waited for but the kernel: no lock, and no malloc(), which
+ * another thread may be in, waiting with its stack in the range.
+ *
  * Who knows that nobody else runs needs no userfaultfd for it: @uffd may be -1 in all calls but
  * hold_init(), and then nobody is made to wait.
  *
@@ -28,6 +34,10 @@
 
 #include "backends/pagemap.h"
 #include "common/util.h"
+
+/** hold_signals_block() - before others are kept out. Return: for hold_signals_restore() */
+uint64_t hold_signals_block(void);
+void hold_signals_restore(uint64_t saved);
 
 /** hold_init() - make a fresh @uffd fit for the calls below. 0 or -errno */
 int hold_init(int uffd);

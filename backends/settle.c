@@ -234,6 +234,19 @@ static int exchange(struct settle *settle, const struct chunk *chunk, char *old,
 	return r;
 }
 
+static int exchange_held(struct settle *settle, const struct chunk *chunk, char *old, char *fresh)
+{
+	const uint64_t saved = hold_signals_block();
+	int r = hold_begin(settle->uffd, chunk->addr, chunk->len, settle->is_adopting);
+
+	if (!r) {
+		r = exchange(settle, chunk, old, fresh);
+		hold_end(settle->uffd, chunk->addr, chunk->len);
+	}
+	hold_signals_restore(saved);
+	return r;
+}
+
 int settle_chunk(struct settle *settle, const struct chunk *chunk)
 {
 	/* The chunk lies in a page-table page as it does in the region, so that the entry can move.
@@ -246,11 +259,7 @@ int settle_chunk(struct settle *settle, const struct chunk *chunk)
 	settle->n_settled = 0;
 	r = chunk->twin ? prepare_twin(settle, chunk) : map_fresh(fresh, chunk);
 	if (!r)
-		r = hold_begin(settle->uffd, chunk->addr, chunk->len, settle->is_adopting);
-	if (!r) {
-		r = exchange(settle, chunk, old, fresh);
-		hold_end(settle->uffd, chunk->addr, chunk->len);
-	}
+		r = exchange_held(settle, chunk, old, fresh);
 	if (!r && chunk->twin)
 		r = make_twin(settle, old, chunk->len, chunk->twin);
 	if (r || !chunk->twin)
@@ -269,16 +278,12 @@ static int copy_fresh(char *at, uint64_t len, const struct memfile *from, uint64
 	return copy_nonzero(from, from_off, len, NULL, 0, at);
 }
 
-int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
-			uint64_t from_off)
+static int revert_held(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
+		       uint64_t from_off, char *old, char *fresh)
 {
-	const uint64_t skew = (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
-	char *old = settle->side + skew;
-	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
-	int r;
+	int r = hold_begin(settle->uffd, addr, len, false);
 
 	settle->n_settled = 0;
-	r = hold_begin(settle->uffd, addr, len, false);
 	if (r)
 		return r;
 	r = hold_take(settle->uffd, settle->pagemap, addr, len, old);
@@ -290,6 +295,21 @@ int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const s
 			give_back(settle, addr, len, old);
 	}
 	hold_end(settle->uffd, addr, len);
+	return r;
+}
+
+int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
+			uint64_t from_off)
+{
+	const uint64_t skew = (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
+	char *old = settle->side + skew;
+	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
+	uint64_t saved;
+	int r;
+
+	saved = hold_signals_block();
+	r = revert_held(settle, addr, len, from, from_off, old, fresh);
+	hold_signals_restore(saved);
 	(void)space_clear(old, len);
 	(void)space_clear(fresh, len);
 	return r;

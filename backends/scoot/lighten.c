@@ -57,17 +57,19 @@ static bool lighten_run(struct scoot_region *region, const struct extent *run)
 	CLEANUP(scoot_aside_freep) struct scoot_aside *old = NULL;
 	CLEANUP(scoot_aside_freep) struct scoot_aside *fresh = NULL;
 	char *addr = region->addr + run->off;
-	bool is_done;
+	uint64_t saved;
+	bool is_done, is_held;
 
 	if (run->owned || scoot_aside_new(&old, addr, run->len) ||
 	    scoot_aside_new(&fresh, addr, run->len) ||
 	    mmap(fresh->addr, run->len, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, run->backing->fd,
 		 (off_t)run->backing_off) == MAP_FAILED ||
-	    madvise(fresh->addr, run->len, MADV_DONTFORK) ||
-	    hold_begin(region->uffd, addr, run->len, false))
+	    madvise(fresh->addr, run->len, MADV_DONTFORK))
 		return false;
-	is_done = !hold_take(region->uffd, &region->pagemap, addr, run->len, old->addr);
+	saved = hold_signals_block();
+	is_held = !hold_begin(region->uffd, addr, run->len, false);
+	is_done = is_held && !hold_take(region->uffd, &region->pagemap, addr, run->len, old->addr);
 	if (is_done) {
 		is_done = protect_is_plain(old->addr, run->len) &&
 			  copy_private(region, run, old->addr, fresh->addr) &&
@@ -75,7 +77,9 @@ static bool lighten_run(struct scoot_region *region, const struct extent *run)
 		if (!is_done)
 			hold_give_back(region->uffd, &region->pagemap, addr, run->len, old->addr);
 	}
-	hold_end(region->uffd, addr, run->len);
+	if (is_held)
+		hold_end(region->uffd, addr, run->len);
+	hold_signals_restore(saved);
 	scoot_aside_push(region, steal_ptr(&old));
 	scoot_aside_push(region, steal_ptr(&fresh));
 	return is_done;

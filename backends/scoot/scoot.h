@@ -97,6 +97,7 @@ struct scoot_stopper {
  * @uffd:        to make threads wait; -1: none, nothing settles in the background
  * @is_alone:    during a take: nobody but the caller can touch the region, so nobody has to wait
  * @stopper:     lent for a take without @uffd and not @is_alone; NULL: nobody may be stopped
+ * @is_held:     in a take: threads are kept out, so nothing is given to free()
  * @settle:      valid if @uffd is
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
  * @settle_at:   where the background goes on settling
@@ -122,6 +123,7 @@ struct scoot_region {
 	struct extents map;
 	int uffd;
 	bool is_alone;
+	bool is_held;
 	struct scoot_stopper *stopper;
 	struct pagemap pagemap;
 	struct settle settle;

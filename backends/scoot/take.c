@@ -187,24 +187,18 @@ static int reserve_kept(const struct plan *plan, struct scoot_snapshot *snap)
 }
 
 /* From here to let_go() nobody touches the region. Return: 0; SCOOT_E_RUNNING; -errno. */
-static int keep_out(struct scoot_region *region, const struct plan *plan,
-		    struct scoot_snapshot *snap)
+static int keep_out(struct scoot_region *region)
 {
 	if (!is_crowded(region))
 		return hold_begin(region->uffd, region->addr, region->size_bytes, false);
-	/* Without memory for it the other way is left, which takes what it needs. */
-	if (reserve_kept(plan, snap))
-		return SCOOT_E_RUNNING;
 	return region->stopper->stop(region->stopper) ? 0 : SCOOT_E_RUNNING;
 }
 
-static void let_go(struct scoot_region *region, struct scoot_snapshot *snap)
+static void let_go(struct scoot_region *region)
 {
 	hold_end(region->uffd, region->addr, region->size_bytes);
-	if (!is_crowded(region))
-		return;
-	region->stopper->go(region->stopper);
-	scoot_snapshot_trim(snap);
+	if (is_crowded(region))
+		region->stopper->go(region->stopper);
 }
 
 /* Everything aside, then each run finished: no lock is taken here, and nothing allocated. */
@@ -232,6 +226,24 @@ static int remap(struct scoot_region *region, const struct plan *plan, struct sc
 	return r;
 }
 
+/* Return: 0; SCOOT_E_RUNNING, nothing was done; -errno, and then @is_begun says if anything was. */
+static int remap_held(struct scoot_region *region, const struct plan *plan,
+		      struct scoot_snapshot *snap, char *aside, bool *is_begun)
+{
+	const uint64_t saved = hold_signals_block();
+	int r = keep_out(region);
+
+	*is_begun = !r;
+	region->is_held = !r;
+	if (!r) {
+		r = remap(region, plan, snap, aside);
+		let_go(region);
+	}
+	region->is_held = false;
+	hold_signals_restore(saved);
+	return r;
+}
+
 /*
  * The cut is when the last run was moved aside: nobody has passed the region's memory between the
  * first and the last. The region's map, for which there is a lock, comes when all others go on: it
@@ -241,15 +253,20 @@ static int take_held(struct scoot_region *region, const struct plan *plan,
 		     struct scoot_snapshot *snap)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
+	bool is_begun;
 	int r;
 
 	r = scoot_aside_new(&aside, region->addr, region->size_bytes);
-	if (!r)
-		r = keep_out(region, plan, snap);
 	if (r)
 		return r;
-	r = remap(region, plan, snap, aside->addr);
-	let_go(region, snap);
+	/* Without memory for that a take by clone is left to who stops threads, which takes what it
+	 * needs. Others take it while threads wait, as long as none of those is in malloc(). */
+	if (reserve_kept(plan, snap) && is_crowded(region))
+		return SCOOT_E_RUNNING;
+	r = remap_held(region, plan, snap, aside->addr, &is_begun);
+	scoot_snapshot_trim(snap);
+	if (!is_begun)
+		return r;
 	for (size_t i = 0; i < plan->n_runs; i++) {
 		const struct extent *run = &plan->runs[i].extent;
 

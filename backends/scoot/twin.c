@@ -136,14 +136,23 @@ static bool has_twin(struct scoot_region *region)
 	return region->twin;
 }
 
+/* While threads are kept out free() has to wait: one of them may be in it. */
+static void end_aside(struct scoot_region *region, struct scoot_aside **aside)
+{
+	if (*aside && region->is_held)
+		scoot_aside_push(region, steal_ptr(aside));
+	else
+		*aside = scoot_aside_free(*aside);
+}
+
 void scoot_twin_drop(struct scoot_region *region)
 {
 	if (region->twin_is_bare) /* there is nothing to drop in it */
-		region->twin = scoot_aside_free(region->twin);
+		end_aside(region, &region->twin);
 	if (region->twin)
 		scoot_aside_push(region, steal_ptr(&region->twin));
 	if (!region->twin_is_early) /* else the first mapping that is made needs it */
-		region->room = scoot_aside_free(region->room);
+		end_aside(region, &region->room);
 	region->twin_is_early = false;
 	region->twin_is_bare = false;
 	region->populate_at = region->size_bytes;
