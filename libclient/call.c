@@ -154,49 +154,24 @@ static void send_cancel(struct cow_client *client, uint64_t request_id)
 }
 
 /* With client->lock held: until there is news of @pending, or it is time to ask again. */
-static void await_news(struct cow_client *client, struct cowi_pending *pending)
+static int await_news(struct cow_client *client, struct cowi_pending *pending)
 {
 	const struct timespec until = timespec_in(COWI_PROGRESS_NSEC);
 
-	(void)pthread_cond_clockwait(&pending->answered, &client->lock, CLOCK_MONOTONIC, &until);
+	return cowi_event_wait(&pending->answered, &client->lock, &until);
 }
 
-/*
- * With client->lock held, which is given up while waiting and while @progress is called. That is
- * also called when nothing has moved for a while, since its user may want to give up just then.
- * Return: whether @progress said so, be it when all was done.
- */
-static bool await(struct cow_client *client, struct cowi_pending *pending, cow_progress_fn progress,
-		  void *user)
+/* @progress is the program's, as if it had called it itself. Return: whether to go on. */
+static bool call_progress(cow_progress_fn progress, void *user, uint64_t done_bytes,
+			  uint64_t total_bytes)
 {
-	bool is_cancelled = false;
+	struct cowi_entry was;
+	bool goes_on;
 
-	while (!pending->is_done) {
-		uint64_t done_bytes = pending->done_bytes, total_bytes = pending->total_bytes;
-
-		if (!total_bytes || !progress || is_cancelled) {
-			pthread_cond_wait(&pending->answered, &client->lock);
-			continue;
-		}
-		if (!pending->has_progress)
-			await_news(client, pending);
-		if (pending->is_done)
-			break;
-		done_bytes = pending->done_bytes;
-		pending->has_progress = false;
-		pthread_mutex_unlock(&client->lock);
-		is_cancelled = progress(user, done_bytes, total_bytes) != 0;
-		if (is_cancelled)
-			send_cancel(client, pending->id);
-		pthread_mutex_lock(&client->lock);
-	}
-	/* The last news comes right before the answer; who shows it wants to show the end. */
-	if (pending->has_progress && progress && !is_cancelled && !pending->error) {
-		pthread_mutex_unlock(&client->lock);
-		is_cancelled = progress(user, pending->done_bytes, pending->total_bytes) != 0;
-		pthread_mutex_lock(&client->lock);
-	}
-	return is_cancelled;
+	cowi_entry_open(&was);
+	goes_on = !progress(user, done_bytes, total_bytes);
+	cowi_entry_shut(&was);
+	return goes_on;
 }
 
 /*
@@ -210,6 +185,51 @@ static void note_cancelled(struct cowi_pending *pending)
 	pending->error = -ECANCELED;
 	(void)snprintf(pending->sentence, sizeof(pending->sentence),
 		       "cancelled, though all of it was done by then");
+}
+
+/*
+ * With client->lock held, which is given up while waiting and while @progress is called. That is
+ * also called when nothing has moved for a while, since its user may want to give up just then.
+ * If @progress said so, be it when all was done, @pending is answered as cancelled.
+ *
+ * Return: 0: it is answered; -ECHILD: this is a fork child, where nobody will.
+ */
+static int await(struct cow_client *client, struct cowi_pending *pending, cow_progress_fn progress,
+		 void *user)
+{
+	bool is_cancelled = false;
+	int r = 0;
+
+	while (!r && !pending->is_done) {
+		uint64_t done_bytes = pending->done_bytes, total_bytes = pending->total_bytes;
+
+		if (!total_bytes || !progress || is_cancelled) {
+			r = cowi_event_wait(&pending->answered, &client->lock, NULL);
+			continue;
+		}
+		if (!pending->has_progress)
+			r = await_news(client, pending);
+		if (r || pending->is_done)
+			break;
+		done_bytes = pending->done_bytes;
+		pending->has_progress = false;
+		pthread_mutex_unlock(&client->lock);
+		is_cancelled = !call_progress(progress, user, done_bytes, total_bytes);
+		r = cowi_check_process(client); /* it may have called fork() */
+		if (is_cancelled)
+			send_cancel(client, pending->id);
+		pthread_mutex_lock(&client->lock);
+	}
+	/* The last news comes right before the answer; who shows it wants to show the end. */
+	if (!r && pending->has_progress && progress && !is_cancelled && !pending->error) {
+		pthread_mutex_unlock(&client->lock);
+		is_cancelled =
+			!call_progress(progress, user, pending->done_bytes, pending->total_bytes);
+		pthread_mutex_lock(&client->lock);
+	}
+	if (!r && is_cancelled)
+		note_cancelled(pending);
+	return r;
 }
 
 /* Give the parts of an answer to who asked; the rest is freed. */
@@ -233,17 +253,55 @@ static int hand_over(struct cowi_pending *pending, Cow__V1__Reply **reply, struc
  * With client->lock held: wait for a turn. cowd refuses what goes over its limit of requests under
  * way on one connection; a program with more threads than that is not to notice.
  */
-static void begin_turn(struct cow_client *client)
+static int begin_turn(struct cow_client *client)
 {
-	while (client->conn->n_turns >= COWI_TURNS_MAX)
-		pthread_cond_wait(&client->changed, &client->lock);
-	client->conn->n_turns++;
+	int r = 0;
+
+	while (!r && client->conn->n_turns >= COWI_TURNS_MAX)
+		r = cowi_event_wait(&client->changed, &client->lock, NULL);
+	if (!r)
+		client->conn->n_turns++;
+	return r;
 }
 
 static void end_turn(struct cow_client *client)
 {
 	if (client->conn->n_turns-- == COWI_TURNS_MAX)
-		pthread_cond_broadcast(&client->changed);
+		cowi_event_signal(&client->changed);
+}
+
+/* A caller that takes its turn, and waits. */
+static int ask(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+	       const int *fds, size_t n_fds, struct cowi_pending *pending, cow_progress_fn progress,
+	       void *user)
+{
+	int r;
+
+	pthread_mutex_lock(&client->lock);
+	r = begin_turn(client);
+	if (!r) {
+		r = submit(client, generation, request, fds, n_fds, COWI_SEND_NOW, pending);
+		if (!r)
+			r = await(client, pending, progress, user);
+		if (r != -ECHILD) /* of a fork child nobody has a turn */
+			end_turn(client);
+	}
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
+/* The client's own thread. */
+static int ask_in_thread(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+			 const int *fds, size_t n_fds, struct cowi_pending *pending)
+{
+	int r;
+
+	pthread_mutex_lock(&client->lock);
+	r = submit(client, generation, request, fds, n_fds, COWI_SEND_NOW, pending);
+	pthread_mutex_unlock(&client->lock);
+	if (!r)
+		await_in_thread(client, pending);
+	return r;
 }
 
 /* What only some callers want. */
@@ -257,26 +315,22 @@ static int call(struct cow_client *client, uint64_t generation, Cow__V1__Request
 		const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds,
 		const struct wishes *wishes)
 {
-	struct cowi_pending pending = {.answered = PTHREAD_COND_INITIALIZER, .snap = wishes->snap};
-	bool in_thread = cowi_in_client_thread(client);
+	COWI_ENTRY();
+	CLEANUP(freep) struct cowi_pending *pending = NULL;
 	int r;
 
 	r = cowi_check_process(client);
 	if (r)
 		return r;
-	pthread_mutex_lock(&client->lock);
-	if (!in_thread)
-		begin_turn(client);
-	r = submit(client, generation, request, fds, n_fds, COWI_SEND_NOW, &pending);
-	if (!r && !in_thread && await(client, &pending, wishes->progress, wishes->user))
-		note_cancelled(&pending);
-	if (!in_thread)
-		end_turn(client);
-	pthread_mutex_unlock(&client->lock);
-	if (!r && in_thread)
-		await_in_thread(client, &pending);
-	pthread_cond_destroy(&pending.answered);
-	return r ? r : hand_over(&pending, reply, reply_fds);
+	pending = calloc(1, sizeof(*pending));
+	if (!pending)
+		return err_oom(sizeof(*pending), "a request");
+	pending->snap = wishes->snap;
+	r = cowi_in_client_thread(client)
+		    ? ask_in_thread(client, generation, request, fds, n_fds, pending)
+		    : ask(client, generation, request, fds, n_fds, pending, wishes->progress,
+			  wishes->user);
+	return r ? r : hand_over(pending, reply, reply_fds);
 }
 
 int cowi_call_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
@@ -307,6 +361,7 @@ int cowi_call_snapshot(struct cow_snapshot *snap, Cow__V1__Request *request, Cow
 int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *fds, size_t n_fds,
 	      Cow__V1__Reply **reply, struct fdset *reply_fds)
 {
+	COWI_ENTRY(); /* cowctl's */
 	int r = cowi_connect(client);
 
 	return r ? r : cowi_call_in(client, 0, request, fds, n_fds, reply, reply_fds);

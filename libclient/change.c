@@ -16,6 +16,11 @@ static int check_rollback(const struct cow_region *region, struct cow_snapshot *
 				 region->name);
 	if (!region->ops->rollback)
 		return err_raise(-ENOSYS, "a region of this mode cannot be rolled back");
+	if (cowi_stands_in(region->addr, region->size_bytes))
+		return err_raise(-EDEADLK,
+				 "the calling thread's stack lies in region \"%s\", and would be "
+				 "rolled back under the call: call it from another thread",
+				 region->name);
 	r = cowi_check_process(region->client);
 	if (r)
 		return r;
@@ -28,18 +33,20 @@ static int check_rollback(const struct cow_region *region, struct cow_snapshot *
 
 int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap)
 {
+	COWI_ENTRY();
 	int r = check_rollback(region, snap);
 
 	if (r)
 		return r;
 	cowi_region_lock(region);
 	r = region->ops->rollback(snap);
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
 	return r;
 }
 
 int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len)
 {
+	COWI_ENTRY();
 	int r;
 
 	if (!region)
@@ -53,11 +60,16 @@ int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len)
 				 (unsigned long long)len, (unsigned long long)off, region->name);
 	if (!region->ops->discard)
 		return err_raise(-ENOSYS, "part of a region of this mode cannot be discarded");
+	if (cowi_stands_in(region->addr + off, len))
+		return err_raise(-EDEADLK,
+				 "the calling thread's stack lies in the %llu bytes at %llu of "
+				 "region \"%s\": what it runs on cannot be discarded",
+				 (unsigned long long)len, (unsigned long long)off, region->name);
 	r = cowi_check_process(region->client);
 	if (r || !len)
 		return r;
 	cowi_region_lock(region);
 	r = region->ops->discard(region, off, len);
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
 	return r;
 }

@@ -41,7 +41,7 @@ void cowi_thread_wake(struct cow_client *client)
 	if (wake_fd >= 0 && own_fd_is(wake_fd))
 		(void)!write(wake_fd, &one, sizeof(one));
 	else
-		pthread_cond_broadcast(&client->changed);
+		cowi_event_poke(&client->changed);
 }
 
 /*
@@ -70,7 +70,7 @@ static void answer(struct cow_client *client, struct cowi_pending *pending, int 
 	if (reply && pending->snap)
 		cowi_snapshot_named(pending->snap, reply->snapshot->snapshot_id);
 	pending->is_done = true;
-	pthread_cond_signal(&pending->answered);
+	cowi_event_signal(&pending->answered);
 	pthread_mutex_unlock(&client->lock);
 }
 
@@ -121,7 +121,7 @@ static void on_progress(struct cow_client *client, const Cow__V1__SaveProgress *
 			p->has_progress = true;
 			p->done_bytes = progress->done_bytes;
 			p->total_bytes = progress->total_bytes;
-			pthread_cond_signal(&p->answered);
+			cowi_event_signal(&p->answered);
 			break;
 		}
 	}
@@ -372,7 +372,7 @@ static void connect_if_wanted(struct cow_client *client)
 	if (r)
 		(void)snprintf(conn->connect_sentence, sizeof(conn->connect_sentence), "%s",
 			       err_sentence());
-	pthread_cond_broadcast(&client->changed);
+	cowi_event_signal(&client->changed);
 	pthread_mutex_unlock(&client->lock);
 }
 
@@ -451,6 +451,15 @@ static bool is_finished(struct cow_client *client)
 	return is_finished;
 }
 
+/* Last use of @client. */
+static void say_ended(struct cow_client *client)
+{
+	pthread_mutex_lock(&client->lock);
+	client->conn->has_ended = true;
+	cowi_event_signal(&client->changed);
+	pthread_mutex_unlock(&client->lock);
+}
+
 static void run_to_end(void *arg)
 {
 	struct cow_client *client = arg;
@@ -468,14 +477,14 @@ static void run_to_end(void *arg)
 	cowi_disconnect(client, "the client ends");
 	if (client->conn->is_orphan)
 		cowi_client_free(client);
+	else
+		say_ended(client);
 	cowi_alone_thread_ends();
 }
 
 static void *thread_main(void *client)
 {
-	int state;
-
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	(void)cowi_entry_begin(); /* to the thread's end */
 	cowi_alone_thread_begins();
 	run_to_end(client);
 	return NULL;

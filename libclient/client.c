@@ -117,8 +117,7 @@ void cowi_clients_fork_child(void)
 		conn->has_thread = false;
 		conn->n_turns = 0;
 		conn->pending = NULL;
-		/* Destroying it would wait for those who waited. */
-		pthread_cond_init(&c->changed, NULL);
+		c->changed.n_waiting = 0;
 		close_copies(c);
 		pthread_mutex_unlock(&c->lock);
 	}
@@ -162,7 +161,6 @@ void cowi_client_free(struct cow_client *client)
 	}
 	cowi_asides_free(client);
 	client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
-	pthread_cond_destroy(&client->changed);
 	pthread_mutex_destroy(&client->lock);
 	free(client->address);
 	free(client);
@@ -178,7 +176,6 @@ static int client_alloc(struct cow_client **out, const char *address)
 	client->uffd_device_fd = -1;
 	client->pid = getpid();
 	pthread_mutex_init(&client->lock, NULL);
-	pthread_cond_init(&client->changed, NULL);
 	errno = ENOMEM;
 	client->address = strdup(address);
 	if (client->address)
@@ -201,6 +198,7 @@ static int client_alloc(struct cow_client **out, const char *address)
 
 int cow_client_new(struct cow_client **out, const char *address)
 {
+	COWI_ENTRY();
 	struct cow_client *client = NULL;
 	struct pagemap pagemap;
 	int r;
@@ -240,8 +238,21 @@ struct cow_client *cow_client_ref(struct cow_client *client)
 	return client;
 }
 
+/* The thread may have to give up an attempt to connect first. Return: 0; -ECHILD */
+static int await_end(struct cow_client *client)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&client->lock);
+	while (!r && !client->conn->has_ended)
+		r = cowi_event_wait(&client->changed, &client->lock, NULL);
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
 struct cow_client *cow_client_unref(struct cow_client *client)
 {
+	COWI_ENTRY();
 	struct cowi_conn *conn;
 	pthread_t thread;
 	bool is_own;
@@ -264,7 +275,8 @@ struct cow_client *cow_client_unref(struct cow_client *client)
 		return NULL;
 	}
 	cowi_thread_wake(client);
-	pthread_join(thread, NULL);
+	if (!await_end(client))
+		pthread_join(thread, NULL);
 	cowi_client_free(client);
 	return NULL;
 }
@@ -319,15 +331,16 @@ int cowi_connect(struct cow_client *client)
 	if (!conn->is_up) {
 		number = ++conn->n_wanted;
 		cowi_thread_wake(client);
-		while (is_unanswered(conn, number))
-			pthread_cond_wait(&client->changed, &client->lock);
-		r = conn->is_robbed ? own_fd_raise() : conn->connect_error;
-		if (r && r != -EBADF)
-			(void)err_raise(r, "%s", conn->connect_sentence);
+		while (!r && is_unanswered(conn, number))
+			r = cowi_event_wait(&client->changed, &client->lock, NULL);
+		if (!r && conn->is_robbed)
+			r = own_fd_raise();
+		else if (!r && conn->connect_error)
+			r = err_raise(conn->connect_error, "%s", conn->connect_sentence);
 	}
 	/* Only the first attempt says by its number what is wrong with the address; see
 	 * cowclient.h. */
-	if (r && r != -EBADF && conn->was_up)
+	if (r && r != -ECHILD && r != -EBADF && conn->was_up)
 		r = -ENOTCONN;
 	pthread_mutex_unlock(&client->lock);
 	return r;

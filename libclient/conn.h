@@ -68,8 +68,9 @@ static_assert(COWI_TURNS_MAX < COWI_UNDER_WAY_MAX, "the client's own thread need
 #define COWI_BACKOFF_MAX_MSEC 2000u
 
 /*
- * One request without a reply yet. A synchronous one is on its caller's stack, who waits for
- * @answered; an asynchronous one is on the heap and freed after @on_reply.
+ * One request without a reply yet. A synchronous one is its caller's, who waits for @answered and
+ * frees it; an asynchronous one is freed after @on_reply. On the heap: a caller's stack may lie in
+ * a region, where the client's thread would wait for cowd.
  */
 struct cowi_pending {
 	uint64_t id;
@@ -79,7 +80,7 @@ struct cowi_pending {
 	void *user;
 	int *lease_fd;             /* as of cowi_call_soon_in() */
 	struct cow_snapshot *snap; /* as of cowi_call_snapshot(); or NULL */
-	pthread_cond_t answered;
+	struct cowi_event answered;
 	bool is_done;
 	int error;
 	char sentence[512];
@@ -120,6 +121,7 @@ struct cowi_conn {
 	struct cowi_task warm_task;    /* cowi_scoot_warm() */
 	unsigned int warm_msec;        /* until its next turn; lock */
 	bool has_thread;
+	bool has_ended;  /* it is about to: to join it takes no time; lock */
 	bool is_orphan;  /* the thread frees the client when it ends */
 	bool is_private; /* exec: */
 	pthread_t thread;

@@ -16,10 +16,11 @@
  *	cow_snapshot_unref(snap);
  *
  * Calls return 0 or a negative errno; cow_last_error() is then this thread's sentence about it.
- * Every call may be made from any thread. The library prints nothing, installs no signal handler
- * and never ends the process. Any call gives -EBADF if the program has closed the library's
- * descriptors; see DESCRIPTORS in libcowclient(3). Objects are reference counted; a region holds
- *its client, a snapshot holds its region.
+ * Every call may be made from any thread, and none from a signal handler; libcowclient(3) says what
+ * is promised about signals, cancellation and stacks. The library prints nothing, installs no
+ * signal handler and never ends the process. Any call gives -EBADF if the program has closed the
+ * library's descriptors: see DESCRIPTORS there. Objects are reference counted; a region holds its
+ * client, a snapshot holds its region.
  */
 #ifndef COWCLIENT_H
 #define COWCLIENT_H
@@ -141,7 +142,8 @@ COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
  * that write there meanwhile may find their writes discarded or not. Mode uffd has
  * madvise(MADV_REMOVE) instead, by which snapshots that still need the pages are lost.
  *
- * Return: 0; -EINVAL: not whole pages, or not inside; -ENOSYS: mode uffd; -ENOMEM.
+ * Return: 0; -EINVAL: not whole pages, or not inside; -ENOSYS: mode uffd; -EDEADLK: the caller's
+ * stack lies there; -ENOMEM.
  */
 COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len);
 
@@ -153,8 +155,9 @@ COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint6
  * Costs in proportion to the pages changed since. Threads that write meanwhile may find their
  * writes undone or not: let them wait.
  *
- * Return: 0; -EINVAL: @snap is not of @region; -ESTALE: @snap is lost; -ECHILD; -ENOMEM, -EAGAIN,
- * -EDQUOT, -ENOTCONN, and then part of the region may be rolled back.
+ * Return: 0; -EINVAL: @snap is not of @region; -EDEADLK: the caller's stack lies in @region;
+ * -ESTALE: @snap is lost; -ECHILD; -ENOMEM, -EAGAIN, -EDQUOT, -ENOTCONN, and then part of the
+ * region may be rolled back.
  */
 COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap);
 

@@ -490,6 +490,7 @@ static void *watch(void *arg)
 	const unsigned long number = (unsigned long)(uintptr_t)arg;
 	uint64_t n_wakes, gone[GONE_MAX];
 
+	(void)cowi_entry_begin(); /* to the thread's end */
 	cowi_alone_thread_begins();
 	for (;;) {
 		CLEANUP(freep) struct pollfd *fds = NULL;

@@ -13,6 +13,10 @@
  * whole and no settling or take is half done. The child has no thread and no connection: its copies
  * of clients, regions and snapshots answer -ECHILD, and it makes clients of its own if it wants
  * any. vfork(), posix_spawn() and system() run no handlers and need none.
+ *
+ * A fork is one entry (entry.h), from prepare() to done() in the parent and in the child: a signal
+ * handler that forks, too, would wait here for its own thread's locks. Where a handler forks in a
+ * call that waits for cowd, the wait ends in the child with -ECHILD.
  */
 #include "config.h"
 
@@ -83,19 +87,37 @@ static void lock_regions(void)
 	}
 }
 
+struct guarded {
+	struct cow_region *region;
+	struct scoot_snapshot *frozen;
+};
+
+static int run_guard(void *arg)
+{
+	struct guarded *guarded = arg;
+	struct scoot_region *region = guarded->region->scoot;
+	struct scoot_snapshot *frozen = NULL;
+	int r;
+
+	cowi_alone_begin(region);
+	r = scoot_guard(region, &frozen);
+	cowi_alone_end(region);
+	guarded->frozen = frozen;
+	return r;
+}
+
 static int freeze(struct cow_region *region)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
-	sigset_t saved;
+	struct guarded arg = {.region = region};
 	int r = 0;
 
 	if (!guard)
 		r = cowi_guard_new(&guard);
 	if (r)
 		return r;
-	cowi_alone_begin(region->scoot, &saved);
-	r = scoot_guard(region->scoot, &frozen);
-	cowi_alone_end(region->scoot, &saved);
+	r = cowi_elsewhere(run_guard, &arg);
+	frozen = arg.frozen;
 	if (!r)
 		r = cowi_guard_add(guard, &frozen);
 	if (!r && madvise(region->addr, region->size_bytes, MADV_DOFORK)) {
@@ -128,6 +150,7 @@ static void freeze_regions(void)
 
 static void prepare(void)
 {
+	(void)cowi_entry_begin(); /* to done() */
 	pthread_mutex_lock(&fork_lock);
 	list_regions();
 	cowi_scoot_blocks_fork_prepare();
@@ -150,7 +173,7 @@ static void unlock_regions(void)
 {
 	for (size_t i = 0; i < n_forked; i++) {
 		if (forked[i].is_locked)
-			pthread_mutex_unlock(&forked[i].region->take_lock);
+			cowi_region_unlock(forked[i].region);
 	}
 }
 
@@ -163,6 +186,7 @@ static void done(void)
 	cowi_scoot_blocks_fork_done();
 	cowi_registry_fork_end();
 	pthread_mutex_unlock(&fork_lock);
+	cowi_entry_end();
 }
 
 static void in_parent(void)
@@ -212,6 +236,7 @@ static void in_child(void)
 {
 	bool is_known;
 
+	cowi_entry_forked();
 	cowi_leases_fork_child();
 	release_lists();
 	cowi_alone_fork_child();
@@ -226,7 +251,7 @@ static void in_child(void)
 		if (forked[i].is_locked)
 			scoot_region_forked(region->scoot);
 		else if (is_ours)
-			pthread_mutex_init(&region->take_lock, NULL); /* who had it is not here */
+			region->is_busy = false; /* nobody waits for cowd here */
 		if (is_ours)
 			reserve_views(region->client);
 		if (!is_ours && forked[i].is_inherited && !is_known)
@@ -267,6 +292,7 @@ int cowi_fork_init(void)
 /* A child that could not be given what it was promised says so by its exit status only. */
 int cow_fork(struct cow_client *client)
 {
+	COWI_ENTRY();
 	int r, status;
 	pid_t pid;
 

@@ -14,7 +14,8 @@
  *   2. registry lock        address -> region (registry.c)
  *   3. list of clients      client.c; taken by new, free and fork only
  *   4. client->lock         connection state, calls under way, lists of regions and snapshots
- * Callbacks are never made with a lock held.
+ * Callbacks are never made with a lock held. While a lock is held no signal handler runs on that
+ * thread, and it cannot be cancelled: entry.h.
  *
  * Generations: ids are numbers of one daemon, and the next one may give the same number to
  * something else. So whoever sends an id names the generation of the connection that the id came
@@ -29,6 +30,7 @@
 #include "common/err.h"
 #include "common/wire.h"
 #include "libclient/cowclient.h"
+#include "libclient/entry.h"
 #include "proto/cow.pb-c.h"
 
 struct memfile;   /* backends/extents.h */
@@ -49,7 +51,7 @@ struct cow_client {
 	uint32_t lend;      /* as in HelloReply, of the present connection */
 	int uffd_device_fd; /* lent by cowd, or -1 */
 	pthread_mutex_t lock;
-	pthread_cond_t changed;         /* with lock: the connection or a snapshot changed state */
+	struct cowi_event changed;      /* with lock: the connection or a snapshot changed state */
 	uint64_t generation;            /* counts connections; 0: never connected; lock */
 	struct cow_region *regions;     /* linked by ->next, not references */
 	struct cow_region *attaching;   /* lock; linked by ->next_attaching, not references */
@@ -108,6 +110,7 @@ struct cow_region {
 	char *addr;
 	uint64_t size_bytes;
 	pthread_mutex_t take_lock;
+	_Bool is_busy;           /* client->lock; mode uffd: in place of take_lock */
 	struct cow_region *next; /* in client->regions */
 	int attach_fd;           /* client->lock; while in client->attaching: see there */
 	struct cow_region *next_attaching;
@@ -276,6 +279,11 @@ void cowi_attach_end(struct cow_region *region);
  */
 void cowi_prefault(void);
 
+/* --- snapshot-params.c ------------------------------------------------------------------------ */
+
+/** cowi_snapshot_set_params() - check @params, lent or NULL, and note them. 0 or -EINVAL */
+int cowi_snapshot_set_params(struct cow_snapshot *snap, const struct cow_snapshot_params *params);
+
 /* --- snapshot.c ------------------------------------------------------------------------------- */
 
 /** cowi_snapshot_answered() - the call under way for @snap had this answer; wakes who waits for it
@@ -301,9 +309,13 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
 /**
  * cowi_region_lock() - take_lock, before any background work on @region goes on
  *
- * Waits awake for 50 us at most, then asleep.
+ * Waits awake for 50 us at most, then asleep. In mode uffd it is region->is_busy instead: its owner
+ * waits for cowd, and fork(), called by a signal handler meanwhile or not, does not wait for it.
  */
 void cowi_region_lock(struct cow_region *region);
+/** cowi_region_trylock() - of modes scoot and mmapcopy. Return: whether it is locked */
+_Bool cowi_region_trylock(struct cow_region *region);
+void cowi_region_unlock(struct cow_region *region);
 /** cowi_regions_restore() - tell a new cowd about regions that it does not know; client's thread */
 void cowi_regions_restore(struct cow_client *client);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
@@ -316,6 +328,8 @@ void cowi_registry_remove(struct cow_region *region);
 /** cowi_registry_find() - region that contains @addr, with a reference, or NULL; never blocks long
  */
 struct cow_region *cowi_registry_find(const void *addr);
+/** cowi_registry_covers() - whether some of it lies in a region, be it one that comes to its end */
+_Bool cowi_registry_covers(const void *addr, size_t len);
 /** cowi_registry_list() - every region of this process, with references, into a malloc()ed array */
 int cowi_registry_list(struct cow_region ***regions, size_t *n_regions);
 /**
@@ -374,6 +388,24 @@ void cowi_asides_prepare(struct cow_client *client, uint64_t size_bytes);
 /** cowi_asides_free() - those that are ready; when the client goes */
 void cowi_asides_free(struct cow_client *client);
 
+/* --- elsewhere.c ------------------------------------------------------------------------------ */
+
+/* What the library needs of its caller's stack below where it was called, and more. */
+#define COWI_STACK_BYTES ((uintptr_t)64 << 10)
+
+/**
+ * cowi_elsewhere() - @run(@arg), which keeps threads out of a region; in a thread that has no stack
+ * there
+ * @run: takes no lock but those of backends/; touches @arg only while nobody is kept out
+ *
+ * In an entry. Return: what @run returned, with its sentence; -errno: it was not run.
+ */
+int cowi_elsewhere(int (*run)(void *arg), void *arg);
+/**
+ * cowi_stands_in() - whether the caller's stack, as far as a call needs it, its control block or
+ * its thread-local storage lies in [@addr, @addr + @len)
+ */
+_Bool cowi_stands_in(const char *addr, uint64_t len);
 /* --- map.c ------------------------------------------------------------------------------------ */
 
 /** cowi_map_broken() - replace [@addr, @addr + @n_bytes) by memory that raises SIGBUS. 0 or -errno

@@ -11,6 +11,9 @@ libclient_internal_la_SOURCES = \
 	libclient/client.c \
 	libclient/conn.h \
 	libclient/connect.c \
+	libclient/elsewhere.c \
+	libclient/entry.c \
+	libclient/entry.h \
 	libclient/exec.c \
 	libclient/fork-guard.c \
 	libclient/fork.c \
@@ -33,6 +36,7 @@ libclient_internal_la_SOURCES = \
 	libclient/scoot-stop.c \
 	libclient/scoot-work.c \
 	libclient/scoot.c \
+	libclient/snapshot-params.c \
 	libclient/snapshot.c \
 	libclient/version.c \
 	$(NULL)

@@ -105,6 +105,7 @@ static void measure(void)
 
 size_t cowi_mmapcopy_min_bytes(void)
 {
+	COWI_ENTRY();
 	pthread_once(&probe_once, measure);
 	return min_bytes;
 }
@@ -133,14 +134,15 @@ static void lock_both(struct cow_region *a, struct cow_region *b)
 
 static void unlock_both(struct cow_region *a, struct cow_region *b)
 {
-	pthread_mutex_unlock(&a->take_lock);
+	cowi_region_unlock(a);
 	if (a != b)
-		pthread_mutex_unlock(&b->take_lock);
+		cowi_region_unlock(b);
 }
 
 /* Whole pages. Return: how many bytes were mapped. */
 static uint64_t map_pages(char *dst, const char *src, uint64_t len)
 {
+	COWI_ENTRY(); /* not in what is copied: a handler of SIGSEGV may have to mend that */
 	struct cow_region *to = find_region(dst, len);
 	struct cow_region *from = to ? find_region(src, len) : NULL;
 	uint64_t done = 0;

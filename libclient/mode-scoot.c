@@ -260,18 +260,6 @@ static int tell_take(struct cow_snapshot *snap)
 	}
 	return r;
 }
-
-static int take(struct cow_region *region, struct memfile *overlay, struct scoot_snapshot **out)
-{
-	sigset_t saved;
-	int r;
-
-	cowi_alone_begin(region->scoot, &saved);
-	cowi_stop_begin(region);
-	r = scoot_take(region->scoot, overlay, out);
-	cowi_stop_end(region);
-	cowi_alone_end(region->scoot, &saved);
-	return r;
 }
 
 /* Freeze; with an overlay if it takes one. */
@@ -283,14 +271,14 @@ static int freeze(struct cow_snapshot *snap)
 
 	if (glue->spare && glue->spare_generation != snap->generation)
 		glue->spare = memfile_unref(glue->spare);
-	r = take(region, glue->spare, &snap->scoot);
+	r = cowi_scoot_take(region, glue->spare, &snap->scoot);
 	if (r == SCOOT_E_OVERLAY) {
 		glue->wants_spare = true;
 		r = cowi_overlay_new(&glue->spare, &glue->spare_generation, region,
 				     snap->generation);
 		if (r)
 			return r;
-		r = take(region, glue->spare, &snap->scoot);
+		r = cowi_scoot_take(region, glue->spare, &snap->scoot);
 	}
 	/* What a take that failed has written to the spare is in no record, so it is no page. */
 	if (r || !snap->scoot->overlay)

@@ -8,8 +8,6 @@
 #ifndef COWI_MODE_SCOOT_H
 #define COWI_MODE_SCOOT_H
 
-#include <signal.h>
-
 #include "backends/scoot/scoot.h"
 #include "libclient/internal.h"
 
@@ -107,10 +105,9 @@ void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct
 
 /* --- scoot-alone.c ---------------------------------------------------------------------------- */
 
-/** cowi_alone_begin() - no userfaultfd: find out if this is the only thread, and keep signals away
- */
-void cowi_alone_begin(struct scoot_region *region, sigset_t *saved);
-void cowi_alone_end(struct scoot_region *region, const sigset_t *saved);
+/** cowi_alone_begin() - no userfaultfd: find out if this is the only thread; in an entry */
+void cowi_alone_begin(struct scoot_region *region);
+void cowi_alone_end(struct scoot_region *region);
 /* First and last words of each thread of the library, but for one that lives for ever. */
 void cowi_alone_thread_begins(void);
 void cowi_alone_thread_ends(void);
@@ -123,9 +120,9 @@ void cowi_alone_fork_child(void);
 
 /* --- scoot-stop.c ----------------------------------------------------------------------------- */
 
-/** cowi_stop_begin() - after cowi_alone_begin(): lend the take a way to stop threads, if it may */
-void cowi_stop_begin(struct cow_region *region);
-void cowi_stop_end(struct cow_region *region);
+/** cowi_scoot_take() - scoot_take() of @region, whose lock is held */
+int cowi_scoot_take(struct cow_region *region, struct memfile *overlay,
+		    struct scoot_snapshot **out);
 
 /* --- mmapcopy.c ------------------------------------------------------------------------------- */
 

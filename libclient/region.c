@@ -9,6 +9,7 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -209,7 +210,7 @@ static int check_own(const struct cow_region *region)
 	const struct cow_client *client = region->client;
 
 	if (!is_in(region, region) && !is_in(region, client) && !is_in(region, client->conn) &&
-	    !is_in(region, &client))
+	    !cowi_stands_in(region->adopted, region->size_bytes))
 		return 0;
 	return err_raise(-EINVAL,
 			 "%p-%p has objects of this library or the calling thread's stack in it, "
@@ -290,6 +291,7 @@ static int region_new(struct cow_region **out, struct cow_client *client,
 int cow_region_new(struct cow_region **out, struct cow_client *client,
 		   const struct cow_region_params *params)
 {
+	COWI_ENTRY();
 	if (!out || !client)
 		return err_raise(-EINVAL, "cow_region_new() was given no %s",
 				 out ? "client" : "place for the region");
@@ -299,6 +301,7 @@ int cow_region_new(struct cow_region **out, struct cow_client *client,
 int cow_region_adopt(struct cow_region **out, struct cow_client *client, void *addr, uint64_t len,
 		     const struct cow_region_params *params)
 {
+	COWI_ENTRY();
 	struct cow_region_params of_range;
 
 	if (!out || !client || !addr || !params)
@@ -325,6 +328,7 @@ struct cow_region *cow_region_ref(struct cow_region *region)
 
 struct cow_region *cow_region_unref(struct cow_region *region)
 {
+	COWI_ENTRY();
 	if (!region || atomic_fetch_sub(&region->n_refs, 1) != 1)
 		return NULL;
 	if (region->is_attached && !region->adopted)
@@ -366,12 +370,58 @@ static int lock_awake(pthread_mutex_t *lock)
 	return r;
 }
 
+static void begin_busy(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+
+	pthread_mutex_lock(&client->lock);
+	while (region->is_busy) /* in a fork child it is not */
+		(void)cowi_event_wait(&client->changed, &client->lock, NULL);
+	region->is_busy = true;
+	pthread_mutex_unlock(&client->lock);
+}
+
+static void end_busy(struct cow_region *region)
+{
+	struct cow_client *client = region->client;
+
+	pthread_mutex_lock(&client->lock);
+	region->is_busy = false;
+	cowi_event_signal(&client->changed);
+	pthread_mutex_unlock(&client->lock);
+}
+
 void cowi_region_lock(struct cow_region *region)
 {
+	assert(cowi_entry_is_active());
+	if (region->mode == COW_MODE_UFFD) {
+		begin_busy(region);
+		return;
+	}
+	cowi_entry_lock();
 	atomic_fetch_add(&region->n_takers, 1);
 	if (lock_awake(&region->take_lock))
 		pthread_mutex_lock(&region->take_lock);
 	atomic_fetch_sub(&region->n_takers, 1);
+}
+
+bool cowi_region_trylock(struct cow_region *region)
+{
+	cowi_entry_lock();
+	if (!pthread_mutex_trylock(&region->take_lock))
+		return true;
+	cowi_entry_unlock();
+	return false;
+}
+
+void cowi_region_unlock(struct cow_region *region)
+{
+	if (region->mode == COW_MODE_UFFD) {
+		end_busy(region);
+		return;
+	}
+	pthread_mutex_unlock(&region->take_lock);
+	cowi_entry_unlock();
 }
 
 void cowi_regions_forget(struct cow_client *client)

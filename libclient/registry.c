@@ -89,6 +89,21 @@ void cowi_registry_remove(struct cow_region *region)
 	pthread_mutex_unlock(&lock);
 }
 
+/* Regions do not overlap: of those that begin before the end, the last one ends last. */
+_Bool cowi_registry_covers(const void *addr, size_t len)
+{
+	const uintptr_t start = (uintptr_t)addr;
+	bool is_covered;
+	size_t idx;
+
+	pthread_mutex_lock(&lock);
+	idx = upper_bound(start + len - 1);
+	is_covered =
+		idx > 0 && (uintptr_t)regions[idx - 1]->addr + regions[idx - 1]->size_bytes > start;
+	pthread_mutex_unlock(&lock);
+	return is_covered;
+}
+
 struct cow_region *cowi_registry_find(const void *addr)
 {
 	struct cow_region *found = NULL;
@@ -137,6 +152,7 @@ void cowi_registry_adopt_begin(void)
 		pthread_cond_wait(&changed, &lock);
 	n_adopting++;
 	pthread_mutex_unlock(&lock);
+	cowi_entry_lock(); /* a fork() in a signal handler would wait for its own thread */
 }
 
 void cowi_registry_adopt_end(void)
@@ -145,6 +161,7 @@ void cowi_registry_adopt_end(void)
 	n_adopting--;
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
+	cowi_entry_unlock();
 }
 
 /* Whether the memory of a region that has come to its end is being given back. */

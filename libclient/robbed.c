@@ -40,7 +40,7 @@ int cowi_conn_check(struct cow_client *client)
 		/* It may sleep in poll(), on files that nobody else can reach any more. */
 		if (conn->has_thread && !cowi_in_client_thread(client))
 			pthread_cancel(conn->thread);
-		pthread_cond_broadcast(&client->changed);
+		cowi_event_signal(&client->changed);
 	}
 	return own_fd_raise();
 }
@@ -49,12 +49,9 @@ void cowi_conn_wait_robbed(struct cow_client *client, int timeout_msec)
 {
 	struct timespec until;
 
-	if (timeout_msec < 0) {
-		pthread_cond_wait(&client->changed, &client->lock);
-		return;
-	}
-	until = timespec_in((uint64_t)timeout_msec * 1000000);
-	(void)pthread_cond_clockwait(&client->changed, &client->lock, CLOCK_MONOTONIC, &until);
+	if (timeout_msec >= 0)
+		until = timespec_in((uint64_t)timeout_msec * 1000000);
+	(void)cowi_event_wait(&client->changed, &client->lock, timeout_msec < 0 ? NULL : &until);
 }
 
 /*
@@ -73,6 +70,8 @@ void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
 	(void)syscall(SYS_ppoll, pollfds, n_fds, timeout_msec < 0 ? NULL : &timeout, NULL, 0);
+	/* In this order: a signal that is on its way by now looks at the type alone (entry.c). */
+	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	pthread_cleanup_pop(0);
 }

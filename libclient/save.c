@@ -21,6 +21,7 @@ static int check_save_fd(int fd)
 
 int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress, void *user)
 {
+	COWI_ENTRY();
 	Cow__V1__SnapshotSave save = COW__V1__SNAPSHOT_SAVE__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	Cow__V1__Reply *reply = NULL;

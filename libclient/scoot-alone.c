@@ -5,13 +5,14 @@
  *
  * Where no userfaultfd makes threads wait, that is when pages can be moved away from under the
  * program: nobody is there who would miss them. Only the caller could start a thread, and it is
- * here; signals, whose handlers could touch the region, are kept from it meanwhile.
+ * here, without signals, whose handlers could touch the region (entry.h).
  *
  * A thread of the library that has not made itself known yet, or not any more, counts as one of the
  * program, and so does one of io_uring. That errs on the safe side.
  */
 #include "config.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -82,21 +83,13 @@ static bool is_alone(void)
 	return has_self && !is_other;
 }
 
-void cowi_alone_begin(struct scoot_region *region, sigset_t *saved)
+void cowi_alone_begin(struct scoot_region *region)
 {
-	sigset_t all;
-
-	if (region->uffd >= 0)
-		return;
-	sigfillset(&all);
-	(void)pthread_sigmask(SIG_BLOCK, &all, saved);
-	region->is_alone = is_alone();
+	assert(cowi_entry_is_active());
+	region->is_alone = region->uffd < 0 && is_alone();
 }
 
-void cowi_alone_end(struct scoot_region *region, const sigset_t *saved)
+void cowi_alone_end(struct scoot_region *region)
 {
-	if (region->uffd >= 0)
-		return;
 	region->is_alone = false;
-	(void)pthread_sigmask(SIG_SETMASK, saved, NULL);
 }

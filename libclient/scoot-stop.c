@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
+ * A take, with what it may need of the program's threads: none but the caller, or the caller's own
+ * out of the way (elsewhere.c), or all others stopped.
+ *
  * COW_REGION_STOP_THREADS: where no userfaultfd makes the program's threads wait, a take that could
  * settle something stops them all (backends/stop.h), but for the library's own, which touch no
  * region but under its lock and may be what the program's other regions need.
@@ -42,7 +45,8 @@ static void go(struct scoot_stopper *stopper)
 	self->stop = stop_end(self->stop);
 }
 
-void cowi_stop_begin(struct cow_region *region)
+/* After cowi_alone_begin(). */
+static void lend_stopper(struct cow_region *region)
 {
 	struct cowi_stopper *self = &region->scoot_glue->stopper;
 
@@ -53,7 +57,34 @@ void cowi_stop_begin(struct cow_region *region)
 	region->scoot->stopper = &self->stopper;
 }
 
-void cowi_stop_end(struct cow_region *region)
+struct take {
+	struct cow_region *region;
+	struct memfile *overlay;
+	struct scoot_snapshot *frozen;
+};
+
+static int run_take(void *arg)
 {
+	struct take *take = arg;
+	struct scoot_snapshot *frozen = NULL;
+	struct cow_region *region = take->region;
+	int r;
+
+	cowi_alone_begin(region->scoot);
+	lend_stopper(region);
+	r = scoot_take(region->scoot, take->overlay, &frozen);
 	region->scoot->stopper = NULL;
+	cowi_alone_end(region->scoot);
+	take->frozen = frozen;
+	return r;
+}
+
+int cowi_scoot_take(struct cow_region *region, struct memfile *overlay, struct scoot_snapshot **out)
+{
+	struct take take = {.region = region, .overlay = overlay};
+	int r = cowi_elsewhere(run_take, &take);
+
+	if (!r)
+		*out = take.frozen;
+	return r;
 }

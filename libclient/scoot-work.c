@@ -147,7 +147,7 @@ int cowi_overlay_new(struct memfile **out, uint64_t *made_in, struct cow_region 
 	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
 	int r;
 
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
 	r = fetch_overlay(&overlay, region, generation);
 	cowi_region_lock(region);
 	return r ? r : keep_overlay(out, made_in, region, generation, &overlay);
@@ -170,9 +170,9 @@ static bool make_spare(struct cowi_scoot *glue)
 		glue->spare = memfile_unref(glue->spare);
 	if (!glue->wants_spare || glue->spare || !generation)
 		return true;
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
 	r = fetch_overlay(&overlay, region, generation);
-	if (pthread_mutex_trylock(&region->take_lock)) {
+	if (!cowi_region_trylock(region)) {
 		if (!r)
 			cowi_overlay_release(region->client, generation, overlay);
 		return false;
@@ -192,7 +192,7 @@ static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
 	int r = 0;
 
 	while (now_usec() < until_usec) {
-		if (atomic_load(&region->n_takers) || pthread_mutex_trylock(&region->take_lock))
+		if (atomic_load(&region->n_takers) || !cowi_region_trylock(region))
 			return true;
 		if (!make_spare(glue))
 			return true;
@@ -201,7 +201,7 @@ static bool settle_turn(struct cowi_scoot *glue, uint64_t until_usec)
 			more = scoot_trim_step(region->scoot);
 		if (!r && !more)
 			more = scoot_populate_step(region->scoot);
-		pthread_mutex_unlock(&region->take_lock);
+		cowi_region_unlock(region);
 		if (r || !more)
 			return false;
 	}
@@ -251,10 +251,10 @@ static bool warm_region(struct cow_region *region)
 {
 	bool is_new;
 
-	if (pthread_mutex_trylock(&region->take_lock))
+	if (!cowi_region_trylock(region))
 		return true;
 	is_new = region->scoot && scoot_twin_warm(region->scoot);
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
 	if (is_new)
 		cowi_scoot_post(region);
 	return is_new;

@@ -30,20 +30,39 @@ static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct block *blocks;
 static struct cow_client *shared_client; /* blocks_lock; lives until the process ends */
 
-/* With blocks_lock held. */
+/* Put @client, if there is none yet, which it takes, and get the one there is. */
+static struct cow_client *share_client(struct cow_client **client)
+{
+	struct cow_client *shared;
+
+	pthread_mutex_lock(&blocks_lock);
+	/* A fork child's copy of its parent's is no client. */
+	if (shared_client && cowi_check_process(shared_client))
+		shared_client = NULL;
+	if (!shared_client)
+		shared_client = steal_ptr(client);
+	shared = shared_client;
+	pthread_mutex_unlock(&blocks_lock);
+	return shared;
+}
+
+/* Without the lock, which a fork takes: to connect may take long. */
 static int find_client(struct cow_client **out)
 {
-	int r = 0;
+	struct cow_client *client = NULL;
+	int r;
 
-	/* A fork child's copy of its parent's is no client. */
-	if (!shared_client || cowi_check_process(shared_client)) {
-		shared_client = NULL;
-		r = cow_client_new(&shared_client, NULL);
-		if (r)
-			r = cow_client_new(&shared_client, "exec:");
-	}
-	*out = shared_client;
-	return r;
+	*out = share_client(&client);
+	if (*out)
+		return 0;
+	r = cow_client_new(&client, NULL);
+	if (r)
+		r = cow_client_new(&client, "exec:");
+	if (r)
+		return r;
+	*out = share_client(&client);
+	cow_client_unref(client);
+	return 0;
 }
 
 static void *fail(int error)
@@ -74,6 +93,7 @@ static int block_add(char *addr, uint64_t size_bytes, struct cow_region *region,
 
 void *scoot_alloc(size_t size_bytes)
 {
+	COWI_ENTRY();
 	struct cow_region_params params = {
 		.size_bytes = size_bytes,
 		.mode = COW_MODE_SCOOT,
@@ -83,9 +103,7 @@ void *scoot_alloc(size_t size_bytes)
 	struct cow_client *client = NULL;
 	int r;
 
-	pthread_mutex_lock(&blocks_lock);
 	r = find_client(&client);
-	pthread_mutex_unlock(&blocks_lock);
 	if (!r)
 		r = cow_region_new(&region, client, &params);
 	if (!r)
@@ -123,20 +141,39 @@ static int local_overlay(struct memfile **out, uint64_t size_bytes)
 	return memfile_new(out, &fd, &none, size_bytes);
 }
 
-static int freeze(struct cow_region *region, struct scoot_snapshot **frozen)
+struct freeze {
+	struct cow_region *region;
+	struct scoot_snapshot *frozen;
+};
+
+static int run_freeze(void *arg)
 {
 	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
+	struct freeze *freeze = arg;
+	struct scoot_snapshot *frozen = NULL;
+	struct cow_region *region = freeze->region;
 	int r;
 
-	cowi_region_lock(region);
-	r = scoot_take(region->scoot, NULL, frozen);
+	r = scoot_take(region->scoot, NULL, &frozen);
 	if (r == SCOOT_E_OVERLAY) {
 		r = local_overlay(&overlay, region->size_bytes);
 		if (!r)
-			r = scoot_take(region->scoot, overlay, frozen);
+			r = scoot_take(region->scoot, overlay, &frozen);
 	}
+	freeze->frozen = frozen;
+	return r;
+}
+
+static int freeze(struct cow_region *region, struct scoot_snapshot **frozen)
+{
+	struct freeze freeze = {.region = region};
+	int r;
+
+	cowi_region_lock(region);
+	r = cowi_elsewhere(run_freeze, &freeze);
 	cowi_scoot_post(region);
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
+	*frozen = freeze.frozen;
 	return r;
 }
 
@@ -157,6 +194,7 @@ static int map_duplicate(const struct scoot_snapshot *frozen, char **addr)
 
 void *scoot_duplicate(void *origin)
 {
+	COWI_ENTRY();
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
 	struct cow_region *region = find_origin(origin);
 	char *addr = NULL;
@@ -192,6 +230,7 @@ static void settle_origins(void)
 
 void scoot_free(void *address)
 {
+	COWI_ENTRY();
 	int saved_errno = errno;
 	struct block *block, **link;
 

@@ -64,7 +64,7 @@ static void mark_lost(struct cow_snapshot *snap, const char *because)
 	(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
 	break_view(snap);
 	end_lease(snap);
-	pthread_cond_broadcast(&snap->client->changed);
+	cowi_event_signal(&snap->client->changed);
 }
 
 void cowi_snapshots_lost(struct cow_client *client, const char *because)
@@ -90,7 +90,7 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 	} else {
 		cowi_snapshot_named(snap, reply->snapshot->snapshot_id);
 		snap->is_pending = 0;
-		pthread_cond_broadcast(&snap->client->changed);
+		cowi_event_signal(&snap->client->changed);
 	}
 	pthread_mutex_unlock(&snap->client->lock);
 }
@@ -163,10 +163,10 @@ int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id)
 	pthread_mutex_lock(&client->lock);
 	if (snap->is_pending)
 		cowi_hurry(client);
-	while (snap->is_pending)
-		pthread_cond_wait(&client->changed, &client->lock);
+	while (!r && snap->is_pending)
+		r = cowi_event_wait(&client->changed, &client->lock, NULL);
 	*id = snap->id;
-	if (snap->is_lost)
+	if (!r && snap->is_lost)
 		r = raise_lost(snap);
 	pthread_mutex_unlock(&client->lock);
 	return r;
@@ -251,44 +251,8 @@ static int take(struct cow_snapshot *snap)
 		r = region->ops->take(snap);
 		snap->is_taken = !r;
 	}
-	pthread_mutex_unlock(&region->take_lock);
+	cowi_region_unlock(region);
 	return r;
-}
-
-static int check_params(const struct cow_region *region, const struct cow_snapshot_params *params)
-{
-	if (params->flags & ~(COW_SNAPSHOT_WAIT | COW_SNAPSHOT_ONCE))
-		return err_raise(
-			-EINVAL, "%#x are no flags of a snapshot that this library, %s, knows",
-			params->flags & ~(COW_SNAPSHOT_WAIT | COW_SNAPSHOT_ONCE), cow_version());
-	if (region->mode != COW_MODE_UFFD && (params->flags || params->budget_bytes))
-		return err_raise(-EINVAL,
-				 "a budget is for snapshots of mode uffd: in the other modes "
-				 "cowd keeps no old pages");
-	for (size_t i = 0; i < ARRAY_SIZE(params->reserved); i++) {
-		if (params->reserved[i] || params->reserved0)
-			return err_raise(-EINVAL,
-					 "a reserved member of the parameters is not 0: this "
-					 "library, %s, does not know what it means",
-					 cow_version());
-	}
-	return 0;
-}
-
-static int set_params(struct cow_snapshot *snap, const struct cow_snapshot_params *params)
-{
-	int r;
-
-	if (!params)
-		return 0;
-	r = check_params(snap->region, params);
-	if (r)
-		return r;
-	snap->budget_bytes = params->budget_bytes;
-	snap->flags = params->flags;
-	if (params->name)
-		(void)snprintf(snap->name, sizeof(snap->name), "%s", params->name);
-	return 0;
 }
 
 int cow_snapshot_new(struct cow_snapshot **out, struct cow_region *region)
@@ -299,6 +263,7 @@ int cow_snapshot_new(struct cow_snapshot **out, struct cow_region *region)
 int cow_snapshot_new_with(struct cow_snapshot **out, struct cow_region *region,
 			  const struct cow_snapshot_params *params)
 {
+	COWI_ENTRY();
 	struct cow_snapshot *snap = NULL;
 	int r;
 
@@ -310,7 +275,7 @@ int cow_snapshot_new_with(struct cow_snapshot **out, struct cow_region *region,
 		r = snapshot_alloc(&snap, region->client, region);
 	if (r)
 		return r;
-	r = set_params(snap, params);
+	r = cowi_snapshot_set_params(snap, params);
 	if (!r)
 		r = take(snap);
 	if (r) {
@@ -411,6 +376,7 @@ static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V
 
 int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint64_t id)
 {
+	COWI_ENTRY();
 	Cow__V1__SnapshotOpen open = COW__V1__SNAPSHOT_OPEN__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 
@@ -428,6 +394,7 @@ int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint
 int cow_snapshot_new_outside(struct cow_snapshot **out, struct cow_client *client,
 			     uint64_t region_id)
 {
+	COWI_ENTRY();
 	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 
@@ -448,6 +415,7 @@ struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap)
 
 struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 {
+	COWI_ENTRY();
 	if (!snap || atomic_fetch_sub(&snap->n_refs, 1) != 1)
 		return NULL;
 	if (snap->is_listed)
@@ -470,6 +438,7 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 
 uint64_t cow_snapshot_id(struct cow_snapshot *snap)
 {
+	COWI_ENTRY();
 	uint64_t id = 0;
 
 	return cowi_snapshot_settle_id(snap, &id) ? 0 : id;
@@ -493,6 +462,7 @@ static int check_not_lost(struct cow_snapshot *snap)
 
 int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off)
 {
+	COWI_ENTRY();
 	int r, lost;
 
 	if (!snap || (!buf && len))
@@ -519,12 +489,13 @@ int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t
 static int begin_view(struct cow_snapshot *snap, bool *is_mine)
 {
 	struct cow_client *client = snap->client;
+	int r = 0;
 
 	*is_mine = false;
-	while (snap->view_state == COWI_VIEW_MAKING && !snap->is_lost)
-		pthread_cond_wait(&client->changed, &client->lock);
-	if (snap->is_lost)
-		return raise_lost(snap);
+	while (!r && snap->view_state == COWI_VIEW_MAKING && !snap->is_lost)
+		r = cowi_event_wait(&client->changed, &client->lock, NULL);
+	if (r || snap->is_lost)
+		return r ? r : raise_lost(snap);
 	if (snap->view_state == COWI_VIEW_NONE) {
 		snap->view_state = COWI_VIEW_MAKING;
 		*is_mine = true;
@@ -534,8 +505,10 @@ static int begin_view(struct cow_snapshot *snap, bool *is_mine)
 
 int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 {
+	COWI_ENTRY();
 	struct cow_client *client;
 	bool is_mine = false;
+	const void *addr;
 	uint64_t id;
 	int r;
 
@@ -558,12 +531,13 @@ int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 			end_lease(snap);
 			r = raise_lost(snap);
 		}
-		pthread_cond_broadcast(&client->changed);
+		cowi_event_signal(&client->changed);
 	}
-	if (!r)
-		*view = snap->view;
+	addr = snap->view;
 	id = snap->held_id;
 	pthread_mutex_unlock(&client->lock);
+	if (!r)
+		*view = addr; /* it may lie in a region, where that waits */
 	if (r && id)
 		cowi_snapshot_release_lost(client, id);
 	return r;

@@ -56,6 +56,8 @@ PROOF_TESTS = \
 	tests/system/cowctl-snapshot \
 	tests/system/death \
 	tests/system/descriptors \
+	tests/system/entries \
+	tests/system/entries-stack \
 	tests/system/fork-moments \
 	tests/system/handles \
 	tests/system/hostile \
@@ -90,6 +92,22 @@ tests_system_death_LDADD = $(PROOF_LDADD)
 tests_system_descriptors_CFLAGS = $(TESTS_CFLAGS)
 tests_system_descriptors_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_descriptors_LDADD = $(PROOF_LDADD)
+tests_system_entries_SOURCES = \
+	tests/system/entries.c \
+	tests/system/entries.h \
+	tests/system/entries-fixture.c \
+	$(NULL)
+tests_system_entries_CFLAGS = $(TESTS_CFLAGS)
+tests_system_entries_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_entries_LDADD = $(PROOF_LDADD)
+tests_system_entries_stack_SOURCES = \
+	tests/system/entries-fixture.c \
+	tests/system/entries-stack.c \
+	tests/system/entries.h \
+	$(NULL)
+tests_system_entries_stack_CFLAGS = $(TESTS_CFLAGS)
+tests_system_entries_stack_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_entries_stack_LDADD = $(PROOF_LDADD)
 tests_system_fork_moments_CFLAGS = $(TESTS_CFLAGS)
 tests_system_fork_moments_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_fork_moments_LDADD = $(PROOF_LDADD)
@@ -389,6 +407,7 @@ tests_system_scoot_traps_LDADD = $(PROOF_LDADD)
 ABI_TESTS = \
 	tests/abi/check-build.sh \
 	tests/abi/check-docs.sh \
+	tests/abi/check-entries.sh \
 	tests/abi/check-exports.sh \
 	tests/abi/check-headers.sh \
 	tests/abi/check-options.sh \

@@ -5,8 +5,7 @@
  * its own.
  *
  * Seen to fail: with list_add() a tenth of a millisecond before the client has its connection
- * (client.c), the child ends by SIGSEGV; without pthread_cond_init() in cowi_clients_fork_child(),
- * the child waits for a thread that it does not have; without close_copies() of what is attached,
+ * (client.c), the child ends by SIGSEGV; without close_copies() of what is attached,
  * and of what is mapped, it has a userfaultfd.
  */
 #include "config.h"

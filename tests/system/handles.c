@@ -36,10 +36,12 @@ static void wait_until_lost(struct cow_snapshot *snap)
 {
 	struct cow_client *client = snap->client;
 
+	(void)cowi_entry_begin();
 	pthread_mutex_lock(&client->lock);
 	while (!snap->is_lost)
-		pthread_cond_wait(&client->changed, &client->lock);
+		(void)cowi_event_wait(&client->changed, &client->lock, NULL);
 	pthread_mutex_unlock(&client->lock);
+	cowi_entry_end();
 	ck_assert_uint_eq(cow_snapshot_id(snap), 0);
 	ck_assert_ptr_nonnull(strstr(cow_last_error(), "budget"));
 }
