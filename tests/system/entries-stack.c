@@ -241,7 +241,7 @@ static void stack_of_handlers(const struct way *way)
 	ck_assert(!setitimer(ITIMER_REAL, &never, NULL));
 }
 
-/* Seen to fail: without signals blocked in take_held(). */
+/* On that stack a handler's frame is written by the kernel. */
 START_TEST(handlers_may_have_their_stack_in_a_region)
 {
 	struct way way = entries_way(_i);

@@ -297,7 +297,7 @@ static void keeps_own(const struct way *way)
 	proof_reap(pid, 0);
 }
 
-/* Seen to fail: without change_mask() in cowi_entry_open() or cowi_entry_end(). */
+/* After each call, in parent and child, and in progress functions. */
 START_TEST(the_mask_and_cancellation_are_as_before)
 {
 	struct way way = entries_way(_i);
@@ -329,7 +329,7 @@ static void save_is_interruptible(const struct way *way)
 	stop_timer();
 }
 
-/* Seen to fail: without cowi_entry_open() in cowi_event_wait(). */
+/* Seen to fail: without cowi_entry_open() in wait_change(). */
 START_TEST(a_save_that_waits_lets_signals_in)
 {
 	struct way way = entries_way(_i);
@@ -540,7 +540,7 @@ static void beside_setuid(const struct way *way)
 	ck_assert(!pthread_join(saver, NULL));
 }
 
-/* Seen to fail: with SIGSETXID in KEPT_AWAY and blocked by cowi_event_wait() too. */
+/* Seen to fail: with SIGSETXID in KEPT_AWAY, and without cowi_entry_open() in wait_change(). */
 START_TEST(setuid_waits_for_no_call)
 {
 	struct way way = entries_way(_i);
