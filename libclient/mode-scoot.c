@@ -260,7 +260,6 @@ static int tell_take(struct cow_snapshot *snap)
 	}
 	return r;
 }
-}
 
 /* Freeze; with an overlay if it takes one. */
 static int freeze(struct cow_snapshot *snap)
