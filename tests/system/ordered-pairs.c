@@ -25,7 +25,7 @@
 #define N_CROWDED   3u
 #else
 #define N_SNAPSHOTS (proof_is_small() ? 6u : 24u)
-#define N_CROWDED   (proof_is_small() ? 2u : 8u)
+#define N_CROWDED   (proof_is_small() ? 1u : 3u)
 #endif
 
 enum {

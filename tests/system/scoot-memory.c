@@ -359,7 +359,7 @@ static struct memfile *lock_spare(struct cow_region *region)
 	return region->scoot_glue->spare;
 }
 
-/* A take that has kept the first page when it fails. */
+/* A take that fails after something was written to the overlay that it would have had. */
 static void fail_to_take(struct cow_region *region)
 {
 	CLEANUP(freep) char *page = proof_alloc(page_size_bytes());
@@ -374,7 +374,7 @@ static void fail_to_take(struct cow_region *region)
 	pthread_mutex_unlock(&region->take_lock);
 	region->addr[6 * MIB] = 2;
 	ck_assert_int_eq(cow_snapshot_new(&snap, region), -EBADF);
-	ck_assert_ptr_nonnull(strstr(cow_last_error(), "cannot keep"));
+	ck_assert_ptr_nonnull(strstr(cow_last_error(), "closed descriptors"));
 	pthread_mutex_lock(&region->take_lock);
 	if (region->scoot_glue->spare == spare)
 		ck_assert_int_eq(dup3(saved_fd, spare->fd, O_CLOEXEC), spare->fd);

@@ -40,7 +40,7 @@ chmod 0000 /dev/userfaultfd
 check "the socket starts" systemctl start cowd.socket
 check "the service starts without the device" cowctl status
 check "and says that it lends nothing" status_is '.lend == "no"'
-check "nor serves mode uffd" status_is '.mechanisms | test("uffd") | not'
+check "nor serves mode uffd" status_is '.mechanisms | index("uffd") | not'
 check "with a reason" status_is '.lend_hint | test("/dev/userfaultfd") and test("reload")'
 check "a warning says what to do" logged warning '/dev/userfaultfd.*reload'
 main=$(property MainPID)
@@ -49,7 +49,7 @@ check "which is said" await logged warning 'settings were read.*/dev/userfaultfd
 chgrp cowd /dev/userfaultfd
 chmod 0660 /dev/userfaultfd
 check "a reload once the mode is right" systemctl reload cowd.service
-check "lends it" await status_is '.lend == "yes" and (.mechanisms | test("uffd")) and .lend_hint == ""'
+check "lends it" await status_is '.lend == "yes" and (.mechanisms | index("uffd")) and .lend_hint == ""'
 check "in the same process" is_property MainPID "$main"
 check "a client uses it" as_nobody cowd-test-client
 

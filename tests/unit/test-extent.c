@@ -6,6 +6,7 @@
 #include "config.h"
 
 #include <check.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -28,10 +29,17 @@ static int home_fd, overlay_fd;
 static Cow__V1__Reply *ask(Cow__V1__Request *request, int *fd)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
+	int lease[2] = {-1, -1};
+	bool is_take = request->call_case == COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
 	Cow__V1__Reply *reply;
 
 	request->id = ++next_id;
-	frame_send(sock, request, NULL, 0);
+	request->n_fds = is_take;
+	if (is_take)
+		ck_assert_int_eq(pipe2(lease, O_CLOEXEC), 0);
+	frame_send(sock, request, &lease[1], is_take ? 1 : 0);
+	fd_close(lease[0]);
+	fd_close(lease[1]);
 	while ((reply = frame_receive(sock, &fds)) && !reply->id)
 		cow__v1__reply__free_unpacked(reply, NULL);
 	ck_assert_ptr_nonnull(reply);
