@@ -359,13 +359,14 @@ END_TEST
 
 int main(void)
 {
-	TCase *tcase = proof_tcase("stacks", 100);
 	const int n_ways = entries_n_ways();
+	TCase *tcase;
 
 	if (IS_SANITIZED) {
 		(void)puts("a sanitizer does not let a program choose its stacks");
 		return 77;
 	}
+	tcase = proof_tcase("stacks", 100);
 	tcase_add_loop_test(tcase, a_thread_may_have_its_stack_in_a_region, 0, n_ways);
 	tcase_add_loop_test(tcase, a_coroutine_may_have_its_stack_in_a_region, 0, n_ways);
 	tcase_add_loop_test(tcase, handlers_may_have_their_stack_in_a_region, 0, n_ways);
