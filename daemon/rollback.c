@@ -14,6 +14,9 @@
  * was last rolled back, is *put away*: protected, and let go from the store, as if it had never
  * been written. Pages that are written again and again stay writable. So a rollback to the newest
  * snapshot costs what was written since the last two.
+ *
+ * A page that no store has is taken for what it was, unless the client may have removed it from
+ * memory (event.h): then the snapshot is lost, and nothing is rolled back.
  */
 #include "config.h"
 
@@ -25,6 +28,7 @@
 #include "common/err.h"
 #include "daemon/backing.h"
 #include "daemon/daemon.h"
+#include "daemon/event.h"
 #include "daemon/outcome.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
@@ -41,7 +45,8 @@ struct rollback {
 	int zero_fd;           /* the same; -1: not needed yet */
 	void *now;             /* room for a page of memory */
 	char *map;             /* of memory, while a job writes to it; or NULL */
-	uint64_t first;        /* page from which on it is to be done */
+	uint64_t first;        /* page from which on it is to be done, or checked … */
+	bool is_checked;       /* … as long as this is not set */
 	size_t n_found;        /* of a piece, pages that the newest snapshot's store has, and … */
 	size_t n_away; /* … those of them that may leave it, counted from the piece's first */
 	uint16_t away[STORE_TOUCH_PAGES];
@@ -214,6 +219,47 @@ static int check_past(const struct snapshot *snap)
 	return 0;
 }
 
+/* Whether memory has lost page @idx, which no store has. With served.lock and chain_lock held. */
+static int check_page(struct rollback *rollback, uint64_t idx)
+{
+	struct snapshot *snap = rollback->snap;
+	const size_t size = page_size_bytes();
+	int r;
+
+	if (!event_is_in_doubt(snap, idx, idx + 1) || snapshot_find_slot(snap, idx) != STORE_EMPTY)
+		return 0;
+	r = backing_read(snap->region->backing, rollback->now, size, idx * size);
+	if (r || memcmp(rollback->now, rollback->zeroes, size) || !event_is_removed(snap, idx))
+		return r;
+	snapshot_lose_one(snap, EVENT_REMOVED);
+	return snapshot_stale(snap);
+}
+
+static int check_pages(struct rollback *rollback, uint64_t first, uint64_t end)
+{
+	int r = check_past(rollback->snap);
+
+	if (r || !event_is_in_doubt(rollback->snap, first, end))
+		return r;
+	for (uint64_t idx = first; idx < end && !r; idx++)
+		r = check_page(rollback, idx);
+	return r;
+}
+
+/* All of them before any is written: a region that cannot go back stays as it is. */
+static int check_piece(struct rollback *rollback, uint64_t first)
+{
+	struct region *region = rollback->snap->region;
+	int r;
+
+	served_lock(&region->served);
+	pthread_rwlock_rdlock(&region->chain_lock);
+	r = check_pages(rollback, first, min_u64(first + STORE_TOUCH_PAGES, region->n_pages));
+	pthread_rwlock_unlock(&region->chain_lock);
+	served_unlock(&region->served);
+	return r;
+}
+
 static int roll_piece(struct rollback *rollback, uint64_t first)
 {
 	struct snapshot *snap = rollback->snap;
@@ -225,7 +271,7 @@ static int roll_piece(struct rollback *rollback, uint64_t first)
 	rollback->n_away = 0;
 	served_lock(&region->served);
 	pthread_rwlock_rdlock(&region->chain_lock);
-	r = check_past(snap);
+	r = check_pages(rollback, first, end);
 	if (!r && is_touched(snap, first)) {
 		if (snap == region->newest)
 			r = roll_newest_piece(rollback, first, end);
@@ -248,8 +294,13 @@ static void rollback_run(struct region_op *op)
 	int r = 0;
 
 	while (rollback->first < n_pages && !r && !op->goes_on) {
-		r = roll_piece(rollback, rollback->first);
+		r = rollback->is_checked ? roll_piece(rollback, rollback->first)
+					 : check_piece(rollback, rollback->first);
 		rollback->first += STORE_TOUCH_PAGES;
+		if (rollback->first >= n_pages && !rollback->is_checked) {
+			rollback->is_checked = true;
+			rollback->first = 0;
+		}
 		op->goes_on = !r && rollback->first < n_pages && now_usec() >= until_usec;
 	}
 	unmap_region(rollback);
