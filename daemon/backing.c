@@ -171,7 +171,6 @@ static int backing_make(struct backing **out, struct session *session, uint64_t 
 	r = memory_ref(&backing->memory, daemon, &st);
 	if (r)
 		return r;
-	backing->is_own = st.st_uid == geteuid();
 	if (*fd >= 0)
 		backing->fd = fd_steal(fd);
 	backing->id = daemon_new_id(daemon);

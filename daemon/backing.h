@@ -59,7 +59,6 @@ struct backing {
 	int fd;
 	int ro_fd;
 	struct memory *memory; /* which file it is; a reference */
-	bool is_own; /* by its uid: the kernel tells cowd what of it is in memory (mincore(2)) */
 	struct charge bytes_charge;
 	struct charge fds_charge;
 	struct backing *prev; /* in session->backings, a list of utlist.h */

@@ -7,7 +7,6 @@
 #include <sched.h>
 
 #include "backends/uffdio.h"
-#include "daemon/backing.h"
 #include "daemon/snapshot.h"
 
 /* In a turn. Others of the worker wait meanwhile, and signals let threads fault without a wake. */
@@ -54,8 +53,6 @@ static void serve_move(struct region *region, const struct uffd_msg *msg)
 
 static void raise_doubt(struct snapshot *snap, uint64_t first, uint64_t end)
 {
-	if (snap->region->registered != REGION_ALL)
-		atomic_store(&snap->is_unwatched, true);
 	if (first < atomic_load(&snap->doubt_first))
 		atomic_store(&snap->doubt_first, first);
 	if (end > atomic_load(&snap->doubt_end))
@@ -142,23 +139,13 @@ bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end
 	return first < atomic_load(&snap->doubt_end) && end > atomic_load(&snap->doubt_first);
 }
 
-bool event_is_removed(const struct snapshot *snap, uint64_t idx)
-{
-	const struct backing *backing = snap->region->backing;
-	const size_t page = page_size_bytes();
-	uint64_t off = idx * page, len;
-
-	return snap->is_unwatched || !backing->is_own ||
-	       !backing_find_resident(backing, &off, &len, off + page);
-}
-
 void event_lose_removed(struct region *region, uint64_t idx)
 {
 	for (struct snapshot *snap = region->newest; snap; snap = snap->older) {
 		if (store_get(&snap->store, idx) != STORE_EMPTY)
 			return;
 		if (!snap->is_lost && !snap->is_leaving && idx >= snap->drained_pages &&
-		    event_is_in_doubt(snap, idx, idx + 1) && event_is_removed(snap, idx))
+		    event_is_in_doubt(snap, idx, idx + 1))
 			snapshot_lose_one(snap, EVENT_REMOVED);
 	}
 }

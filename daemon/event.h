@@ -20,10 +20,10 @@
  * and of MADV_DONTNEED, which changes nothing: one event for both. Memory still has the pages when
  * it is read, and may have lost them right after. So pages that it names are *in doubt* for the
  * snapshots that there are, and nothing else happens. A page that is not all zeroes has not been
- * removed, nor one that is in memory: only a fault could have brought it back, and a fault on a
- * page that memory has not got is looked at first. (Of a region that is frozen eagerly only writes
- * are faults; there every page of zeroes counts as removed.) What is neither was removed, or never
- * there: a snapshot that comes to need such a page in doubt is lost.
+ * removed. One of zeroes was, or was always so: a snapshot that comes to need such a page in doubt
+ * is lost. Whether it is in memory tells nothing: the kernel leaves removed parts of a huge page
+ * there that it cannot divide, because somebody has it pinned (truncate_inode_partial_folio(), seen
+ * in 6.18).
  *
  * A reader has copied the page by then. It must not miss the doubt of a removal that was quicker
  * than the one that has read the event: region->n_looks is odd while messages are being read and
@@ -73,13 +73,10 @@ void event_settle(const struct region *region);
 /** event_is_in_doubt() - whether any page of [@first, @end) is, for @snap; after event_settle() */
 bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end);
 
-/** event_is_removed() - whether page @idx, in doubt and read as zeroes, may be another one's */
-bool event_is_removed(const struct snapshot *snap, uint64_t idx);
-
 /**
  * event_lose_removed() - page @idx of memory, which is zeroes, is about to be kept or filled
  *
- * If memory may have lost it, those that need it and for whom it is in doubt become lost. Context:
+ * Those that need it and for whom it is in doubt become lost. Context:
  * region->chain_lock held shared, and served.lock.
  */
 void event_lose_removed(struct region *region, uint64_t idx);

@@ -111,8 +111,7 @@ static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64
 	if (!event_is_in_doubt(snap, idx, idx + 1) || !is_zero(buf, len))
 		return 0;
 	pthread_rwlock_rdlock(&snap->region->chain_lock);
-	is_removed = !snap->is_lost && snapshot_find_slot(snap, idx) == STORE_EMPTY &&
-		     event_is_removed(snap, idx);
+	is_removed = !snap->is_lost && snapshot_find_slot(snap, idx) == STORE_EMPTY;
 	if (is_removed)
 		snapshot_lose_one(snap, EVENT_REMOVED);
 	else if (!snap->is_lost)

@@ -80,7 +80,6 @@ struct snapshot {
 	bool is_chained;        /* served.lock: in the chain */
 	_Atomic uint64_t doubt_first; /* pages that memory may lose; see event.h */
 	_Atomic uint64_t doubt_end;
-	_Atomic bool is_unwatched; /* such a page may come back without a fault */
 	bool was_taken;            /* loop thread: its take was begun, so it has to leave */
 	bool has_left;             /* loop thread */
 	struct outcome outcome;    /* of the take */

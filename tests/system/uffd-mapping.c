@@ -7,10 +7,13 @@
 
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "system/proof.h"
 
@@ -122,6 +125,31 @@ START_TEST(removed_pages_that_come_back_are_lost)
 	*page_at(&frozen, 130) = 1;
 	check_lost(read_page(&frozen, 120));
 	check_lost(read_page(&frozen, 130));
+	thaw(&frozen);
+}
+END_TEST
+
+/*
+ * The kernel cannot divide a huge page that somebody has pinned: removed parts of it stay in
+ * memory, as zeroes. Seen to fail in the larger region, with huge pages for all shared memory
+ * (tests/with-huge-pages.sh), with pages in memory taken for never removed: zeroes were read.
+ */
+START_TEST(removed_pages_that_are_pinned_are_lost)
+{
+	struct frozen frozen;
+	int pipe_fds[2];
+
+	freeze(&frozen, sizes_pages[_i]);
+	proof_ok(pipe(pipe_fds) ? -errno : 0);
+	for (size_t i = 0; i < 8; i++) {
+		struct iovec iov = {page_at(&frozen, 100 + i * 64), 16};
+
+		ck_assert_int_eq(vmsplice(pipe_fds[1], &iov, 1, 0), 16);
+	}
+	advise(&frozen, 100, 500, MADV_REMOVE);
+	check_lost(read_page(&frozen, 300));
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
 	thaw(&frozen);
 }
 END_TEST
@@ -335,6 +363,7 @@ int main(void)
 	tcase_add_loop_test(tcase, pages_that_were_removed_are_lost_never_zeroes, 0, N_SIZES);
 	tcase_add_loop_test(tcase, removed_pages_are_not_saved_as_holes, 0, N_SIZES);
 	tcase_add_loop_test(tcase, removed_pages_that_come_back_are_lost, 0, N_SIZES);
+	tcase_add_loop_test(tcase, removed_pages_that_are_pinned_are_lost, 0, N_SIZES);
 	tcase_add_loop_test(tcase, pages_kept_before_they_were_removed_are_right, 0, N_SIZES);
 	tcase_add_loop_test(tcase, removed_pages_are_not_rolled_back_to_zeroes, 0, N_SIZES);
 	tcase_add_loop_test(tcase, pages_kept_before_they_were_removed_are_rolled_back, 0, N_SIZES);
