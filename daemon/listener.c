@@ -274,7 +274,7 @@ int listener_hand_over(struct listener *listener, uid_t uid)
 	file_fd = open(listener->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (file_fd < 0 || fstat(file_fd, &st) < 0)
 		return err_raise_errno("cannot look at the socket %s", listener->path);
-	if (!S_ISSOCK(st.st_mode))
+	if (!S_ISSOCK(st.st_mode) || st.st_dev != listener->dev || st.st_ino != listener->ino)
 		return err_raise(-EEXIST, "%s was replaced by something else", listener->path);
 	if (fchownat(file_fd, "", uid, (gid_t)-1, AT_EMPTY_PATH) < 0)
 		return err_raise_errno("cannot give the socket %s to uid %u", listener->path,
