@@ -238,38 +238,54 @@ int scoot_map_private(const struct scoot_region *region, const struct extent *ru
 /*
  * One owned run, or part of it, where access to parts was taken away: those are mappings of their
  * own, so it is not done at one instant, and threads wait meanwhile. An error may come between two
- * of them: what is done by then is frozen.
+ * of them: what is done by then, @done bytes, is frozen. The run's pages are at @pages afterwards.
  *
  * Without a userfaultfd nobody can be made to wait: then all is mapped at once, and access taken
  * away again.
  */
+static int exchange_protected(struct scoot_region *region, const struct extent *run, uint64_t off,
+			      uint64_t len, char *pages, uint64_t *done)
+{
+	const uint64_t backing_off = run->backing_off + (off - run->off);
+	char *addr = region->addr + off;
+	int r = hold_take(region->uffd, &region->pagemap, addr, len, pages);
+
+	*done = 0;
+	if (r) /* nothing was moved, or it is back */
+		return r;
+	if (region->uffd >= 0) {
+		r = scoot_map_private(region, run, off, len, done);
+	} else {
+		r = map_at_once(addr, len, run->backing->fd, backing_off);
+		*done = r ? 0 : len;
+		protect_copy(pages, addr, *done);
+	}
+	if (r)
+		hold_give_back(region->uffd, &region->pagemap, addr + *done, len - *done,
+			       pages + *done);
+	return r;
+}
+
 static int freeze_protected(struct scoot_region *region, struct extent run, uint64_t off,
 			    uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
-	const uint64_t backing_off = run.backing_off + (off - run.off);
 	char *addr = region->addr + off;
-	uint64_t done = 0;
+	uint64_t saved, done = 0;
 	int r = scoot_aside_new(&aside, addr, len);
 
-	if (!r)
-		r = hold_begin(region->uffd, addr, len, false);
 	if (r)
 		return r;
-	r = hold_take(region->uffd, &region->pagemap, addr, len, aside->addr);
-	if (!r && region->uffd >= 0) {
-		r = scoot_map_private(region, &run, off, len, &done);
-	} else if (!r) {
-		r = map_at_once(addr, len, run.backing->fd, backing_off);
-		done = r ? 0 : len;
-		protect_copy(aside->addr, addr, done);
+	saved = hold_signals_block();
+	r = hold_begin(region->uffd, addr, len, false);
+	if (!r) {
+		r = exchange_protected(region, &run, off, len, aside->addr, &done);
+		hold_end(region->uffd, addr, len);
 	}
-	if (r)
-		hold_give_back(region->uffd, &region->pagemap, addr + done, len - done,
-			       aside->addr + done);
-	hold_end(region->uffd, addr, len);
+	hold_signals_restore(saved);
 	if (done)
-		extents_set(&region->map, off, done, run.backing, backing_off, false);
+		extents_set(&region->map, off, done, run.backing, run.backing_off + (off - run.off),
+			    false);
 	if (done == region->size_bytes)
 		region->is_populated = false;
 	scoot_aside_push(region, steal_ptr(&aside));

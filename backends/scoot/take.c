@@ -156,7 +156,7 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 		r = scoot_keep_run(&region->pagemap, snap, extent, pages);
 	else if (!r && run->kind == RUN_UNSHARED)
 		r = write_back(region, snap, extent, pages);
-	if (shown == PROTECT_E_SHOWN)
+	if (shown) /* an error may come when some pages are shown */
 		protect_copy(addr, pages, extent->len);
 	if (r)
 		return r;

@@ -457,11 +457,39 @@ START_TEST(a_hole_harms_no_snapshot)
 }
 END_TEST
 
+/*
+ * A take that fails where nothing is mapped leaves what is mapped as it was, guard pages included.
+ * Seen to fail: memory without access was put in place of the region, and the program ended.
+ */
+START_TEST(a_hole_beside_a_guard_harms_no_memory)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	const struct cow_region_params params = {.size_bytes = region_bytes(),
+						 .mode = COW_MODE_SCOOT};
+	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;
+	struct cow_snapshot *snap = NULL;
+	const size_t page = page_size_bytes();
+	char *mem;
+
+	proof_ok(cow_region_new(&region, client, &params));
+	mem = cow_region_address(region);
+	memset(mem, 'a', region_bytes());
+	ck_assert_int_eq(mprotect(mem, page, PROT_NONE), 0);
+	ck_assert_int_eq(munmap(mem + PART_FIRST * page, PART_PAGES * page), 0);
+	ck_assert_int_lt(cow_snapshot_new(&snap, region), 0);
+	for (size_t at = page; at < region_bytes(); at += page) {
+		if (at / page - PART_FIRST >= PART_PAGES)
+			ck_assert_int_eq(mem[at], 'a');
+	}
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("memory calls", 300);
 
 	tcase_add_loop_test(tcase, no_byte_is_wrong, 0, PROOF_N_MODES * N_STATES);
 	tcase_add_loop_test(tcase, a_hole_harms_no_snapshot, 0, PROOF_N_MODES * N_STATES);
+	tcase_add_test(tcase, a_hole_beside_a_guard_harms_no_memory);
 	return proof_run(tcase);
 }
