@@ -18,7 +18,7 @@
 #define LEAF_SIZE (1 << LEAF_BITS)
 #define N_LEAVES  1024
 
-/* An identity, which is never 0; 0: not noted. */
+/* An identity: of the file, which is never 0, and above it of its kind, or 0; 0: not noted. */
 struct leaf {
 	_Atomic uint64_t notes[LEAF_SIZE];
 };
@@ -31,12 +31,22 @@ static uint64_t mix(uint64_t sum, uint64_t value)
 	return (sum ^ value) * 0x100000001b3ULL;
 }
 
-/* Two descriptors of one kind have the same; 0: there is no such descriptor. */
+static uint32_t fold(uint64_t sum)
+{
+	uint32_t id = (uint32_t)(sum ^ sum >> 32);
+
+	return id ? id : 1;
+}
+
+/*
+ * 0: there is no such descriptor. Two anonymous inodes of one kind have the same. The kind is 0 for
+ * what has none, and where /proc cannot be seen (chroot(2)).
+ */
 static uint64_t identify(int fd)
 {
-	char path[64], kind[64];
+	char path[64], text[64];
+	uint64_t id, kind = 0;
 	struct stat st;
-	uint64_t id;
 	ssize_t n;
 
 	if (fstat(fd, &st))
@@ -44,11 +54,19 @@ static uint64_t identify(int fd)
 	id = mix(mix(0xcbf29ce484222325ULL, st.st_dev), st.st_ino);
 	if (!(st.st_mode & S_IFMT)) { /* an anonymous inode has no type */
 		(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-		n = readlink(path, kind, sizeof(kind));
+		n = readlink(path, text, sizeof(text));
 		for (ssize_t i = 0; i < n; i++)
-			id = mix(id, (unsigned char)kind[i]);
+			kind = mix(kind, (unsigned char)text[i]);
+		kind = n > 0 ? fold(kind) : 0;
 	}
-	return id ? id : 1;
+	return kind << 32 | fold(id);
+}
+
+/* A kind that cannot be seen now, or could not be when it was noted, is no difference. */
+static bool is_same(uint64_t noted, uint64_t found)
+{
+	return (uint32_t)noted == (uint32_t)found &&
+	       (noted >> 32 == found >> 32 || !(noted >> 32) || !(found >> 32));
 }
 
 /* NULL: none is there, and if it @is_wanted there is no memory for it or the number is too large.
@@ -89,7 +107,7 @@ bool own_fd_is(int fd)
 	const int saved_errno = errno;
 	_Atomic uint64_t *note = find_note(fd, false);
 	uint64_t id = note ? atomic_load(note) : 0;
-	bool is_own = !id || identify(fd) == id;
+	bool is_own = !id || is_same(id, identify(fd));
 
 	errno = saved_errno;
 	return is_own;

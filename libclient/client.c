@@ -354,8 +354,8 @@ void cowi_post(struct cow_client *client, struct cowi_task *task)
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec)
 {
 	cowi_post_unwoken(client, task, msec);
-	/* The thread itself looks at its tasks before it waits. */
-	if (client->conn->wake_fd >= 0 && !cowi_in_client_thread(client))
+	/* The thread itself looks at its tasks before it waits, also without descriptors. */
+	if (!cowi_in_client_thread(client))
 		cowi_thread_wake(client);
 }
 
