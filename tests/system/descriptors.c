@@ -299,6 +299,23 @@ START_TEST(privileges_may_go_once_the_client_is_there)
 }
 END_TEST
 
+static void end_client_in_chroot(void *user)
+{
+	struct cow_client *client = proof_client();
+
+	(void)user;
+	ck_assert_int_eq(chroot("/proc/self/fdinfo"), 0); /* where there is no proc */
+	ck_assert_int_eq(chdir("/"), 0);
+	ck_assert_ptr_null(cow_client_unref(client));
+}
+
+/* Seen to fail: the client's thread slept on, and cow_client_unref() with it. */
+START_TEST(a_client_ends_where_proc_is_not_seen)
+{
+	proof_reap(proof_fork(end_client_in_chroot, NULL), 0);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = proof_tcase("descriptors", 60);
@@ -306,6 +323,8 @@ int main(void)
 	tcase_add_loop_test(tcase, closefrom_harms_no_file_and_hangs_no_call, 0, PROOF_N_MODES);
 	tcase_add_test(tcase, closefrom_beside_fork_children_harms_no_file);
 	tcase_add_test(tcase, a_region_costs_three_descriptors);
+	if (getuid() == 0) /* chroot() is root's */
+		tcase_add_test(tcase, a_client_ends_where_proc_is_not_seen);
 	tcase_add_test(tcase, privileges_may_go_once_the_client_is_there);
 	return proof_run(tcase);
 }
