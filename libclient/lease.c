@@ -45,7 +45,7 @@ int cowi_lease_new(int *read_fd, int *write_fd)
 	if (pipe2(ends, O_CLOEXEC))
 		return err_raise_errno("cannot make the pipe that is the lease of a snapshot");
 	*read_fd = own_fd_note(ends[0]);
-	*write_fd = ends[1];
+	*write_fd = own_fd_note(ends[1]); /* else an old note of that number could keep it open */
 	return 0;
 }
 
