@@ -131,3 +131,12 @@ int own_fd_close(int fd)
 		atomic_store(note, 0);
 	return is_own ? fd_close(fd) : -1;
 }
+
+int own_fd_forget(int fd)
+{
+	_Atomic uint64_t *note = find_note(fd, false);
+
+	if (note)
+		atomic_store(note, 0);
+	return -1;
+}

@@ -40,4 +40,7 @@ int own_fd_raise(void);
  */
 int own_fd_close(int fd);
 
+/** own_fd_forget() - forget the note of a descriptor that the program has closed. Return: -1 */
+int own_fd_forget(int fd);
+
 #endif

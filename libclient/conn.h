@@ -107,8 +107,8 @@ struct cowi_conn {
 	int sock;                  /* -1 when down */
 	_Atomic int wake_fd;       /* eventfd: the client's thread has something to do */
 	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
-	bool is_soon;  /* it is armed; lock */
-	int leases_fd; /* epoll: leases of snapshots that were released here; lease.c */
+	bool is_soon;          /* it is armed; lock */
+	_Atomic int leases_fd; /* epoll: leases of snapshots that were released here; lease.c */
 	/* The program has closed these four; they are -1 now. Never reset: no call works any more.
 	 * lock */
 	bool is_robbed;

@@ -35,8 +35,10 @@ int cowi_conn_check(struct cow_client *client)
 		conn->is_robbed = true;
 		conn->is_up = false;
 		conn->sock = own_fd_close(conn->sock);
-		conn->wake_fd = own_fd_close(conn->wake_fd);
-		conn->soon_fd = own_fd_close(conn->soon_fd);
+		/* Theirs are not told from the program's of the same kind: they are left alone. */
+		conn->wake_fd = own_fd_forget(conn->wake_fd);
+		conn->soon_fd = own_fd_forget(conn->soon_fd);
+		conn->leases_fd = own_fd_forget(conn->leases_fd);
 		/* It may sleep in poll(), on files that nobody else can reach any more. */
 		if (conn->has_thread && !cowi_in_client_thread(client))
 			pthread_cancel(conn->thread);
