@@ -158,18 +158,26 @@ static uint64_t next_run(struct walk *walk, uint64_t addr, uint64_t end, int *pr
 	return end - addr;
 }
 
-static bool is_all(const char *addr, uint64_t len, int wanted, int unwanted)
+static bool is_all_in(struct walk *walk, const char *addr, uint64_t len, int wanted, int unwanted)
 {
 	const uint64_t start = (uint64_t)(uintptr_t)addr;
 	bool is_so = true;
-	struct walk walk;
 	int prot;
 
-	walk_begin(&walk);
 	for (uint64_t off = 0; is_so && off < len;) {
-		off += next_run(&walk, start + off, start + len, &prot);
+		off += next_run(walk, start + off, start + len, &prot);
 		is_so = (prot & wanted) == wanted && !(prot & unwanted);
 	}
+	return is_so;
+}
+
+static bool is_all(const char *addr, uint64_t len, int wanted, int unwanted)
+{
+	struct walk walk;
+	bool is_so;
+
+	walk_begin(&walk);
+	is_so = is_all_in(&walk, addr, len, wanted, unwanted);
 	walk_end(&walk);
 	return is_so;
 }
@@ -184,18 +192,20 @@ bool protect_allows(const char *addr, uint64_t len, int prot)
 	return is_all(addr, len, prot, 0);
 }
 
+/* Within a take: the file is opened once. */
 bool protect_is_plain_or_whole(const char *addr, uint64_t len)
 {
 	struct walk walk;
 	struct part part;
-	bool asks;
+	bool asks, is_so;
 
 	walk_begin(&walk);
 	asks = walk.asks && ask(walk.fd, (uint64_t)(uintptr_t)addr, &part) != -ENOTTY;
+	is_so = !asks && space_is_one_mapping((char *)(uintptr_t)addr, len);
+	if (!is_so)
+		is_so = is_all_in(&walk, addr, len, PLAIN, PROT_EXEC);
 	walk_end(&walk);
-	if (!asks && space_is_one_mapping((char *)(uintptr_t)addr, len))
-		return true;
-	return protect_is_plain(addr, len);
+	return is_so;
 }
 
 int protect_show(char *aside, uint64_t len)
