@@ -41,8 +41,8 @@ struct rollback {
 	struct region_op op;
 	struct rpc_call *call;
 	struct snapshot *snap; /* a reference */
-	void *zeroes;          /* a page of them */
-	int zero_fd;           /* the same; -1: not needed yet */
+	void *was;             /* room for a page of the snapshot */
+	int zero_fd;           /* a page of zeroes; -1: not needed yet */
 	void *now;             /* room for a page of memory */
 	char *map;             /* of memory, while a job writes to it; or NULL */
 	uint64_t first;        /* page from which on it is to be done, or checked … */
@@ -73,7 +73,7 @@ static void unmap_region(struct rollback *rollback)
 	rollback->map = NULL;
 }
 
-/* A page of zeroes that the kernel copies, as store_pool_copy(): of a file that is one hole. */
+/* A page of zeroes that the kernel copies, as store_pool_read(): of a file that is one hole. */
 static bool copy_zeroes(struct rollback *rollback, void *to)
 {
 	const size_t size = page_size_bytes();
@@ -92,22 +92,28 @@ static bool copy_zeroes(struct rollback *rollback, void *to)
  */
 static int write_page(struct rollback *rollback, uint64_t idx, uint32_t slot)
 {
-	bool is_done;
 	char *to;
 	int r = rollback->map ? 0 : map_region(rollback);
 
 	if (r)
 		return r;
 	to = rollback->map + idx * page_size_bytes();
-	is_done = slot == STORE_ZERO ? copy_zeroes(rollback, to)
-				     : store_pool_copy(rollback->snap->region->pool, slot, to);
-	return is_done ? 0 : err_raise(-ENOMEM, "no memory for a region that is rolled back");
+	if (slot == STORE_ZERO)
+		r = copy_zeroes(rollback, to) ? 0 : -EFAULT;
+	else
+		r = snapshot_read_slot(rollback->snap, slot, 0, to, page_size_bytes());
+	return r == -EFAULT ? err_raise(-ENOMEM, "no memory for a region that is rolled back") : r;
 }
 
-static const void *page_of(const struct rollback *rollback, uint32_t slot)
+/* Into rollback->was. */
+static int read_slot(struct rollback *rollback, uint32_t slot)
 {
-	return slot == STORE_ZERO ? rollback->zeroes
-				  : store_pool_page(rollback->snap->region->pool, slot);
+	const size_t size = page_size_bytes();
+
+	if (slot != STORE_ZERO)
+		return snapshot_read_slot(rollback->snap, slot, 0, rollback->was, size);
+	memset(rollback->was, 0, size);
+	return 0;
 }
 
 /* With served.lock, and chain_lock held shared. */
@@ -128,14 +134,14 @@ static int roll_page(struct rollback *rollback, uint64_t idx)
 /* --- to the newest snapshot --------------------------------------------------------------------
  */
 
-/* Whether memory has page @idx as it was. */
-static bool is_same(const struct rollback *rollback, uint64_t idx, const void *page)
+/* Whether memory has page @idx as it was, which read_slot() has read. */
+static bool is_same(const struct rollback *rollback, uint64_t idx)
 {
 	size_t size = page_size_bytes();
 
 	return pread(rollback->snap->region->backing->ro_fd, rollback->now, size,
 		     (off_t)(idx * size)) == (ssize_t)size &&
-	       !memcmp(rollback->now, page, size);
+	       !memcmp(rollback->now, rollback->was, size);
 }
 
 /* Whether writes to page @idx are faults from now on. */
@@ -153,12 +159,15 @@ static bool protect(const struct region *region, uint64_t idx)
  */
 static int roll_newest(struct rollback *rollback, uint64_t idx, uint32_t slot, bool *put_away)
 {
-	const void *page = page_of(rollback, slot);
-	bool same = is_same(rollback, idx, page);
+	int r = read_slot(rollback, slot);
+	bool same;
 
+	if (r)
+		return r;
+	same = is_same(rollback, idx);
 	*put_away = same && protect(rollback->snap->region, idx);
 	if (*put_away)
-		same = is_same(rollback, idx, page);
+		same = is_same(rollback, idx);
 	return same ? 0 : write_page(rollback, idx, slot);
 }
 
@@ -314,7 +323,7 @@ static void rollback_free(struct rollback *rollback)
 {
 	snapshot_unref(rollback->snap);
 	fd_close(rollback->zero_fd);
-	free(rollback->zeroes);
+	free(rollback->was);
 	free(rollback->now);
 	free(rollback);
 }
@@ -351,9 +360,9 @@ int rpc_snapshot_rollback(struct rpc_call *call)
 	rollback->zero_fd = -1;
 	rollback->snap = snapshot_ref(snap);
 	rollback->call = call;
-	rollback->zeroes = calloc(1, page_size_bytes());
+	rollback->was = malloc(page_size_bytes());
 	rollback->now = malloc(page_size_bytes());
-	if (!rollback->zeroes || !rollback->now) {
+	if (!rollback->was || !rollback->now) {
 		rollback_free(rollback);
 		return err_oom(page_size_bytes(), "rolling back");
 	}

@@ -68,33 +68,56 @@ uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx)
 	return slot;
 }
 
+int snapshot_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf,
+		       size_t n_bytes)
+{
+	int r = store_pool_read(snap->store.pool, slot, in_page, buf, n_bytes);
+
+	if (r != -EIO)
+		return r;
+	snapshot_lose_one(snap, SNAPSHOT_UNREADABLE);
+	return snapshot_stale(snap);
+}
+
+/* How many of the @n can be read in one call. */
+static size_t count_like(const uint32_t *slots, size_t n)
+{
+	const uint32_t step = slots[0] > STORE_ZERO;
+	size_t i = 1;
+
+	while (i < n && slots[i] == slots[0] + i * step)
+		i++;
+	return i;
+}
+
 /* Put pages that stores have over what was read from memory. */
-static void overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+static int overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 {
 	size_t size = page_size_bytes();
 	uint64_t end_idx = align_up(off + len, size) / size;
 	uint64_t first = off / size, n_slots = 0;
 	uint32_t slots[LOOKUP_PAGES];
+	int r = 0;
 
-	for (size_t done = 0; done < len;) {
+	for (size_t done = 0, n; done < len && !r; done += n) {
 		uint64_t pos = off + done;
 		size_t in_page = (size_t)(pos % size);
-		size_t n = (size_t)min_u64(size - in_page, len - done);
-		uint32_t slot;
+		const uint32_t *slot;
 
 		if (pos / size >= first + n_slots) {
 			first = pos / size;
 			n_slots = min_u64(end_idx - first, LOOKUP_PAGES);
 			find_slots(snap, first, slots, n_slots);
 		}
-		slot = slots[pos / size - first];
-		if (slot == STORE_ZERO)
+		slot = &slots[pos / size - first];
+		n = count_like(slot, first + n_slots - pos / size);
+		n = (size_t)min_u64(n * size - in_page, len - done);
+		if (*slot == STORE_ZERO)
 			memset(buf + done, 0, n);
-		else if (slot != STORE_EMPTY)
-			memcpy(buf + done,
-			       (char *)store_pool_page(snap->store.pool, slot) + in_page, n);
-		done += n;
+		else if (*slot != STORE_EMPTY)
+			r = snapshot_read_slot(snap, *slot, in_page, buf + done, n);
 	}
+	return r;
 }
 
 static bool is_zero(const char *buf, size_t len)
@@ -107,6 +130,7 @@ static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64
 {
 	const uint64_t idx = off / page_size_bytes();
 	bool is_removed;
+	int r = 0;
 
 	if (!event_is_in_doubt(snap, idx, idx + 1) || !is_zero(buf, len))
 		return 0;
@@ -115,9 +139,9 @@ static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64
 	if (is_removed)
 		snapshot_lose_one(snap, EVENT_REMOVED);
 	else if (!snap->is_lost)
-		overlay(snap, buf, len, off);
+		r = overlay(snap, buf, len, off);
 	pthread_rwlock_unlock(&snap->region->chain_lock);
-	return snap->is_lost ? snapshot_stale(snap) : 0;
+	return !r && snap->is_lost ? snapshot_stale(snap) : r;
 }
 
 /* Bytes that were read may be of pages that the client has removed: event.h. */
@@ -151,7 +175,7 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 		r = err_raise(-ESTALE, "snapshot %llu is for one save, which has passed this part",
 			      (unsigned long long)snap->id);
 	if (!r)
-		overlay(snap, buf, len, off);
+		r = overlay(snap, buf, len, off);
 	pthread_rwlock_unlock(&region->chain_lock);
 	return r ? r : check_doubt(snap, buf, len, off);
 }

@@ -156,6 +156,16 @@ int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx);
 
 /**
+ * snapshot_read_slot() - mode uffd: as store_pool_read(), but @snap becomes lost by -EIO
+ *
+ * With region->chain_lock held. Return: 0; -ESTALE; -errno with a sentence.
+ */
+int snapshot_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf,
+		       size_t n_bytes);
+/* Why. */
+#define SNAPSHOT_UNREADABLE "a page that was kept for it cannot be read (back from swap)"
+
+/**
  * snapshot_lose() - make lost whoever needs page @idx from M; see fault.c
  *
  * Context: region->chain_lock held shared, by one that serves. The loop thread tells the holders.

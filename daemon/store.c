@@ -368,13 +368,25 @@ void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-bool store_pool_copy(const struct store_pool *pool, uint32_t slot, void *to)
+int store_pool_read(const struct store_pool *pool, uint32_t slot, size_t in_page, void *buf,
+		    size_t n_bytes)
 {
-	const size_t size = page_size_bytes();
-
 	/* Arenas follow each other in the memfd as their slots' numbers do. */
-	return pread(pool->fd, to, size, (off_t)((slot - SLOT_FIRST) * (uint64_t)size)) ==
-	       (ssize_t)size;
+	const uint64_t off = (slot - SLOT_FIRST) * (uint64_t)page_size_bytes() + in_page;
+	size_t n_done = 0;
+
+	while (n_done < n_bytes) {
+		ssize_t n = pread(pool->fd, (char *)buf + n_done, n_bytes - n_done,
+				  (off_t)(off + n_done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? err_raise_errno("pages that were kept cannot be read")
+				 : err_raise(-EIO, "pages that were kept cannot be read");
+		n_done += (size_t)n;
+	}
+	return 0;
 }
 
 void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages, size_t n)

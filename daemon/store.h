@@ -55,14 +55,17 @@ DEFINE_CLEANUP(store_pool_free, struct store_pool *)
 int store_pool_get(struct store_pool *pool, uint32_t *slots, size_t n) MUST_CHECK;
 /** store_pool_put() - give slots back; STORE_EMPTY and STORE_ZERO are passed over */
 void store_pool_put(struct store_pool *pool, const uint32_t *slots, size_t n);
-/** store_pool_page() - the memory of @slot, which is none of the two above */
+/** store_pool_page() - the memory of @slot, which is none of the two above, for writing to it */
 void *store_pool_page(struct store_pool *pool, uint32_t slot);
 /**
- * store_pool_copy() - have the kernel copy the page of @slot to @to
+ * store_pool_read() - have the kernel copy @n_bytes of the page of @slot, and of those after it
+ * @in_page: from this byte of the first one on
  *
- * Where memory for that cannot be had it is an error, and no signal. Return: whether it was done.
+ * Where a page cannot be had, as it does not come back from swap, or there is no memory for the
+ * bytes, it is an error, and no signal. Any thread. Return: 0; -errno, with a sentence.
  */
-bool store_pool_copy(const struct store_pool *pool, uint32_t slot, void *to);
+int store_pool_read(const struct store_pool *pool, uint32_t slot, size_t in_page, void *buf,
+		    size_t n_bytes);
 /** store_pool_pages() - the same for each of @n */
 void store_pool_pages(struct store_pool *pool, const uint32_t *slots, struct iovec *pages,
 		      size_t n);
