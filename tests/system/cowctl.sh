@@ -91,7 +91,6 @@ expect 3 'is cowd running' 'no daemon: what to do' --socket "$dir/none" status
 COWD_ADDRESS=$dir/none expect 3 "$dir/none: " 'the address from the environment' status
 
 # What can be done here is tried without a daemon, by a private one beside this cowctl.
-# Seen to fail with modes judged by the kernel's features alone: mode uffd where nothing is lent.
 tried='def rows: length > 0 and ([.[] | keys == ["advice", "finding", "name", "state"] and .finding != ""
 		and (.state as $s | ["yes", "slower", "no", "unknown"] | index($s) != null)] | all);
 	keys == ["address", "cowd", "kernel", "limits", "modes", "private", "uid"]
@@ -144,7 +143,6 @@ document 'mode uffd does not work there, others are slower' "$tried"' and .modes
 kill "$mean_pid"
 wait "$mean_pid"
 
-# Seen to fail with a name of question marks.
 cp -L "$(command -v "$cowctl")" "$dir/häufig"
 tool=$dir/häufig expect 0 '' 'a name that is not ASCII' clients --json --socket "$socket"
 document 'is shown as it is' '.clients[0].program == "häufig"'

@@ -178,7 +178,7 @@ static void freeze_often(void *user)
  * While the owner moves its memory for a snapshot of its own, nothing in it can be protected until
  * cowd has read of that.
  *
- * Seen to fail: with a take that gives up then, in each of ten runs.
+ * Seen to fail: with a take that gives up then, in each of four runs.
  */
 START_TEST(operators_do_not_meet_the_owners_own_snapshots)
 {

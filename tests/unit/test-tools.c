@@ -138,7 +138,7 @@ START_TEST(nearest_name_is_near_or_none)
 	ck_assert_str_eq(NEAREST("client"), "clients");
 	ck_assert_ptr_null(NEAREST("qqqqqq"));
 	ck_assert_ptr_null(NEAREST("z"));
-	/* A third of a word may be wrong. Seen to fail with half of it. */
+	/* A third of a word may be wrong. */
 	ck_assert_ptr_null(NEAREST("stripes"));
 	ck_assert_ptr_null(NEAREST("safari"));
 	/* longer than any name, and than what is compared */
