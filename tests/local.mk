@@ -63,6 +63,7 @@ PROOF_TESTS = \
 	tests/system/hostile \
 	tests/system/invariants \
 	tests/system/limits \
+	tests/system/manual-oracle \
 	tests/system/many-clients \
 	tests/system/ordered-pairs \
 	tests/system/outside \
@@ -123,6 +124,20 @@ tests_system_invariants_LDADD = $(PROOF_LDADD)
 tests_system_limits_CFLAGS = $(TESTS_CFLAGS)
 tests_system_limits_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_limits_LDADD = $(PROOF_LDADD)
+tests_system_manual_oracle_SOURCES = \
+	tests/system/manual-oracle.c \
+	tests/system/manual-oracle.h \
+	tests/system/manual-oracle-children.c \
+	tests/system/manual-oracle-company.c \
+	tests/system/manual-oracle-cowd.c \
+	tests/system/manual-oracle-model.c \
+	tests/system/manual-oracle-regions.c \
+	tests/system/manual-oracle-save.c \
+	tests/system/manual-oracle-steps.c \
+	$(NULL)
+tests_system_manual_oracle_CFLAGS = $(TESTS_CFLAGS)
+tests_system_manual_oracle_LDFLAGS = $(TESTS_LDFLAGS)
+tests_system_manual_oracle_LDADD = $(PROOF_LDADD)
 tests_system_many_clients_CFLAGS = $(TESTS_CFLAGS)
 tests_system_many_clients_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_many_clients_LDADD = $(PROOF_LDADD)
