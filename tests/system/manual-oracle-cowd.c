@@ -103,6 +103,7 @@ void heart_start(struct oracle *oracle)
 	if (!oracle->has_signals)
 		return;
 	proof_ok(cow_region_new(&heart, oracle->client, &params));
+	n_beats = 0; /* as the new region has it */
 	beats_in_region = (uint64_t *)((char *)cow_region_address(heart) + HEART_OFF);
 	event._sigev_un._tid = gettid();
 	ck_assert(!sigaction(SIGRTMIN, &action, NULL));
