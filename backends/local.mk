@@ -10,6 +10,8 @@ libbackends_la_SOURCES = \
 	backends/kernel.h \
 	backends/mmapcopy/mmapcopy.c \
 	backends/mmapcopy/mmapcopy.h \
+	backends/own-proc.c \
+	backends/own-proc.h \
 	backends/pagebits.c \
 	backends/pagebits.h \
 	backends/pagemap.c \

@@ -4,11 +4,10 @@
 
 #include "backends/pagemap.h"
 
-#include <fcntl.h>
-#include <stdatomic.h>
 #include <sys/prctl.h>
 
 #include "backends/kernel.h"
+#include "backends/own-proc.h"
 #include "common/err.h"
 #include "common/own-fd.h"
 
@@ -19,19 +18,7 @@
 #define SCAN_BATCH  256
 #define ENTRY_BATCH 512
 
-/* Process id and descriptor of the one that is open, in one word; 0: none. */
-static _Atomic uint64_t opened;
-
-static uint64_t pack(int fd)
-{
-	return (uint64_t)getpid() << 32 | (uint32_t)fd;
-}
-
-/* A fork child has the parent's, which shows the parent's memory. */
-static bool is_ours(uint64_t word)
-{
-	return word >> 32 == (uint64_t)getpid() && own_fd_is((int)(uint32_t)word);
-}
+static struct own_proc own = {.path = "/proc/self/pagemap"};
 
 static int raise_open(void)
 {
@@ -46,22 +33,10 @@ static int raise_open(void)
 int pagemap_init(struct pagemap *pagemap)
 {
 	struct pm_scan_arg arg = {.size = sizeof(arg)};
-	uint64_t word = atomic_load(&opened);
 
-	if (!is_ours(word)) {
-		AUTO_FD int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-		uint64_t fresh = pack(fd);
-
-		if (fd < 0)
-			return raise_open();
-		if (atomic_compare_exchange_strong(&opened, &word, fresh)) {
-			if (word)
-				own_fd_close((int)(uint32_t)word);
-			own_fd_note(fd_steal(&fd));
-			word = fresh;
-		}
-	}
-	*pagemap = (struct pagemap){.fd = (int)(uint32_t)word};
+	*pagemap = (struct pagemap){.fd = own_proc_fd(&own)};
+	if (pagemap->fd < 0)
+		return raise_open();
 	/* An empty range is a valid question; a kernel before 6.7 does not know the ioctl. */
 	pagemap->has_scan = ioctl(pagemap->fd, PAGEMAP_SCAN, &arg) >= 0;
 	return 0;

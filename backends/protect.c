@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "backends/kernel.h"
+#include "backends/own-proc.h"
 #include "backends/space.h"
 #include "common/err.h"
 
@@ -35,13 +36,13 @@ struct part {
 
 /**
  * struct walk - from mapping to mapping, in order
- * @fd:    /proc/self/maps, or -1
- * @asks:  PROCMAP_QUERY works
+ * @query_fd: /proc/self/maps, to be asked by PROCMAP_QUERY; lent; -1: that does not work
+ * @fd:    the same, to be read; -1: not opened
  * @ahead: the last mapping that was read; @end is 0 before the first, UINT64_MAX behind the last
  */
 struct walk {
+	int query_fd;
 	int fd;
-	bool asks;
 	struct part ahead;
 	char text[1024];
 	size_t n_text, at;
@@ -67,10 +68,24 @@ static int ask(int fd, uint64_t addr, struct part *part)
 	return 0;
 }
 
+static struct own_proc own = {.path = "/proc/self/maps"};
+static atomic_bool has_no_query; /* ENOTTY before 6.11 */
+
+void protect_prepare(void)
+{
+	const int fd = own_proc_fd(&own);
+	struct part part;
+
+	if (fd >= 0 && ask(fd, 0, &part) == -ENOTTY)
+		atomic_store(&has_no_query, true);
+}
+
 static void walk_begin(struct walk *walk)
 {
-	walk->fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	walk->asks = walk->fd >= 0 && !atomic_load(&is_by_reading);
+	const bool reads = atomic_load(&is_by_reading) || atomic_load(&has_no_query);
+
+	walk->query_fd = reads ? -1 : own_proc_fd(&own);
+	walk->fd = -1;
 	walk->ahead = (struct part){.start = 0};
 	walk->n_text = walk->at = 0;
 }
@@ -117,16 +132,30 @@ static bool read_line(struct walk *walk)
 	return true;
 }
 
+/* Return: 0; -ENOENT: nothing is mapped from @addr on; -ENOTTY: the kernel does not say it so. */
+static int query(struct walk *walk, uint64_t addr, struct part *part)
+{
+	int r = walk->query_fd < 0 ? -ENOTTY : ask(walk->query_fd, addr, part);
+
+	if (!r || r == -ENOENT)
+		return r;
+	if (r == -ENOTTY && walk->query_fd >= 0)
+		atomic_store(&has_no_query, true);
+	walk->query_fd = -1;
+	return -ENOTTY;
+}
+
 /* The mapping that @addr lies in, or the first one behind it. False if there is none. */
 static bool find(struct walk *walk, uint64_t addr, struct part *part)
 {
-	int r = walk->asks ? ask(walk->fd, addr, part) : -ENOTTY;
+	int r = query(walk, addr, part);
 
-	if (!r)
-		return true;
-	if (walk->fd < 0 || r == -ENOENT)
+	if (r != -ENOTTY)
+		return !r;
+	if (walk->fd < 0)
+		walk->fd = open(own.path, O_RDONLY | O_CLOEXEC);
+	if (walk->fd < 0)
 		return false;
-	walk->asks = false; /* ENOTTY before 6.11 */
 	while (walk->ahead.end <= addr) {
 		if (!read_line(walk))
 			walk->ahead = (struct part){.start = UINT64_MAX, .end = UINT64_MAX};
@@ -192,16 +221,13 @@ bool protect_allows(const char *addr, uint64_t len, int prot)
 	return is_all(addr, len, prot, 0);
 }
 
-/* Within a take: the file is opened once. */
 bool protect_is_plain_or_whole(const char *addr, uint64_t len)
 {
 	struct walk walk;
-	struct part part;
-	bool asks, is_so;
+	bool is_so;
 
 	walk_begin(&walk);
-	asks = walk.asks && ask(walk.fd, (uint64_t)(uintptr_t)addr, &part) != -ENOTTY;
-	is_so = !asks && space_is_one_mapping((char *)(uintptr_t)addr, len);
+	is_so = walk.query_fd < 0 && space_is_one_mapping((char *)(uintptr_t)addr, len);
 	if (!is_so)
 		is_so = is_all_in(&walk, addr, len, PLAIN, PROT_EXEC);
 	walk_end(&walk);

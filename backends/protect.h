@@ -7,9 +7,10 @@
  * pages that the program may not touch (guard pages of a heap are ordinary) does so where they lie
  * aside, having given access to that mapping, which nobody else knows.
  *
- * What is mapped where is asked with PROCMAP_QUERY (since 6.11), once for a mapping that is one
- * throughout, or else read from /proc/self/maps. Where neither can be had (a process that is not
- * dumpable any more) parts count as readable and writable, as regions are made.
+ * What is mapped where is asked with PROCMAP_QUERY (since 6.11) by a descriptor that the process
+ * keeps, once for a mapping that is one throughout, or else read from /proc/self/maps. Where
+ * neither can be had (a process that is not dumpable any more) parts count as readable and
+ * writable, as regions are made.
  *
  * A mprotect() of another thread at the same time comes before or after each look here: between
  * that look and the exchange of the mapping, two system calls later, it is undone.
@@ -21,6 +22,9 @@
 
 #include "common/util.h"
 
+/** protect_prepare() - find out what the kernel can, and open it while the process may: own-proc.h
+ */
+void protect_prepare(void);
 /** protect_is_plain() - whether all of a range is for reading and writing, and nothing else */
 bool protect_is_plain(const char *addr, uint64_t len);
 /**

@@ -15,6 +15,7 @@
 #include <sys/timerfd.h>
 
 #include "backends/pagemap.h"
+#include "backends/protect.h"
 #include "backends/uffdio.h"
 #include "common/clock.h"
 #include "common/own-fd.h"
@@ -215,6 +216,7 @@ int cow_client_new(struct cow_client **out, const char *address)
 	/* Now, while the program may: a root program may be about to give that up. Who needs it
 	 * says so. */
 	(void)pagemap_init(&pagemap);
+	protect_prepare();
 	r = client_alloc(&client, address);
 	if (r)
 		return r;
@@ -323,12 +325,9 @@ int cowi_connect(struct cow_client *client)
 				 client->address);
 	}
 	pthread_mutex_lock(&client->lock);
-	r = cowi_conn_check(client);
-	if (r) {
-		pthread_mutex_unlock(&client->lock);
-		return r;
-	}
-	if (!conn->is_up) {
+	if (!conn->is_up)
+		r = cowi_conn_check(client);
+	if (!r && !conn->is_up) {
 		number = ++conn->n_wanted;
 		cowi_thread_wake(client);
 		while (!r && is_unanswered(conn, number))

@@ -67,6 +67,8 @@ char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
  * 0; -EBADF with a sentence.
  */
 int scoot_check_descriptors(const struct scoot_region *region);
+/** scoot_freeze_checked() - scoot_freeze() after scoot_check_descriptors() */
+int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len);
 /** scoot_is_locking() - whether mappings made now are populated at once: mlockall(MCL_FUTURE) */
 bool scoot_is_locking(void);
 /** scoot_set_aside() - move page tables away before something else is mapped there; best effort */

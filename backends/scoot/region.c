@@ -360,8 +360,15 @@ int scoot_check_descriptors(const struct scoot_region *region)
 
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len)
 {
-	const uint64_t end = off + len;
 	int r = scoot_check_descriptors(region);
+
+	return r ? r : scoot_freeze_checked(region, off, len);
+}
+
+int scoot_freeze_checked(struct scoot_region *region, uint64_t off, uint64_t len)
+{
+	const uint64_t end = off + len;
+	int r = 0;
 
 	while (!r && off < end) {
 		struct extent run = region->map.runs[extents_find(&region->map, off)];

@@ -294,7 +294,7 @@ static int take_as(struct scoot_region *region, const struct plan *plan, struct 
 	if (plan->wants_overlay)
 		snap->overlay = memfile_ref(overlay);
 	if (plan->is_plain)
-		r = scoot_freeze(region, 0, region->size_bytes);
+		r = scoot_freeze_checked(region, 0, region->size_bytes);
 	else if (plan->by_clone)
 		r = scoot_take_by_clone(region, snap);
 	else

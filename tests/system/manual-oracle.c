@@ -177,16 +177,6 @@ static uint64_t number_of(const char *name, uint64_t otherwise)
 	return value && *value ? strtoull(value, NULL, 0) : otherwise;
 }
 
-/*
- * In modes scoot and mmapcopy with a userfaultfd a handler that touches a region waits for the
- * thread that it interrupts, if that takes a snapshot: until that is mended it is asked for.
- */
-static bool may_beat(const struct oracle *oracle)
-{
-	return oracle->mode == COW_MODE_UFFD || !oracle->lends ||
-	       number_of("COW_ORACLE_SIGNALS", 0);
-}
-
 static void begin(struct oracle *oracle, uint64_t seed)
 {
 	memset(oracle->common->lines, 0, sizeof(oracle->common->lines));
@@ -194,7 +184,7 @@ static void begin(struct oracle *oracle, uint64_t seed)
 	oracle->random = seed;
 	oracle->page = (size_t)sysconf(_SC_PAGESIZE);
 	oracle->n_workers = oracle_one_in(oracle, 4) ? 0 : N_WORKERS;
-	oracle->has_signals = oracle_one_in(oracle, 3) && may_beat(oracle);
+	oracle->has_signals = oracle_one_in(oracle, 3);
 	oracle->may_stop_threads = oracle_one_in(oracle, 2);
 	oracle_note(oracle, "begin: %u threads%s%s", oracle->n_workers,
 		    oracle->has_signals ? ", signals" : "",
