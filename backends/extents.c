@@ -372,8 +372,8 @@ bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint
 	return is_shared;
 }
 
-/* If a run of @map holds byte *@off, go to its end; else let *@end be no later than the next run.
- */
+/* If a run of @map holds byte *@off, go to its end; else let
+ * *@end be no later than the next run. */
 static bool skip_used(const struct extents *map, const struct memfile *backing, uint64_t *off,
 		      uint64_t *end)
 {

@@ -130,8 +130,8 @@ bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint
  */
 bool extents_next_unused(const struct memfile *backing, uint64_t *off, uint64_t *len);
 
-/** extents_fork_prepare() - hold the mutex over a fork; no other function here may be called then
- */
+/** extents_fork_prepare() - hold the mutex over a fork; no other
+ * function here may be called then */
 void extents_fork_prepare(void);
 /** extents_fork_done() - in parent and child */
 void extents_fork_done(void);

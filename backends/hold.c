@@ -60,8 +60,7 @@ int hold_begin(int uffd, char *addr, uint64_t len, bool is_anonymous)
 
 	/* Of several mappings those before the one that could not be split are registered now.
 	 * Other errors come before anything is done, and what another userfaultfd has is not ours
-	 * to end.
-	 */
+	 * to end. */
 	if (r == -ENOMEM)
 		hold_end(uffd, addr, len);
 	if (r > 0)

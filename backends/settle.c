@@ -70,8 +70,7 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 	const bool is_within = !memfile_is_past_limit(chunk->backing_off + chunk->len);
 	int r = find_private(settle, old, chunk->len);
 	/* The program may have taken access away from part of it. Access for writing is not given
-	 * as well: what is locked would be copied then, as if it were written.
-	 */
+	 * as well: what is locked would be copied then, as if it were written. */
 	const bool can_copy =
 		!r && settle->n_runs && protect_show(old, chunk->len) >= 0 && chunk->twin;
 
@@ -138,8 +137,8 @@ static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 	return SETTLE_E_TWIN;
 }
 
-/* Read, looked at for zeroes and copied together: on the stack, as malloc()'s own memory may wait.
- */
+/* Read, looked at for zeroes and copied together: on the stack,
+ * as malloc()'s own memory may wait. */
 #define COPY_BYTES  ((size_t)16384)
 #define BLOCK_BYTES ((size_t)4096)
 
@@ -249,8 +248,8 @@ static int exchange_held(struct settle *settle, const struct chunk *chunk, char 
 
 int settle_chunk(struct settle *settle, const struct chunk *chunk)
 {
-	/* The chunk lies in a page-table page as it does in the region, so that the entry can move.
-	 */
+	/* The chunk lies in a page-table page as it does in the
+	 * region, so that the entry can move. */
 	const uint64_t skew = (uint64_t)(uintptr_t)chunk->addr & (SETTLE_CHUNK_BYTES - 1);
 	char *old = settle->side + skew;
 	char *fresh = chunk->twin ? chunk->twin : settle->side + SETTLE_CHUNK_BYTES + skew;

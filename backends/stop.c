@@ -100,8 +100,7 @@ HELPER static long trace(long request, long id, long data)
 	return syscall(SYS_ptrace, request, id, 0L, data);
 }
 
-/* --- the helper: what has become of those that it seized ---------------------------------------
- */
+/* --- the helper: what has become of those that it seized -------------------------------------- */
 
 /*
  * A stop that is an event has no signal of its own: it is PTRACE_EVENT_STOP, since no other was
@@ -169,8 +168,7 @@ HELPER static void detach(struct stop *stop)
 	}
 }
 
-/* --- the helper: who there is ------------------------------------------------------------------
- */
+/* --- the helper: who there is ----------------------------------------------------------------- */
 
 enum kind {
 	KIND_RUNS,
@@ -178,8 +176,8 @@ enum kind {
 	KIND_UNSTOPPABLE,
 };
 
-/* Field 3 of the line, a letter, and 9, a number; field 2 is in brackets, and may have any in it.
- */
+/* Field 3 of the line, a letter, and 9, a number; field 2 is in
+ * brackets, and may have any in it. */
 HELPER static enum kind kind_in(const char *line, size_t len)
 {
 	unsigned long flags = 0;
@@ -301,10 +299,11 @@ HELPER static size_t count_threads(const struct stop *stop)
 /*
  * Seize everybody who is new.
  *
- * @is_quiet: whether there was nobody, which with all others stopped is for good. Who is new and
- * has ended may have started another one, which came too late for this listing. A listing may also
- * leave somebody out when another one ends meanwhile, so there are to be as many as are counted,
- * before and after.
+ * @is_quiet: whether there was nobody, which with all others stopped is for good.
+ *
+ * A new thread that has ended may have started another one, which came too late for this listing. A
+ * listing may also leave a thread out when another one ends meanwhile, so there are to be as many
+ * as are counted, before and after.
  */
 HELPER static bool seize_all(struct stop *stop, bool *is_quiet)
 {
@@ -370,8 +369,7 @@ HELPER static int helper_main(void *arg)
 	return 0;
 }
 
-/* --- the caller --------------------------------------------------------------------------------
- */
+/* --- the caller ------------------------------------------------------------------------------- */
 
 static bool is_name_wanted(void)
 {

@@ -17,28 +17,33 @@
  *	STOP_LEAVING, waits for its end
  *	                                     detaches from all, ends
  *
- * All of this is one futex word, which the kernel sets to 0, and wakes who waits for it, when the
- * helper ends (CLONE_CHILD_CLEARTID). So if it ends by itself, the caller knows that it could not.
+ * All of this is one futex word. When the helper ends, the kernel sets it to 0 and wakes the caller
+ * (CLONE_CHILD_CLEARTID). So if the helper ends by itself, the caller knows that it could not.
  *
  * Stopped by PTRACE_INTERRUPT a thread is at the edge of the kernel, with no lock of it held, and
  * none of its writes pending. A system call that it was in goes on when it does, but for those few
  * that end with EINTR then (signal(7), on stop signals). Nothing is seen by the program's own
  * waiting for children: the helper has no exit signal, and stops are told to it alone.
  *
- * Who is found at the moment that its signal is delivered reports that instead of the interrupt.
- * The signal is given back when the helper detaches from it.
+ * A thread that is found at the moment that its signal is delivered reports the signal instead of
+ * the interrupt. The helper gives the signal back when it detaches from the thread.
  *
- * It cannot be done where ptrace(2) is forbidden (seccomp, Yama, a process that is not dumpable),
- * where a debugger has been before, beside workers of io_uring, whose requests would fail, and
- * where a thread does not stop in time: one that waits for its vfork() child, say. Then everybody
- * who was stopped goes on.
+ * It cannot be done if
+ *  - ptrace(2) is forbidden (seccomp, Yama, a process that is not dumpable),
+ *  - a debugger is attached already,
+ *  - there are workers of io_uring, whose requests would fail,
+ *  - a thread does not stop in time: one that waits for its vfork() child, say.
+ * Then all threads that were stopped go on.
  *
  * If the caller's thread ends, by an exec of another one, say, the kernel ends the helper, and
- * whoever it had stopped goes on. Who ends the helper alone, by SIGKILL, while the caller works,
- *has threads go on too soon: nothing in a program does that by accident.
+ * the threads that it had stopped go on. If somebody ends the helper alone, by SIGKILL, while the
+ * caller works, threads go on too soon: nothing in a program does that by accident.
  *
- * Yama's ptrace_scope 1 allows a process to be traced by whom it names: the helper is named
- * (PR_SET_PTRACER) and then nobody is, whoever had been before.
+ * Under Yama's ptrace_scope 1 a process names the one that may trace it (PR_SET_PTRACER): the caller
+ * names the helper, and nobody afterwards. A name that the program had set before is lost.
+ *
+ * Lock: `stopping` (stop.c) is held from stop_begin() to stop_end(), so that one thread of the
+ * process stops the others at a time. No other lock is taken meanwhile.
  */
 #ifndef COW_BACKENDS_STOP_H
 #define COW_BACKENDS_STOP_H

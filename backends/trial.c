@@ -83,8 +83,8 @@ static void *store(void *addr)
 	return NULL;
 }
 
-/* Whether the write by another thread is reported; the userfaultfd is closed then, which ends it.
- */
+/* Whether the write by another thread is reported; the
+ * userfaultfd is closed then, which ends it. */
 static bool hears_of_store(int *uffd, char *addr)
 {
 	struct pollfd poll_fd = {.fd = *uffd, .events = POLLIN};

@@ -2,11 +2,12 @@
 /*
  * What this kernel can do, found by doing it once on a page or two of the calling process.
  *
- * Bits of UFFDIO_API are believed for what they name. What has no bit (CONTINUE with write
- * protection came with 6.4 but shares MINOR_SHMEM's) is tried.
+ * Bits of UFFDIO_API are believed for what they name. A feature without a bit of its own is tried
+ * (CONTINUE with write protection came with 6.4 but shares MINOR_SHMEM's).
  *
  * @device_fd: /dev/userfaultfd, lent, or -1: then userfaultfd(2) for faults of user mode tells as
- * much, since that needs no privilege. @features: those to be tried with, of trial_features().
+ *             much, since that needs no privilege
+ * @features:  those to be tried with, of trial_features()
  */
 #ifndef COW_BACKENDS_TRIAL_H
 #define COW_BACKENDS_TRIAL_H

@@ -4,13 +4,14 @@
  *
  * Three things make the bare ioctls easy to get wrong, and are settled here once:
  *  - A long operation may stop half way. It then fails with EAGAIN and says in its argument how far
- * it came, or says -EAGAIN there when it did nothing because the address space is changing. The
+ *    it came, or says -EAGAIN there when it did nothing because the address space is changing. The
  *    functions go on where it stopped, and give up with UFFDIO_E_AGAIN when nothing moves.
  *  - EEXIST from COPY, ZEROPAGE or CONTINUE means that a page is there already. It does not say
- * that whoever waits for it was woken, so the functions skip the page and wake the range
- * themselves.
+ *    that the threads waiting for it were woken, so the functions skip the page and wake the range
+ *    themselves.
  *  - ESRCH means that the process is gone; ENOENT, EFAULT and EINVAL that the range is no longer
- * mapped the way it was registered. For a process that serves others these are ordinary outcomes.
+ *    mapped the way it was registered. For a process that serves others these are ordinary
+ *    outcomes.
  *
  * Ranges are in bytes and page aligned. Return of all unless said otherwise: 0; UFFDIO_E_*, without
  * a sentence; -errno with one.
@@ -57,8 +58,8 @@ int uffdio_api(int uffd, uint64_t features, uint64_t *can) MUST_CHECK;
 int uffdio_register(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode) MUST_CHECK;
 int uffdio_unregister(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
 
-/** uffdio_wake() - wake whoever waits in the range; a fault read by an earlier daemon comes again
- */
+/** uffdio_wake() - wake whoever waits in the range; a fault read
+ * by an earlier daemon comes again */
 int uffdio_wake(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
 
 /** uffdio_protect() - from now on writes to the range fault */

@@ -24,8 +24,8 @@ struct hist {
 
 /** hist_add() - count @value once; any thread; wait-free but for the new extremes */
 void hist_add(struct hist *hist, uint64_t value);
-/** hist_quantile() - smallest bucket bound that @q (0 to 1) of the values do not pass; 0 if empty
- */
+/** hist_quantile() - smallest bucket bound that @q (0 to 1) of
+ * the values do not pass; 0 if empty */
 uint64_t hist_quantile(const struct hist *hist, double q);
 uint64_t hist_count(const struct hist *hist);
 uint64_t hist_min(const struct hist *hist);

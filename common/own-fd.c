@@ -69,8 +69,8 @@ static bool is_same(uint64_t noted, uint64_t found)
 	       (noted >> 32 == found >> 32 || !(noted >> 32) || !(found >> 32));
 }
 
-/* NULL: none is there, and if it @is_wanted there is no memory for it or the number is too large.
- */
+/* NULL: none is there, and if it @is_wanted there is no memory
+ * for it or the number is too large. */
 static _Atomic uint64_t *find_note(int fd, bool is_wanted)
 {
 	struct leaf *leaf, *none = NULL;

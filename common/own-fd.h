@@ -36,8 +36,8 @@ bool own_fd_is(int fd);
 /** own_fd_raise() - say that the program has closed the library's descriptors. Return: -EBADF */
 int own_fd_raise(void);
 
-/** own_fd_close() - close @fd if it is what was noted, and forget the note. Keeps errno. Return: -1
- */
+/** own_fd_close() - close @fd if it is what was noted, and forget
+ * the note. Keeps errno. Return: -1 */
 int own_fd_close(int fd);
 
 /** own_fd_forget() - forget the note of a descriptor that the program has closed. Return: -1 */

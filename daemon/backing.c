@@ -64,8 +64,8 @@ static int check_foreign(int fd, uint64_t size_bytes)
 	struct stat st;
 	int seals;
 
-	/* First, as what else is asked of a file could wait for whoever serves it, and all with us.
-	 */
+	/* First, as what else is asked of a file could wait for
+	 * whoever serves it, and all with us. */
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0)
 		return err_raise(-EINVAL, "the descriptor of a region's memory is no memfd");

@@ -38,12 +38,11 @@ void closer_give(struct closer *closer, struct quota_user *user, int *fds, size_
 		 struct charge *charges, size_t n_charges);
 
 /** closer_give_set() - close what nobody took of @set, charged to @user until then whatever its
- * limit
- */
+ * limit */
 void closer_give_set(struct closer *closer, struct quota_user *user, struct fdset *set);
 
-/** closer_check() - 0; -EMFILE with a sentence: too many of @user's descriptors wait to be closed
- */
+/** closer_check() - 0; -EMFILE with a sentence: too many of
+ * @user's descriptors wait to be closed */
 int closer_check(struct closer *closer, const struct quota_user *user);
 
 #endif

@@ -23,8 +23,8 @@ bool device_open(struct daemon *daemon);
 /** device_lend() - what a client is lent: the policy of the settings, LEND_NO without the device */
 enum lend_policy device_lend(const struct daemon *daemon);
 
-/** device_has_mode_uffd() - whether regions of mode uffd can be served: kernel, device and policy
- */
+/** device_has_mode_uffd() - whether regions of mode uffd can be
+ * served: kernel, device and policy */
 bool device_has_mode_uffd(const struct daemon *daemon);
 
 #define DEVICE_HINT_MAX 320

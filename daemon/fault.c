@@ -165,8 +165,8 @@ static size_t count_kept(const struct region *region, const struct snapshot *sna
 	return n;
 }
 
-/* Keep pages [@first, @first + @n), none of which @snap has. 0; STORE_E_QUOTA; -errno: none kept.
- */
+/* Keep pages [@first, @first + @n), none of which @snap has. 0;
+ * STORE_E_QUOTA; -errno: none kept. */
 static int keep(struct region *region, struct snapshot *snap, uint64_t first, size_t n)
 {
 	uint32_t slots[RUN_PAGES_MAX];
@@ -529,8 +529,8 @@ static int serve_faults(struct region *region, const struct uffd_msg *msgs, size
 	return r;
 }
 
-/* Turns in a row are so alike that one of eight says as much: reading the clock is 1 % of a fault.
- */
+/* Turns in a row are so alike that one of eight says as much:
+ * reading the clock is 1 % of a fault. */
 static bool is_timed(struct region *region)
 {
 	return !region->served.is_try || region->n_tries++ % 8 == 0;

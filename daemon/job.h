@@ -43,8 +43,8 @@ struct job {
  */
 int job_pool_new(struct job_pool **out, struct loop *loop, unsigned int n_threads,
 		 const char *name);
-/** job_pool_free() - waits for running jobs; those not begun get run() skipped and done() skipped
- */
+/** job_pool_free() - waits for running jobs; those not begun get
+ * run() skipped and done() skipped */
 struct job_pool *job_pool_free(struct job_pool *pool);
 
 /**

@@ -226,8 +226,8 @@ static int walk(struct options *options, bool *is_check, enum walk which)
 	return 0;
 }
 
-/* A private daemon's one client is the user who started it: memory is as limited as without cowd.
- */
+/* A private daemon's one client is the user who started it:
+ * memory is as limited as without cowd. */
 static void set_default_limits(struct options *options)
 {
 	bool is_private = options->client_fd >= 0;

@@ -36,15 +36,14 @@ struct options {
 	char *user;         /* to become when started as root; NULL or "": stay */
 	bool is_user_named; /* by the file or the command line: then there has to be one */
 	bool is_admin_group_named;
-	char *admin_group; /* its members may see what others hold; NULL or "": only root and cowd
-			    */
+	/* Its members may see what others hold; NULL or "": only root and cowd. */
+	char *admin_group;
 	enum lend_policy lend;
 	uint64_t limits[QUOTA_N]; /* per uid */
 	unsigned int n_workers;   /* fault workers; 0: one per CPU */
 	unsigned int n_savers;
 	int client_fd; /* a private cowd: a connected socket passed by its one client; else -1 */
-	bool is_sandboxed; /* seccomp, no capabilities; false only by --no-sandbox, for sanitizers
-			    */
+	bool is_sandboxed; /* seccomp, no capabilities; false only by --no-sandbox */
 	bool is_strict;    /* a call outside of the list ends cowd, so that a test sees it */
 	bool is_verbose;
 	uint64_t without_features; /* uffd feature bits to do without, for tests */

@@ -40,8 +40,8 @@ void priority_ask_for_slice(uint64_t nsec);
 /** priority_give_way() - this thread, and those that it makes from now on, interrupt nobody */
 void priority_give_way(struct priority *priority);
 
-/** priority_await() - there is one region more (@n is 1) or less (-1) whose program waits for cowd
- */
+/** priority_await() - there is one region more (@n is 1) or less
+ * (-1) whose program waits for cowd */
 void priority_await(struct daemon *daemon, int n);
 
 #endif

@@ -27,8 +27,8 @@ enum quota_kind {
 	QUOTA_N,
 };
 
-/* Named outcome of quota_charge(): over the limit; nothing was charged, the sentence says by what.
- */
+/* Named outcome of quota_charge(): over the limit; nothing was
+ * charged, the sentence says by what. */
 #define QUOTA_E_EXCEEDED 1
 
 struct quota; /* all users, and the limits */

@@ -182,8 +182,7 @@ int rpc_region_restore(struct rpc_call *call)
 	return r ? r : make_region(call, backing, restore->mode, restore->name);
 }
 
-/* --- attaching: the client's mmap lock is needed, so a job does it -----------------------------
- */
+/* --- attaching: the client's mmap lock is needed, so a job does it ---------------------------- */
 
 struct attach {
 	struct job job;
@@ -278,8 +277,7 @@ int rpc_region_attach(struct rpc_call *call)
 	return RPC_E_DEFERRED;
 }
 
-/* --- freeing: the reply means that nothing is done at the region's addresses any more ------------
- */
+/* --- freeing: the reply means that nothing is done at the region's addresses any more --------- */
 
 struct freeing {
 	struct region_op op;

@@ -7,44 +7,47 @@
  * changed between it and the next one; page i of a snapshot is in the first store from its own
  * onward that has it, else it is what the memory M holds still.
  *
- *   M is read with pread(2) by cowd, never through a mapping, so that a hole reads as zeroes and
- * stays a hole. A reader copies from M first and looks at the stores afterwards: a page that no
- * store has by then had not changed when it was copied, because a page is put into a store before
- * its protection is lifted.
+ * cowd reads M with pread(2), never through a mapping, so that a hole reads as zeroes and stays a
+ * hole. A reader copies from M first and looks at the stores afterwards: a page that no store has
+ * by then had not changed when it was copied, because a page is put into a store before its
+ * protection is lifted.
  *
  * Locks, in this order:
- *   1. served.lock: one thread at a time resolves faults of the region. Whoever holds it without
- *      serving *gates* the region: no thread of the client that waits for a page goes on. Taking a
- *      snapshot holds it from before the first page is protected until the snapshot is in the
- * chain.
- *   2. chain_lock: shared to read pages and to keep them, exclusively to change which stores there
- * are or to move entries between them. Held exclusively for short pieces only.
- *   3. the pool's lock, see store.h.
- * Everything else in the structure belongs to the loop thread.
+ *   1. served.lock  One thread at a time resolves faults of the region. A thread that holds it
+ *                   without serving *gates* the region: no thread of the client that waits for a
+ *                   page goes on. Taking a snapshot holds it from before the first page is
+ *                   protected until the snapshot is in the chain.
+ *   2. chain_lock   Shared to read pages and to keep them, exclusively to change which stores
+ *                   there are or to move entries between them. Held exclusively for short pieces
+ *                   only.
+ *   3. the pool's   See store.h.
+ * Everything else in the structure belongs to the loop thread. HACKING.md has the order of all
+ * locks of cowd.
  *
  * Operations that change the chain (take, release) are *region operations*: they run in the job
- * pool, one at a time for each region, in order of submission, but those that nobody waits for
- * (snapshots leaving, memory given back) after the others, for which they make room.
+ * pool, one at a time for each region, in order of submission. Those that nobody waits for
+ * (snapshots leaving, memory given back) come after the others and yield to them.
  *
  * Between snapshots a region is not registered with its userfaultfd at all and costs nothing. There
  * are two ways to freeze it:
  *
- *   *Eagerly*: register it for write-protect faults and protect every page, with served.lock held.
- *   Walks every page table entry.
+ *   Eagerly  Register it for write-protect faults and protect every page, with served.lock held.
+ *            This walks every page table entry.
  *
- *   *Lazily*: register it for missing, minor and write-protect faults, then have the client move
- * its page tables aside, which takes the same short time for any size. The move is the cut: it
- * leaves an empty mapping, so that every touch from then on is a fault. The kernel reports the move
- * in the userfaultfd's queue and refuses to resolve any fault (EAGAIN) until the report was read;
- * the worker that reads it puts the snapshot into the chain before it resolves anything. So no
- * fault that came after the cut is ever resolved as if it came before. Pages are then mapped again,
- * write-protected, as they are touched and by a sweep in the background (sweep.c).
+ *   Lazily   Register it for missing, minor and write-protect faults, then have the client move
+ *            its page tables aside, which takes the same short time for any size. The move is the
+ *            cut: it leaves an empty mapping, so that every touch from then on is a fault. The
+ *            kernel reports the move in the userfaultfd's queue and refuses to resolve any fault
+ *            (EAGAIN) until the report was read; the worker that reads it puts the snapshot into
+ *            the chain before it resolves anything. So no fault that came after the cut is ever
+ *            resolved as if it came before. Pages are then mapped again, write-protected, as they
+ *            are touched and by a sweep in the background (sweep.c).
  *
  * Once its owner has freed it, though, nothing is registered, protected or swept any more: another
  * region may be at its addresses, and the kernel does not always look whose userfaultfd asks.
  *
- * A region lives, and its faults are served, as long as its session or any snapshot needs it. What
- * its owner says about having unmapped it is not relied on. When its process has gone (ESRCH) there
+ * A region lives, and its faults are served, as long as its session or any snapshot needs it. cowd
+ * does not rely on its owner's word that it was unmapped. When its process has gone (ESRCH) there
  * is nothing more to serve and M stays as it was.
  */
 #ifndef COWD_REGION_H
@@ -121,8 +124,8 @@ struct region {
 	pthread_rwlock_t chain_lock;
 	struct snapshot *oldest; /* chain_lock */
 	struct snapshot *newest;
-	_Atomic unsigned int n_chained; /* written with chain_lock held; for the loop, which does
-					   not wait for that */
+	/* Written with chain_lock held; the loop reads it without. */
+	_Atomic unsigned int n_chained;
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain; or NULL */
 	_Atomic uint64_t n_faults;
 	struct stock stock;       /* of slots made ready ahead */
@@ -199,8 +202,8 @@ int region_serve(struct region *region);
 /**
  * region_submit() - run @op when those before it are done; loop thread
  *
- * Whoever waits for a snapshot is not to wait for what earlier ones left behind: an operation that
- * is not a background one goes before those that are. Leaves that pile up are an end of that.
+ * A take does not wait for what earlier snapshots left behind: an operation that is not a background
+ * one goes before those that are. Leaves that pile up are an end of that.
  */
 void region_submit(struct region *region, struct region_op *op);
 /** region_is_frozen() - whether a snapshot needs what its memory has; any thread */
@@ -219,8 +222,7 @@ void region_wake_waiters(struct region *region);
 /** region_gone() - it can be served no more: close its userfaultfd; loop thread; idempotent */
 void region_gone(struct region *region);
 
-/* --- arm.c: with served.lock held, in a region operation's run(); 0 or -errno -------------------
- */
+/* --- arm.c: with served.lock held, in a region operation's run(); 0 or -errno ----------------- */
 
 /* The client changes its address space, and cowd has not read of it yet: a worker does, which needs
  * served.lock for that. */
@@ -239,7 +241,6 @@ void sweep_moved_task(struct task *task);
 
 /* --- fault.c ---------------------------------------------------------------------------------- */
 
-/** fault_serve_region() - one turn of a region's faults; a served.serve function */
 /**
  * fault_keep() - page @idx of memory is about to be changed by cowd itself
  *
@@ -248,6 +249,7 @@ void sweep_moved_task(struct task *task);
  */
 int fault_keep(struct region *region, uint64_t idx);
 
+/** fault_serve_region() - one turn of a region's faults; a served.serve function */
 enum served_verdict fault_serve_region(struct served *served, void *buf);
 
 #endif

@@ -131,8 +131,7 @@ static int roll_page(struct rollback *rollback, uint64_t idx)
 	return write_page(rollback, idx, slot);
 }
 
-/* --- to the newest snapshot --------------------------------------------------------------------
- */
+/* --- to the newest snapshot ------------------------------------------------------------------- */
 
 /* Whether memory has page @idx as it was, which read_slot() has read. */
 static bool is_same(const struct rollback *rollback, uint64_t idx)
@@ -207,8 +206,7 @@ static void let_go(struct rollback *rollback, uint64_t first, uint64_t end)
 	pthread_rwlock_unlock(&snap->region->chain_lock);
 }
 
-/* --- all of it ---------------------------------------------------------------------------------
- */
+/* --- all of it -------------------------------------------------------------------------------- */
 
 static bool is_touched(const struct snapshot *snap, uint64_t idx)
 {

@@ -4,10 +4,10 @@
  *
  * Three kinds of failure, and where each goes:
  *  - What no correct client of any version sends (an undecodable packet, id 0 or one that is in
- * use, a number of descriptors other than said or other than the call takes, anything before Hello,
- * Hello twice): RPC_E_FATAL, the connection ends.
+ *    use, a number of descriptors other than said or other than the call takes, anything before
+ *    Hello, Hello twice): RPC_E_FATAL, the connection ends.
  *  - What a correct client may meet (a call that this version does not know, too many calls at
- * once, a quota, a wrong argument): an error in the reply, with a sentence.
+ *    once, a quota, a wrong argument): an error in the reply, with a sentence.
  *  - What goes wrong in cowd itself (no memory): an error in the reply too; the client decides.
  */
 #include "config.h"

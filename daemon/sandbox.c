@@ -2,28 +2,29 @@
 /*
  * What cowd gives up before it accepts anyone, in stages.
  *
- * limits     RLIMIT_NOFILE is raised to what is allowed, while we may.
- * user       root becomes the user of the settings, with its group and no supplementary ones.
- *            Everything that needed root is open by now: the socket and /dev/userfaultfd.
- * privilege  The capability bounding set is emptied (that needs CAP_SETPCAP, so it comes before the
- *            change of user), then all other sets; no_new_privs makes it final, execve(2) of a
- * setuid file included. A daemon that serves others becomes undumpable: its memory maps what many
- *            users keep, which is nobody's to find in a core file or through ptrace(2), another
- * process of the same user included. A private one stays debuggable by its user. files Landlock
- * (since 5.13) takes away the file system, but for reading the configuration again and removing the
- * socket file. Where the kernel has none, modes and the user still hold.
+ *   limits     RLIMIT_NOFILE is raised to what is allowed, while we may.
+ *   user       root becomes the user of the settings, with its group and no supplementary ones.
+ *              Everything that needed root is open by now: the socket and /dev/userfaultfd.
+ *   privilege  The capability bounding set is emptied (that needs CAP_SETPCAP, so it comes before
+ *              the change of user), then all other sets; no_new_privs makes it final, execve(2) of
+ *              a setuid file included. A daemon that serves others becomes undumpable: its memory
+ *              maps what many users keep, which is nobody's to find in a core file or through
+ *              ptrace(2), another process of the same user included. A private one stays
+ *              debuggable by its user.
+ *   files      Landlock (since 5.13) takes away the file system, but for reading the configuration
+ *              again and removing the socket file. If the kernel has no Landlock, file modes and
+ *              the user still hold. See landlock.c.
  *
- * The fault workers and pools of threads are started here: these stages count for the thread that
- * takes them, and are inherited.
+ *   Then the fault workers and pools of threads are started: the stages above count for the thread
+ *   that takes them, and are inherited.
  *
- * calls      A seccomp list, for all threads at once (TSYNC). As no thread is started afterwards,
- * the list has no clone(2). See seccomp.c.
+ *   calls      A seccomp list, for all threads at once (TSYNC). No thread is started afterwards, so
+ *              the list has no clone(2). See seccomp.c.
  *
- * What stays reachable, and why it is enough: /proc/self/fd was opened O_PATH before. Its
- * permission check and that of its links let a thread group look at its own descriptors whatever
- * its user and whether or not it is dumpable (proc_fd_permission(), ptrace_may_access(), same
- * thread group), so foreign descriptors can still be told apart and a memfd can be opened again for
- * reading only.
+ * One thing stays reachable: /proc/self/fd was opened O_PATH before. Its permission check and that
+ * of its links let a thread group look at its own descriptors whatever its user and whether or not
+ * it is dumpable (proc_fd_permission(), ptrace_may_access(), same thread group), so foreign
+ * descriptors can still be told apart and a memfd can be opened again for reading only.
  *
  * --no-sandbox leaves out privilege, files and calls. So does a build with sanitizers: their
  * runtime makes calls of its own.
@@ -111,8 +112,8 @@ static int change_user(const struct passwd *passwd)
 
 static int drop_capabilities(void)
 {
-	/* None is left after a change of user; a service manager's filter may deny capset(2) then.
-	 */
+	/* None is left after a change of user; a service manager's
+	 * filter may deny capset(2) then. */
 	if (capng_get_caps_process() == 0 &&
 	    capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE)
 		return 0;

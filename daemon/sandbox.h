@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Giving up, at start, all that serving clients does not need. The stages are explained in
- * sandbox.c. */
+/* Give up, at start, all rights that serving clients does not need; sandbox.c has the stages. */
 #ifndef COWD_SANDBOX_H
 #define COWD_SANDBOX_H
 

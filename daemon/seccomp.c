@@ -3,15 +3,16 @@
  * Stage "calls" of the sandbox: the system calls that cowd makes once it serves, each with its
  * reason.
  *
- * What happens to others. Two answers are possible, and each is wrong for one half of them:
+ * All other calls are refused. Two answers are possible, and each is wrong for one half of them:
  *  - Calls that no library calls on cowd's behalf, in any version, and that are the next step of
  *    somebody who has taken over the process (execve, ptrace, mount, …): the process is killed.
- * Nothing that honest code does can meet this.
+ *    Nothing that honest code does can meet this.
  *  - All the rest: EPERM, and a line in the audit log. A new glibc or libsystemd may well take
- * another call for an old purpose, and every one of them can cope with EPERM or has a fallback;
- * killing the daemon for it would take the snapshots of every client with it. The call is not made
- * in either case, so an attacker gains nothing but further attempts. With --strict-sandbox the rest
- * kills too, so that the test suite sees a gap in this list as a dead daemon with SIGSYS.
+ *    another call for an old purpose, and every one of them can cope with EPERM or has a fallback;
+ *    killing the daemon for it would take the snapshots of every client with it. The call is not
+ *    made in either case, so an attacker gains nothing but further attempts. With --strict-sandbox
+ *    the rest kills too, so that the test suite sees a gap in this list as a dead daemon with
+ *    SIGSYS.
  *
  * Memory can never become executable: mmap and mprotect are let through without PROT_EXEC only.
  * Files are opened for reading only. Sockets are AF_UNIX. ioctl is for userfaultfd and /proc's

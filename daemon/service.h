@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What passes between cowd and whoever started it: sockets in, notifications out. No-ops without
- * systemd. */
+/* Sockets from the service manager and notifications to it. No-ops without systemd. */
 #ifndef COWD_SERVICE_H
 #define COWD_SERVICE_H
 
@@ -41,8 +40,8 @@ void status_line_refresh(struct status_line *line);
 struct status_line *status_line_free(struct status_line *line);
 DEFINE_CLEANUP(status_line_free, struct status_line *)
 
-/** watchdog_new() - tell systemd in time that the loop turns; *@out stays NULL if it does not ask
- */
+/** watchdog_new() - tell systemd in time that the loop turns;
+ * *@out stays NULL if it does not ask */
 int watchdog_new(struct watchdog **out, struct daemon *daemon);
 struct watchdog *watchdog_free(struct watchdog *watchdog);
 

@@ -101,8 +101,8 @@ void session_end(struct session *session, const char *why)
 	loop_unwatch(&session->pidfd_watch);
 	loop_unwatch(&session->watch);
 	session->pidfd = fd_close(session->pidfd);
-	/* The client sees the end at once. What is unread may have descriptors that do not close.
-	 */
+	/* The client sees the end at once. What is unread may have
+	 * descriptors that do not close. */
 	(void)shutdown(session->sock, SHUT_RDWR);
 	closer_give(daemon->closer, session->user, &session->sock, 1, &session->fds_charge, 1);
 	session->queue = session_queue_free(session->queue);

@@ -21,8 +21,7 @@
 #include "daemon/event.h"
 #include "daemon/snapshot.h"
 
-/* --- mode uffd, with region->chain_lock held shared --------------------------------------------
- */
+/* --- mode uffd, with region->chain_lock held shared ------------------------------------------- */
 
 /* Pages that are looked up together. */
 #define LOOKUP_PAGES ((size_t)256)

@@ -66,8 +66,8 @@ void stock_want(struct region *region)
 			    snap->budget_pages - min_u64(snap->budget_pages, snap->store.n_slots));
 	if (!n || atomic_exchange(&stock->is_wanted, true))
 		return;
-	/* Those that are ready already count: a budget is not to be passed by what may be needed.
-	 */
+	/* Those that are ready already count: a budget is not to be
+	 * passed by what may be needed. */
 	stock->n_now = (uint32_t)n;
 	stock->max_warm = store_pool_used(region->pool) + n;
 	if (n < rest)

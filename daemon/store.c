@@ -28,9 +28,9 @@
 /* Made ready at a time, so that those who keep pages meanwhile have the first ones soon, and so
  * that who wants the CPU has it soon: a kernel without preemption gives it up between calls. */
 #define STOCK_SLOTS     16u
-/* Made ready only if the uid may keep more than this besides: while they are, nobody has them, and
- * a snapshot is not to be lost for want of what is about to be there. Threads that do it are few.
- */
+/* Made ready only if the uid may keep more than this besides: while they are,
+ * nobody has them, and a snapshot is not to be lost for want of what is about
+ * to be there. Threads that do it are few. */
 #define STOCK_LEFT      ((uint64_t)512)
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u

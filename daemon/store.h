@@ -116,8 +116,7 @@ struct store {
  */
 int store_init(struct store *store, struct store_pool *pool, uint64_t n_pages);
 /** store_init_ahead() - do now what the next store_init() would wait for the kernel for; best
- * effort
- */
+ * effort */
 void store_init_ahead(struct store_pool *pool, uint64_t n_pages);
 /** store_unmap() - entries for @n_pages; may be NULL */
 void store_unmap(_Atomic uint32_t *slots, uint64_t n_pages);

@@ -51,8 +51,8 @@ static int serve_page(struct view *view, uint64_t off, void *buf)
 	else if (!r)
 		r = uffdio_copy(view->uffd, view->addr + off, buf, n_bytes, 0);
 	stats_add(&daemon->stats, view_pages, n_bytes / page_size_bytes());
-	/* Mapped over by the client, or its address space is changing: it faults again if it must.
-	 */
+	/* Mapped over by the client, or its address space is
+	 * changing: it faults again if it must. */
 	if (r == UFFDIO_E_UNMAPPED || r == UFFDIO_E_AGAIN)
 		r = uffdio_wake(view->uffd, view->addr + off, n_bytes);
 	return r == UFFDIO_E_UNMAPPED || r == UFFDIO_E_AGAIN ? 0 : r;

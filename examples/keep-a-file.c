@@ -5,21 +5,29 @@
  *
  *	keep-a-file MODE FILE FOLDER [COMMAND]
  *
- * FILE is read into a region. A first snapshot is taken, then the threads start to scramble the
- * region, and while they go on the snapshot is saved as FOLDER/kept-0: it has to be FILE again.
- * Then, with the threads still at it, further snapshots are taken and saved one after the other.
- * COMMAND is run by the shell while the second one is alive. MODE is uffd, scoot or mmapcopy; the
- * daemon is that of $COWD_ADDRESS. Or MODE is fork, for comparison: then the memory is a plain
- * mapping, the frozen copy is a child process, which writes the file itself, and no daemon is used.
+ *   MODE     uffd, scoot or mmapcopy, with the daemon of $COWD_ADDRESS; or fork, for comparison:
+ *            then the memory is a plain mapping, the frozen copy is a child process, which writes
+ *            the file itself, and no daemon is used
+ *   FILE     what is in the region at first
+ *   FOLDER   where the snapshots are saved
+ *   COMMAND  is run by the shell while the second snapshot is alive
  *
- * How a later snapshot is checked. Every page belongs to one thread. A thread's life is a series of
- * steps; which page step k changes, and what is XORed onto its words, follow from the thread's
- * number and k alone. In a page of its own, the mark, a thread writes k before step k into `begun`
- * and after it into `done`. Marks are part of the region, so a snapshot says itself how far each
- * thread was: steps 1 to `done` are whole, step `begun`, if it is another, is under way, and its
- * words were changed from the first one on. So all bytes of a snapshot can be computed from FILE
- * and the marks, but for how many words of four pages are done already. One lost write, one page
- * from a moment before or after the others, and a snapshot does not have these bytes.
+ * What happens:
+ *  1. FILE is read into a region, and a first snapshot is taken.
+ *  2. The threads start to scramble the region.
+ *  3. While they go on, the snapshot is saved as FOLDER/kept-0: it has to be FILE again.
+ *  4. With the threads still at it, further snapshots are taken and saved one after the other.
+ *
+ * How a later snapshot is checked:
+ *  - Every page belongs to one thread. A thread's life is a series of steps; the thread's number
+ *    and k alone decide which page step k changes, and what is XORed onto its words.
+ *  - In a page of its own, the mark, a thread writes k before step k into `begun` and after it into
+ *    `done`. Marks are part of the region, so a snapshot says itself how far each thread was.
+ *  - Steps 1 to `done` are whole. Step `begun`, if it is another, is under way, and its words were
+ *    changed from the first one on.
+ * So all bytes of a snapshot can be computed from FILE and the marks, but for how many words of
+ * four pages are done already. If one write is lost, or one page is from a moment before or after
+ * the others, a snapshot does not have these bytes.
  */
 #include <cowclient.h>
 #include <errno.h>
@@ -106,8 +114,7 @@ static uint64_t *words_of(char *addr, uint64_t page)
 	return (uint64_t *)(void *)(addr + page * PAGE);
 }
 
-/* --- scrambling ----------------------------------------------------------------------------------
- */
+/* --- scrambling ------------------------------------------------------------------------------- */
 
 static void *scramble(void *user)
 {
@@ -133,8 +140,7 @@ static void *scramble(void *user)
 	return NULL;
 }
 
-/* --- checking ------------------------------------------------------------------------------------
- */
+/* --- checking --------------------------------------------------------------------------------- */
 
 /* What the region must have been, as far as it was computed. */
 struct replay {
@@ -272,8 +278,7 @@ static bool check_all(const char *path, const char *folder, uint64_t n_pages, ui
 	return is_right;
 }
 
-/* --- keeping -------------------------------------------------------------------------------------
- */
+/* --- keeping ---------------------------------------------------------------------------------- */
 
 static int read_whole(const char *path, char *addr, uint64_t n_bytes)
 {

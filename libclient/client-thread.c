@@ -6,9 +6,9 @@
  * It blocks all signals, so that a program's handlers never run on its small stack, and it polls
  * for five things: the socket, the eventfd by which others ask something of it, the timer of what
  * is to be sent soon, the leases of what was released here (lease.c), and the time of the next
- * attempt to connect. Such attempts are made unasked
- * only while there are regions: those must be known to cowd before the next snapshot, and a caller
- * should not have to wait for that. A client without regions connects again when it is used again.
+ * attempt to connect. Such attempts are made unasked only while there are regions: those must be
+ * known to cowd before the next snapshot, and a caller should not have to wait for that. A client
+ * without regions connects again when it is used again.
  *
  * A reply is handed over under client->lock: the answer of a synchronous call belongs to the caller
  * as soon as is_done is seen, and its memory is on that caller's stack.
@@ -207,8 +207,9 @@ void cowi_flush(struct cow_client *client)
 }
 
 /*
- * @no_room: error of wire_recv(), if descriptors of @reply were lost for lack of it, or 0. Return:
- * NULL, or what is wrong with the packet. @reply and @fds are taken in any case.
+ * @no_room: error of wire_recv(), if descriptors of @reply were lost for lack of it, or 0
+ *
+ * @reply and @fds are taken in any case. Return: NULL, or what is wrong with the packet.
  */
 static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, struct fdset *fds,
 			    int no_room)

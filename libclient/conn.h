@@ -12,19 +12,19 @@
  *
  * - up: everybody may call.
  *
- * - robbed: the program has closed the library's descriptors (common/own-fd.h). Whoever notices
- *   calls cowi_conn_check(); calls fail with -EBADF, and the thread goes on without descriptors, to
- * run what is left to be run.
+ * - robbed: the program has closed the library's descriptors (common/own-fd.h). The thread that
+ *   notices calls cowi_conn_check(); calls fail with -EBADF, and the client's thread goes on
+ *   without descriptors, to run what is left to be run.
  *
- * Sending never blocks. Whoever calls hands its packet to the socket with client->lock held; what
- * does not fit the socket's buffer goes into a queue that the client's thread sends when there is
- * room, and as long as that queue is not empty everything goes through it, so that packets keep
- * their order.
+ * Sending never blocks. A caller hands its packet to the socket with client->lock held; what does
+ * not fit the socket's buffer goes into a queue that the client's thread sends when there is room,
+ * and as long as that queue is not empty everything goes through it, so that packets keep their
+ * order.
  *
  * A packet that nobody waits for (cowi_call_soon_in()) goes into that queue at once, and a timer
  * has the client's thread send it a moment later: waking cowd is what sending costs, 20 to 40 us in
- * a virtual machine, and a program that takes a snapshot is not to stand still for it. Whoever
- * sends or waits for something else meanwhile sends what is queued first.
+ * a virtual machine, and a program that takes a snapshot is not to stand still for it. A thread
+ * that sends or waits for something else meanwhile sends what is queued first.
  */
 #ifndef COWI_CONN_H
 #define COWI_CONN_H
@@ -35,9 +35,9 @@
 
 #define COWI_PROTOCOL_VERSION 1u
 
-/* An answer that takes longer than this while the client's own thread waits for it ends the
- * connection: no work of cowd that is asked for there takes long, and the thread has other duties.
- */
+/* An answer that takes longer than this while the client's own thread waits
+ * for it ends the connection: no work of cowd that is asked for there takes
+ * long, and the thread has other duties. */
 #define COWI_ANSWER_TIMEOUT_MSEC 10000
 
 /*
@@ -95,8 +95,8 @@ struct cowi_pending {
 struct cowi_packet {
 	struct cowi_packet *next;
 	uint64_t request_id;
-	int *lease_fd; /* SnapshotTake: the read end of the lease that is still to be made; or NULL
-			*/
+	/* SnapshotTake: gets the read end of the lease that is still to be made; or NULL. */
+	int *lease_fd;
 	struct fdset fds; /* duplicates */
 	size_t n_bytes;
 	uint8_t bytes[];
@@ -151,16 +151,16 @@ struct cowi_conn {
 
 /** cowi_thread_start() - start the client's thread; 0 or -errno with a sentence */
 int cowi_thread_start(struct cow_client *client);
-/** cowi_thread_wake() - have it look at what there is to do; any thread, client->lock held or not
- */
+/** cowi_thread_wake() - have it look at what there is to do; any
+ * thread, client->lock held or not */
 void cowi_thread_wake(struct cow_client *client);
-/** cowi_receive() - one packet, if there is one. Return: whether there may be more. Client's thread
- */
+/** cowi_receive() - one packet, if there is one. Return: whether
+ * there may be more. Client's thread */
 bool cowi_receive(struct cow_client *client);
 /** cowi_flush() - send what is queued, as far as it goes. Client's thread */
 void cowi_flush(struct cow_client *client);
-/** cowi_disconnect() - the connection ends: fail what is under way. Client's thread, no lock held
- */
+/** cowi_disconnect() - the connection ends: fail what is under
+ * way. Client's thread, no lock held */
 void cowi_disconnect(struct cow_client *client, const char *because);
 
 /* --- robbed.c --------------------------------------------------------------------------------- */
@@ -232,8 +232,8 @@ void cowi_thread_wake_soon(struct cow_client *client);
 bool cowi_has_output(struct cow_client *client);
 /** cowi_drop_output() - forget what is queued. With client->lock held */
 void cowi_drop_output(struct cowi_conn *conn);
-/** cowi_pop_packet() - take the first packet, malloc()ed, out of the queue. With client->lock held
- */
+/** cowi_pop_packet() - take the first packet, malloc()ed, out of
+ * the queue. With client->lock held */
 struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn);
 
 /* --- region.c --------------------------------------------------------------------------------- */
@@ -255,8 +255,8 @@ void cowi_leases_look(struct cow_client *client);
 
 /* --- give-back.c ------------------------------------------------------------------------------ */
 
-/** cowi_give_back() - have cowd release what @reply is about, whose descriptors were lost. No lock
- */
+/** cowi_give_back() - have cowd release what @reply is about,
+ * whose descriptors were lost. No lock */
 void cowi_give_back(struct cow_client *client, const Cow__V1__Reply *reply);
 
 /* --- client.c --------------------------------------------------------------------------------- */

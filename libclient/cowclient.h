@@ -65,8 +65,8 @@ struct cow_region_params {
 
 /* Allocate the region's memory now rather than on first touch. */
 #define COW_REGION_POPULATE     1u
-/* Modes scoot and mmapcopy: children of plain fork() do not get the region; those of cow_fork() do.
- */
+/* Modes scoot and mmapcopy: children of plain fork() do not get
+ * the region; those of cow_fork() do. */
 #define COW_REGION_NO_FORK      2u
 /*
  * Modes scoot and mmapcopy, where cowd lends no userfaultfd: a snapshot of a program of several
@@ -178,8 +178,8 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
  */
 COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
 
-/* When old pages would pass the snapshot's budget, writers wait rather than the snapshot be lost.
- */
+/* When old pages would pass the snapshot's budget, writers wait
+ * rather than the snapshot be lost. */
 #define COW_SNAPSHOT_WAIT 1u
 /* For one save, once: what it has written is not kept any more, and cannot be read. */
 #define COW_SNAPSHOT_ONCE 2u
@@ -187,9 +187,9 @@ COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *r
 /**
  * struct cow_snapshot_params - how a snapshot is to be kept
  * @budget_bytes: mode uffd: how many bytes of old pages cowd keeps for it; 0: as many as this uid
- * may have. When they are used up the snapshot is lost (ESTALE), or with COW_SNAPSHOT_WAIT the
- * writers wait, until a save with COW_SNAPSHOT_ONCE has moved on, the snapshot is released, or cowd
- * ends
+ *                may have. When they are used up the snapshot is lost (ESTALE), or with
+ *                COW_SNAPSHOT_WAIT the writers wait, until a save with COW_SNAPSHOT_ONCE has moved
+ *                on, the snapshot is released, or cowd ends
  * @flags:        0, or COW_SNAPSHOT_* bits
  * @name:         for people, at most 63 bytes are kept; may be NULL
  *
@@ -243,8 +243,8 @@ COW_PUBLIC int cow_snapshot_new_outside(struct cow_snapshot **snap, struct cow_c
 COW_PUBLIC int cow_snapshot_open(struct cow_snapshot **snap, struct cow_client *client,
 				 uint64_t id);
 COW_PUBLIC struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap);
-/** cow_snapshot_unref() - drop a reference, the last one releases it; NULL is allowed. Return: NULL
- */
+/** cow_snapshot_unref() - drop a reference, the last one releases
+ * it; NULL is allowed. Return: NULL */
 COW_PUBLIC struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap);
 
 /**
@@ -260,7 +260,7 @@ COW_PUBLIC uint64_t cow_snapshot_size(const struct cow_snapshot *snap);
  * struct cow_snapshot_cost - what taking a snapshot cost the thread that took it
  * @stall_nsec:    how long the call took
  * @settled_bytes: pages that were written since the one before and went back to the region's memfd
- * within the call, since the background had not done that
+ *                 within the call, since the background had not done that
  * @kept_bytes:    pages that were copied, since a snapshot or a fork child needs what the memfd has
  */
 struct cow_snapshot_cost {

@@ -2,23 +2,26 @@
 /*
  * Keeping memory frozen while fork children have it.
  *
- * Which process is the child a pthread_atfork() handler in the parent cannot tell, and children
+ * A pthread_atfork() handler in the parent cannot tell which process is the child, and children
  * have children. So the child says it: over a socket made before the fork it sends a pidfd of
  * itself, and it keeps its end, for its own children to do the same. The memory is needed until
  * both hold: every copy of the child's end is closed, and every process that was made known has
- * ended.
+ * ended. What a child may do instead:
  *
- *   It executes another program   Its end is closed (CLOEXEC) while it lives. Whether a process
- * still has the memory is then seen from its /proc/PID/maps. It closes all descriptors     (daemons
- * do) It is known by pidfd, and its maps still show the memory. A child of it cannot make itself
- * known and has to do without the regions: cowi_guards_inherited() says so. It dies before it has
- * said    Its end is closed, and nobody is known.
+ *   It executes another program  Its end is closed (CLOEXEC) while it lives. Whether a process
+ *                                still has the memory is then seen from its /proc/PID/maps.
+ *   It closes all descriptors    (Daemons do.) It is known by pidfd, and its maps still show the
+ *                                memory. A child of it cannot make itself known and has to do
+ *                                without the regions: cowi_guards_inherited() says so.
+ *   It dies before it has said   Its end is closed, and nobody is known.
  *
  * The parent's side is a thread, made with the first fork, that waits for all of it in one poll().
  *
- * What keeps the memory frozen is here, in the process that would write there. cowd is told as
- * well, by the same pidfds (RegionChild): a child has the memory when its parent has ended, and as
- * long it is listed and charged.
+ * The guard is in the process that would write to the memory. cowd is told of the children as well,
+ * by the same pidfds (RegionChild): a child has the memory when its parent has ended, and as long
+ * the region is listed and charged.
+ *
+ * Lock: guards_lock, for the list of guards; client->lock may be taken with it held.
  */
 #include "config.h"
 

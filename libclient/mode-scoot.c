@@ -165,8 +165,8 @@ static void scoot_detach(struct cow_region *region)
 	struct cow_client *client = region->client;
 	bool is_last;
 
-	/* cowd forgets the memory with the region: whoever mmapcopied from it keeps it to himself.
-	 */
+	/* cowd forgets the memory with the region: whoever
+	 * mmapcopied from it keeps it to himself. */
 	atomic_store(&region->scoot->home->id, 0);
 	release_second(region);
 	release_spare(region->scoot_glue);

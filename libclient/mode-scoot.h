@@ -46,8 +46,8 @@ struct cowi_scoot {
 
 /** cowi_scoot_post() - have the background look for work in @region; its caller has a reference */
 void cowi_scoot_post(struct cow_region *region);
-/** cowi_scoot_post_unwoken() - the same, but something else wakes the thread: cowi_call_soon_in()
- */
+/** cowi_scoot_post_unwoken() - the same, but something else wakes
+ * the thread: cowi_call_soon_in() */
 void cowi_scoot_post_unwoken(struct cow_region *region);
 /** cowi_scoot_post_soon() - the same, but it takes some milliseconds until the thread wakes */
 void cowi_scoot_post_soon(struct cow_region *region);
@@ -112,8 +112,7 @@ void cowi_alone_end(struct scoot_region *region);
 void cowi_alone_thread_begins(void);
 void cowi_alone_thread_ends(void);
 /** cowi_alone_is_own() - whether @id is a thread of the library; reads memory, and does nothing
- * else
- */
+ * else */
 bool cowi_alone_is_own(pid_t id);
 /* The parent's threads are not the child's. */
 void cowi_alone_fork_child(void);
@@ -137,11 +136,11 @@ struct cowi_guard;
 int cowi_guard_new(struct cowi_guard **out);
 /** cowi_guard_add() - takes @frozen, a region's memory */
 int cowi_guard_add(struct cowi_guard *guard, struct scoot_snapshot **frozen);
-/** cowi_guard_watch() - in the parent: takes it, and frees it when the last of that family has gone
- */
+/** cowi_guard_watch() - in the parent: takes it, and frees it when
+ * the last of that family has gone */
 void cowi_guard_watch(struct cowi_guard *guard);
-/** cowi_guard_child() - in the child: tell the parent; takes it. 0, or -errno: it does not know us
- */
+/** cowi_guard_child() - in the child: tell the parent; takes it.
+ * 0, or -errno: it does not know us */
 int cowi_guard_child(struct cowi_guard *guard);
 /** cowi_guards_inherited() - in a child's child: tell those whose memory the parent had. 0 or
  * -errno */

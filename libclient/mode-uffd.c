@@ -27,8 +27,8 @@
 #include "common/own-fd.h"
 #include "libclient/conn.h"
 
-/* How long to wait for an earlier cowd, or an earlier session of this one, to let go of a region.
- */
+/* How long to wait for an earlier cowd, or an earlier session of
+ * this one, to let go of a region. */
 #define LET_GO_TRIES       100
 #define LET_GO_PERIOD_MSEC 10
 

@@ -124,8 +124,8 @@ static void call_release(struct cow_client *client, uint64_t generation, uint64_
 	(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
 }
 
-/* An opened one with @id that is lost and that cowd was not told to release; what it holds there.
- */
+/* An opened one with @id that is lost and that cowd was not told
+ * to release; what it holds there. */
 static uint64_t take_lost_hold(struct cow_client *client, uint64_t id, uint64_t *generation)
 {
 	uint64_t held_id = 0;

@@ -230,8 +230,7 @@ static int measure_all(struct compare *compare)
 	return r;
 }
 
-/* --- output --------------------------------------------------------------------------------------
- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static struct json_object *quantiles(struct samples *samples, const char *last_key, double last)
 {
@@ -409,8 +408,7 @@ static int print_result(struct compare *compare)
 	return r;
 }
 
-/* --- arguments -----------------------------------------------------------------------------------
- */
+/* --- arguments -------------------------------------------------------------------------------- */
 
 static int choose_address(struct compare *compare)
 {

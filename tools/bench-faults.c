@@ -74,8 +74,7 @@ struct faults {
 	uint64_t storm_nsec;
 };
 
-/* --- a cowd for several processes --------------------------------------------------------------
- */
+/* --- a cowd for several processes ------------------------------------------------------------- */
 
 /*
  * A private cowd serves the connection it was started with, and ends with it; told to, it listens
@@ -123,8 +122,7 @@ static void end_cowd(struct faults *faults)
 	(void)rmdir(faults->dir);
 }
 
-/* --- writers -----------------------------------------------------------------------------------
- */
+/* --- writers ---------------------------------------------------------------------------------- */
 
 static struct writer_spec client_spec(const struct faults *faults, uint64_t idx)
 {
@@ -204,8 +202,7 @@ static int check_memory(const struct faults *faults)
 	return memory_check(n_bytes + n_samples / 2, 2);
 }
 
-/* --- measuring ---------------------------------------------------------------------------------
- */
+/* --- measuring -------------------------------------------------------------------------------- */
 
 /* All of @writers write every page once, at the same time; to @row, unless that is NULL. */
 static int write_round(struct writer *writers, size_t n_writers, struct served *row)
@@ -271,8 +268,7 @@ static int measure(struct faults *faults)
 	return r;
 }
 
-/* --- output ------------------------------------------------------------------------------------
- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static double quantile_usec(struct served *row, double q)
 {
@@ -418,8 +414,7 @@ static int print_result(struct faults *faults)
 	return r;
 }
 
-/* --- arguments ---------------------------------------------------------------------------------
- */
+/* --- arguments -------------------------------------------------------------------------------- */
 
 static int parse_options(struct faults *faults, int argc, char **argv)
 {

@@ -21,8 +21,7 @@
 #include "libclient/conn.h"
 #include "tools/bench.h"
 
-/* --- memory of cowd ------------------------------------------------------------------------------
- */
+/* --- memory of cowd --------------------------------------------------------------------------- */
 
 static int new_region(struct subject *subject, struct cow_region **region, uint32_t mode,
 		      const char *name, bool is_populated)
@@ -131,8 +130,7 @@ static void close_region(struct subject *subject)
 	subject->client = cow_client_unref(subject->client);
 }
 
-/* --- anonymous memory ----------------------------------------------------------------------------
- */
+/* --- anonymous memory ------------------------------------------------------------------------- */
 
 static char *map_anonymous(uint64_t size_bytes, bool is_populated)
 {
@@ -182,8 +180,7 @@ static int freeze_memcpy(struct subject *subject)
 	return 0;
 }
 
-/* --- fork ----------------------------------------------------------------------------------------
- */
+/* --- fork ------------------------------------------------------------------------------------- */
 
 struct answer {
 	uint64_t readable_nsec;
@@ -283,8 +280,7 @@ static void thaw_fork(struct subject *subject)
 	subject->child = -1;
 }
 
-/* --- the table -----------------------------------------------------------------------------------
- */
+/* --- the table -------------------------------------------------------------------------------- */
 
 const struct bench_mode bench_modes[] = {
 	{"fork", true, false, false, open_anonymous, freeze_fork, view_fork, peek_fork, thaw_fork,

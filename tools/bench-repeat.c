@@ -230,8 +230,7 @@ static int add_cost(const struct repeat *repeat, struct figures *figures)
 	return r;
 }
 
-/* --- one snapshot ------------------------------------------------------------------------------
- */
+/* --- one snapshot ----------------------------------------------------------------------------- */
 
 /* As many pages as are to be written, each once, in another order each time. */
 static void dirty_pages(const struct repeat *repeat, uint64_t *seed)

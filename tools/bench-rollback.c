@@ -190,8 +190,7 @@ static int measure(struct rollback *rollback)
 	return r;
 }
 
-/* --- the result --------------------------------------------------------------------------------
- */
+/* --- the result ------------------------------------------------------------------------------- */
 
 static double usec_at(struct samples *samples, double q)
 {

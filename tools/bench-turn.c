@@ -48,8 +48,7 @@ struct turn *turn_free(struct turn *turn)
 	return NULL;
 }
 
-/* --- in the child --------------------------------------------------------------------------------
- */
+/* --- in the child ----------------------------------------------------------------------------- */
 
 static void time_touches(struct turn *turn, struct subject *subject)
 {
@@ -127,8 +126,7 @@ static int measure(struct turn *turn)
 	return r;
 }
 
-/* --- in the parent -------------------------------------------------------------------------------
- */
+/* --- in the parent ---------------------------------------------------------------------------- */
 
 /* The private cowd has heard that its client is gone; until it has gone too, it holds memory. */
 static void await_cowd(pid_t pid)

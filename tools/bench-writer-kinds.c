@@ -23,8 +23,7 @@ static void fill(struct writer *writer)
 		*(volatile char *)(writer->addr + off) = 1;
 }
 
-/* --- cowd --------------------------------------------------------------------------------------
- */
+/* --- cowd ------------------------------------------------------------------------------------- */
 
 static int open_cowd(struct writer *writer)
 {
@@ -60,8 +59,7 @@ static void thaw_cowd(struct writer *writer)
 
 const struct writer_kind writer_cowd = {open_cowd, freeze_cowd, thaw_cowd};
 
-/* --- bare --------------------------------------------------------------------------------------
- */
+/* --- bare ------------------------------------------------------------------------------------- */
 
 static void *serve_bare(void *arg)
 {

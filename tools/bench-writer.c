@@ -14,8 +14,7 @@
 #include "common/err.h"
 #include "tools/bench.h"
 
-/* --- CPUs --------------------------------------------------------------------------------------
- */
+/* --- CPUs ------------------------------------------------------------------------------------- */
 
 /* Read once, before anything is pinned; inherited by the writers. */
 static cpu_set_t cpus;
@@ -42,8 +41,7 @@ void bench_pin(unsigned int idx)
 	(void)sched_setaffinity(0, sizeof(one), &one);
 }
 
-/* --- writing -----------------------------------------------------------------------------------
- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 /* One thread of a writer, for one round. */
 struct hand {
@@ -183,8 +181,7 @@ static int open_memory(struct writer *writer)
 	return writer->spec.kind->open(writer);
 }
 
-/* --- the writer's process ----------------------------------------------------------------------
- */
+/* --- the writer's process --------------------------------------------------------------------- */
 
 static int obey(struct writer *writer, char command)
 {
@@ -223,8 +220,7 @@ static _Noreturn void writer_main(struct writer *writer)
 	_exit(0);
 }
 
-/* --- the process that measures -----------------------------------------------------------------
- */
+/* --- the process that measures ---------------------------------------------------------------- */
 
 int writer_start(struct writer *writer, const struct writer_spec *spec)
 {

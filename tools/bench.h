@@ -78,16 +78,15 @@ struct subject {
 int subject_open(struct subject *subject, const struct bench_mode *mode, const char *address,
 		 uint64_t size_bytes, bool is_populated);
 void subject_close(struct subject *subject);
-/** subject_private_cowd() - pid of the cowd that was started for @subject alone; 0 if there is none
- */
+/** subject_private_cowd() - pid of the cowd that was started for
+ * @subject alone; 0 if there is none */
 pid_t subject_private_cowd(struct subject *subject);
 /** subject_warm() - freeze and thaw once, and wait for what that left to do. 0 or -errno */
 int subject_warm(struct subject *subject, const struct bench_mode *mode);
 /** subject_fill() - write to every page, so that there is something to copy */
 void subject_fill(struct subject *subject);
 
-/* --- bench-memory.c ------------------------------------------------------------------------------
- */
+/* --- bench-memory.c --------------------------------------------------------------------------- */
 
 /** memory_check() - is there memory for @n_copies of @size_bytes? 0 or -ENOMEM with a sentence */
 int memory_check(uint64_t size_bytes, unsigned int n_copies);

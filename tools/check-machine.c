@@ -40,8 +40,7 @@ static void row_of(struct json_object *rows, const char *name, bool is_there, co
 		  is_there ? "" : advice);
 }
 
-/* --- kernel ------------------------------------------------------------------------------------
- */
+/* --- kernel ----------------------------------------------------------------------------------- */
 
 static void check_release(struct json_object *rows)
 {
@@ -135,8 +134,7 @@ void check_kernel(struct json_object *rows, struct machine *machine, int device_
 	       "Linux 6.7 has it");
 }
 
-/* --- limits and settings ------------------------------------------------------------------------
- */
+/* --- limits and settings ---------------------------------------------------------------------- */
 
 /* The first line of a file under /proc or /sys, without its end; "" if it cannot be read. */
 static void read_setting(const char *path, char *text, size_t size)

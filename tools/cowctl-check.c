@@ -38,8 +38,7 @@ struct check {
 	struct json_object *kernel, *limits, *cowd, *modes;
 };
 
-/* --- cowd --------------------------------------------------------------------------------------
- */
+/* --- cowd ------------------------------------------------------------------------------------- */
 
 static void check_connection(struct check *check)
 {
@@ -85,8 +84,7 @@ static void check_lending(struct check *check)
 	}
 }
 
-/* --- modes -------------------------------------------------------------------------------------
- */
+/* --- modes ------------------------------------------------------------------------------------ */
 
 /* Freeze a region of some pages, change it, and read back what it was. 0 or -errno, a sentence. */
 static int try_region(struct cow_region *region)
@@ -184,8 +182,7 @@ static void check_mode(struct check *check, const char *name, enum cow_mode mode
 		  reasons.advice);
 }
 
-/* --- what is printed ----------------------------------------------------------------------------
- */
+/* --- what is printed -------------------------------------------------------------------------- */
 
 static const char *member(struct json_object *row, const char *key)
 {

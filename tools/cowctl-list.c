@@ -141,8 +141,7 @@ int ctl_status(struct ctl *ctl, char **args)
 	return r ? cli_fail(r, err_sentence(), "status") : CLI_OK;
 }
 
-/* --- lists: cowd gives them in parts -----------------------------------------------------------
- */
+/* --- lists: cowd gives them in parts ---------------------------------------------------------- */
 
 union list_call {
 	Cow__V1__ListClients clients;
@@ -412,8 +411,7 @@ int ctl_snapshots(struct ctl *ctl, char **args)
 	return print_list(ctl, &list);
 }
 
-/* --- counters and latencies ----------------------------------------------------------------------
- */
+/* --- counters and latencies ------------------------------------------------------------------- */
 
 static const struct report_column counter_columns[] = {
 	{"name", "COUNTER", REPORT_TEXT},

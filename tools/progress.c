@@ -65,8 +65,8 @@ void progress_update(struct progress *progress, uint64_t done_bytes, uint64_t to
 		 format_bytes(done, done_bytes), format_bytes(total, total_bytes),
 		 format_bytes(rate, (uint64_t)speed), left);
 
-	/* The bar has what the text leaves; the last column stays free, or the terminal would wrap.
-	 */
+	/* The bar has what the text leaves; the last column stays
+	 * free, or the terminal would wrap. */
 	n_columns = (int)terminal_columns() - 1;
 	n_bar = n_columns - (int)strlen(text) - 4;
 	if (n_bar > BAR_MAX)

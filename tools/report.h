@@ -81,8 +81,8 @@ struct json_object *report_text(const char *text);
 /** report_duration() - microseconds as "0.4s", "12s", "3m05s", "2h03m", "5d04h". Return: @buf */
 const char *report_duration(char buf[static REPORT_DURATION_MAX], uint64_t usec);
 
-/** report_micros() - a figure in microseconds with three digits that count: "1.25", "340", "18700"
- */
+/** report_micros() - a figure in microseconds with three digits
+ * that count: "1.25", "340", "18700" */
 const char *report_micros(char buf[static REPORT_DURATION_MAX], double usec);
 
 #endif

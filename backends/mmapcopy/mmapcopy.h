@@ -14,8 +14,8 @@
 
 #include "backends/scoot/scoot.h"
 
-/* A region in more runs than that is copied to, not mapped: vm.max_map_count is 65530 by default.
- */
+/* A region in more runs than that is copied to, not mapped:
+ * vm.max_map_count is 65530 by default. */
 #define MMAPCOPY_RUNS_MAX 1024
 
 /**

@@ -109,8 +109,8 @@ int scoot_take_by_clone(struct scoot_region *region, struct scoot_snapshot *snap
 	void *bits;
 	int r;
 
-	/* No cut yet: what is written from here on makes private pages, which the child will see.
-	 */
+	/* No cut yet: what is written from here on makes private
+	 * pages, which the child will see. */
 	r = scoot_freeze(region, 0, region->size_bytes);
 	if (r)
 		return r;

@@ -99,8 +99,8 @@ int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len)
 int scoot_snapshot_reserve(struct scoot_snapshot *snap, uint64_t n_runs);
 /** scoot_snapshot_trim() - give back what was reserved and not needed */
 void scoot_snapshot_trim(struct scoot_snapshot *snap);
-/** scoot_snapshot_note_bits() - note those of @n_pages pages from @first on that @bits have noted
- */
+/** scoot_snapshot_note_bits() - note those of @n_pages pages from
+ * @first on that @bits have noted */
 int scoot_snapshot_note_bits(struct scoot_snapshot *snap, const uint8_t *bits, uint64_t first,
 			     uint64_t n_pages);
 /**

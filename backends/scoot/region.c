@@ -205,8 +205,8 @@ static int map_at_once(char *addr, uint64_t len, int fd, uint64_t off)
 			     off)) {
 		r = err_raise_errno("cannot freeze %llu bytes", (unsigned long long)len);
 	}
-	/* Fails only if there are too many mappings; then a fork child has frozen memory, no harm.
-	 */
+	/* Fails only if there are too many mappings; then a fork
+	 * child has frozen memory, no harm. */
 	if (!r)
 		(void)madvise(addr, len, MADV_DONTFORK);
 	return r;

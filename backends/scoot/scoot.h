@@ -8,9 +8,9 @@
  * microseconds at any size, because page tables move as whole entries, no page is touched, and the
  * old page tables are dropped later (scoot_tidy_step()).
  *
- * Where threads can be made to wait the private mapping is not made but moved into place: it is
- * there before the first take, and has page tables that were filled ahead. What was moved aside is
- * kept for settling: scoot/twin.c.
+ * If threads can be made to wait, the private mapping is not made but moved into place: it is
+ * there before the first take, and has page tables that were filled ahead. The mapping that was
+ * moved aside is kept for settling: scoot/twin.c.
  *
  * Between the two steps the region's address is never unmapped: after mremap() it holds the same
  * shared mapping without page tables, so threads fault the same pages back in and go on. If the
@@ -20,12 +20,13 @@
  * take is the two steps above, and no thread ever waits. Otherwise every thread that touches the
  * region waits (backends/hold.h) while each run is done by its kind:
  *
- *   owned             mapped private, as above
- *   frozen, unshared  nobody else refers to the frozen bytes any more: pages written since go back
- * to the backing, and a private mapping without private pages takes their place frozen, shared
- * others still need the frozen bytes: pages written since are copied to an overlay, a sparse memfd
- * as large as the region, at their own offsets. The snapshot is the frozen bytes with the overlay
- * over them
+ *   owned             It is mapped private, as above.
+ *   frozen, unshared  Nobody else refers to the frozen bytes any more: pages written since go back
+ *                     to the backing, and a private mapping without private pages takes their
+ *                     place.
+ *   frozen, shared    Others still need the frozen bytes: pages written since are copied to an
+ *                     overlay, a sparse memfd as large as the region, at their own offsets. The
+ *                     snapshot is the frozen bytes with the overlay over them.
  *
  * Which pages an overlay holds is recorded as they are copied, and never asked of its file: where
  * shared memory gets huge pages, writing one page fills the 511 around it with zeroes, and
@@ -41,15 +42,15 @@
  * pages are copied to the overlay by a child made with a bare clone(2): like that of fork() it sees
  * them as they were at one instant (scoot/clone.c). They stay private, and come again with the next
  * take: between any look at a page and its replacement a thread could write to it, and no call
- * replaces a mapping on condition that nobody did. Unless the take is lent a way to stop the other
- * threads: where that settles anything they are stopped, and it does as if its caller were alone.
+ * replaces a mapping on condition that nobody did. A take that is lent a way to stop the other
+ * threads stops them, if that settles anything, and does as if its caller were alone.
  *
  * Pages of a run whose backing cowd does not know (extent.backing->id is 0, after a region that was
  * mmapcopied from has gone) go to the overlay whole.
  *
  * Nothing here knows of sockets. libclient/mode-scoot.c gives descriptors and addresses in and
- * tells cowd. Whatever is said to be "under the region's lock" excludes every other such call for
- * the same region; reading a snapshot needs no lock.
+ * tells cowd. Calls "under the region's lock" exclude each other for the same region; reading a
+ * snapshot needs no lock.
  */
 #ifndef COW_BACKENDS_SCOOT_H
 #define COW_BACKENDS_SCOOT_H
@@ -102,7 +103,7 @@ struct scoot_stopper {
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
  * @settle_at:   where the background goes on settling
  * @second:      like @home: what is discarded while a snapshot needs home's bytes goes there. May
- * be NULL
+ *               be NULL
  * @wants_trim:  memory of @home or @second may be without a user
  * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
  * @twin_is_early: it was made by scoot_twin_prepare(): for the first take
@@ -172,7 +173,7 @@ int scoot_adopt_check(const char *addr, uint64_t len);
 /**
  * scoot_adopt() - make memory that threads are using a shared mapping of @region->home
  * @region: of scoot_region_new(), with a userfaultfd, of a range that passed scoot_adopt_check()
- * before; its home is all holes, and has the memory's bytes afterwards
+ *          before; its home is all holes, and has the memory's bytes afterwards
  *
  * Chunk by chunk, as settling. Return: 0; -errno with a sentence, and the memory is what it was.
  */
@@ -258,15 +259,14 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
 
 /**
  * scoot_discard() - make whole pages zeroes, and give their memory back as soon as nobody needs it
- * @may_fill: where neither home nor second is free, write zeroes rather than return
- * SCOOT_E_OVERLAY, after which the caller may set @region->second and try again
+ * @may_fill: if neither home nor second is free, write zeroes rather than return
+ *            SCOOT_E_OVERLAY, after which the caller may set @region->second and try again
  *
  * Under the region's lock. Return: 0; SCOOT_E_OVERLAY; -errno with a sentence.
  */
 int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool may_fill);
 
-/** scoot_trim_step() - give some memory back that no map refers to. Under the lock. Return: more to
- * do */
+/** scoot_trim_step() - free some memory that no map refers to. Under the lock. Return: more to do */
 bool scoot_trim_step(struct scoot_region *region);
 
 /**
@@ -276,8 +276,8 @@ bool scoot_trim_step(struct scoot_region *region);
  */
 bool scoot_populate_step(struct scoot_region *region);
 
-/** scoot_tidy_step() - drop some old page tables; one thread at a time, no lock. Return: more to do
- */
+/** scoot_tidy_step() - drop some old page tables; one thread at a
+ * time, no lock. Return: more to do */
 bool scoot_tidy_step(struct scoot_region *region);
 
 /* --- reading (snapshot.c) --------------------------------------------------------------------- */
@@ -301,8 +301,8 @@ int scoot_snapshot_record(const struct scoot_snapshot *snap, uint64_t off);
  */
 int scoot_snapshot_opened(struct scoot_snapshot **out, struct extents *map,
 			  struct memfile **overlay, uint64_t record_off);
-/** scoot_snapshot_is_kept() - whether the overlay has all of [@off, @off + @len), which is inside
- */
+/** scoot_snapshot_is_kept() - whether the overlay has all of
+ * [@off, @off + @len), which is inside */
 bool scoot_snapshot_is_kept(const struct scoot_snapshot *snap, uint64_t off, uint64_t len);
 /** scoot_snapshot_read() - the range is inside. 0 or -errno */
 int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t len, uint64_t off);
@@ -310,7 +310,7 @@ int scoot_snapshot_read(const struct scoot_snapshot *snap, void *buf, uint64_t l
  * scoot_snapshot_map() - map it
  * @addr: reserved, as large as the snapshot
  * @prot: PROT_READ: no copy is made unless the overlay has too many runs. With PROT_WRITE: a
- * private writable copy, which shares what is not written
+ *        private writable copy, which shares what is not written
  *
  * Return: 0; -errno with a sentence, and parts may be mapped.
  */

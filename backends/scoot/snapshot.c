@@ -106,8 +106,7 @@ int scoot_snapshot_note_bits(struct scoot_snapshot *snap, const uint8_t *bits, u
 	return r;
 }
 
-/* --- the record behind an overlay's pages, read and written in pieces --------------------------
- */
+/* --- the record behind an overlay's pages, read and written in pieces ------------------------- */
 
 #define PIECE_BYTES ((uint64_t)4096)
 #define PIECE_PAGES (8 * PIECE_BYTES)

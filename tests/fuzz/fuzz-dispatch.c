@@ -121,8 +121,8 @@ static bool is_anything_charged(void)
 	return false;
 }
 
-/* The client hangs up: everything goes, some of it once the threads that work on it have noticed.
- */
+/* The client hangs up: everything goes, some of it once the
+ * threads that work on it have noticed. */
 static void hang_up(int *sock, int n_fds_idle)
 {
 	*sock = fd_close(*sock);

@@ -48,8 +48,7 @@ static void check_grown_by_less(uint64_t before, uint64_t limit)
 		      (unsigned long long)now / MIB, (unsigned long long)before / MIB);
 }
 
-/* --- requests under way -------------------------------------------------------------------------
- */
+/* --- requests under way ----------------------------------------------------------------------- */
 
 static void open_snapshot(int sock, uint64_t id)
 {
@@ -120,8 +119,7 @@ START_TEST(requests_under_way_take_no_memory_for_what_they_said)
 }
 END_TEST
 
-/* --- what says where pages are ------------------------------------------------------------------
- */
+/* --- what says where pages are ---------------------------------------------------------------- */
 
 /*
  * A page of zeroes is kept without memory for it, but that it is kept has to be noted somewhere:

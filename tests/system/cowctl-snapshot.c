@@ -51,8 +51,7 @@ static void remove_dir(void)
 	(void)rmdir(dir);
 }
 
-/* --- a cowctl ----------------------------------------------------------------------------------
- */
+/* --- a cowctl --------------------------------------------------------------------------------- */
 
 struct ctl_run {
 	pid_t pid;
@@ -117,8 +116,7 @@ static void ctl_end(struct ctl_run *ctl, int status_wanted, const char *sentence
 	(void)close(ctl->said_fd);
 }
 
-/* --- tests -------------------------------------------------------------------------------------
- */
+/* --- tests ------------------------------------------------------------------------------------ */
 
 static void check_file(const struct pairs *pairs, const uint64_t *before, const char *what)
 {

@@ -27,8 +27,7 @@ enum {
 	OTHER_SEED = 5,
 };
 
-/* --- at random moments --------------------------------------------------------------------------
- */
+/* --- at random moments ------------------------------------------------------------------------ */
 
 /* Everything that a client can be in the middle of, again and again. */
 static void live(void *user)
@@ -139,8 +138,7 @@ START_TEST(death_at_any_moment_leaves_nothing)
 }
 END_TEST
 
-/* --- opened elsewhere ---------------------------------------------------------------------------
- */
+/* --- opened elsewhere ------------------------------------------------------------------------- */
 
 struct taker {
 	uint32_t mode;

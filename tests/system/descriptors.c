@@ -50,8 +50,8 @@ static unsigned int n_descriptors(void)
 	return n;
 }
 
-/* What the program opens after closefrom(3), with the lowest numbers: those of the library before.
- */
+/* What the program opens after closefrom(3), with the lowest
+ * numbers: those of the library before. */
 struct own {
 	enum {
 		A_FILE,

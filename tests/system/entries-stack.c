@@ -170,8 +170,7 @@ START_TEST(a_thread_may_have_its_stack_in_a_region)
 }
 END_TEST
 
-/* --- a coroutine's ------------------------------------------------------------------------------
- */
+/* --- a coroutine's ---------------------------------------------------------------------------- */
 
 static ucontext_t from, to;
 static struct caller *coroutine_caller;
@@ -202,8 +201,7 @@ START_TEST(a_coroutine_may_have_its_stack_in_a_region)
 }
 END_TEST
 
-/* --- a handler's --------------------------------------------------------------------------------
- */
+/* --- a handler's ------------------------------------------------------------------------------ */
 
 static volatile sig_atomic_t n_signals;
 
@@ -250,8 +248,7 @@ START_TEST(handlers_may_have_their_stack_in_a_region)
 }
 END_TEST
 
-/* --- two threads, each in the other's region ----------------------------------------------------
- */
+/* --- two threads, each in the other's region -------------------------------------------------- */
 
 static atomic_bool is_over;
 static _Atomic int n_setuid;
@@ -317,8 +314,7 @@ START_TEST(threads_may_take_each_others_stacks)
 }
 END_TEST
 
-/* --- the talk's interface -----------------------------------------------------------------------
- */
+/* --- the talk's interface --------------------------------------------------------------------- */
 
 static void *duplicate(void *arg)
 {

@@ -164,8 +164,7 @@ START_TEST(a_handler_may_write_to_what_is_adopted)
 }
 END_TEST
 
-/* --- fork() in a handler ------------------------------------------------------------------------
- */
+/* --- fork() in a handler ---------------------------------------------------------------------- */
 
 /* The child returns to what was interrupted, and ends there. */
 static void fork_in_handler(int signal)
@@ -234,8 +233,7 @@ START_TEST(a_handler_may_fork)
 }
 END_TEST
 
-/* --- the caller's mask and cancellation are its own ---------------------------------------------
- */
+/* --- the caller's mask and cancellation are its own ------------------------------------------- */
 
 static void check_own(void)
 {
@@ -338,8 +336,7 @@ START_TEST(a_save_that_waits_lets_signals_in)
 }
 END_TEST
 
-/* --- cancellation -------------------------------------------------------------------------------
- */
+/* --- cancellation ----------------------------------------------------------------------------- */
 
 struct taker {
 	struct cow_region *region;
@@ -495,8 +492,7 @@ START_TEST(cancelled_callers_leave_no_lock)
 }
 END_TEST
 
-/* --- setuid() and its kind ----------------------------------------------------------------------
- */
+/* --- setuid() and its kind -------------------------------------------------------------------- */
 
 static atomic_bool is_over;
 static _Atomic int n_setuid;

@@ -127,8 +127,7 @@ START_TEST(while_clients_are_made_and_ended)
 }
 END_TEST
 
-/* --- while a thread waits -----------------------------------------------------------------------
- */
+/* --- while a thread waits --------------------------------------------------------------------- */
 
 /* At the address of the test's cowd, which is gone: who connects waits for a greeting. */
 static int listen_silently(void)
@@ -153,8 +152,8 @@ static void *ask_for_a_region(void *arg)
 	return NULL;
 }
 
-/* It lets go of the lock by waiting, so whoever has the lock and sees that it asked knows it waits.
- */
+/* It lets go of the lock by waiting, so whoever has the lock and
+ * sees that it asked knows it waits. */
 static bool is_waited(struct cow_client *client)
 {
 	bool is_waited;

@@ -58,8 +58,7 @@ static void work_on(uint32_t mode)
 	pairs_check_final(&pairs);
 }
 
-/* --- a raw connection --------------------------------------------------------------------------
- */
+/* --- a raw connection ------------------------------------------------------------------------- */
 
 /* cowd ends the connection: nothing but an error may come, then the end. */
 static void check_ended(int sock)
@@ -72,8 +71,7 @@ static void check_ended(int sock)
 	}
 }
 
-/* --- stopped ------------------------------------------------------------------------------------
- */
+/* --- stopped ---------------------------------------------------------------------------------- */
 
 struct victim {
 	uint32_t mode;
@@ -133,8 +131,7 @@ START_TEST(stopped_clients_hinder_nobody)
 }
 END_TEST
 
-/* --- silent -------------------------------------------------------------------------------------
- */
+/* --- silent ----------------------------------------------------------------------------------- */
 
 /* Asks without end and never reads an answer: cowd must neither wait for it nor store for it. */
 START_TEST(client_that_never_reads_is_cut_off)
@@ -178,8 +175,7 @@ START_TEST(silent_connections_hinder_nobody)
 }
 END_TEST
 
-/* --- lies and rubbish ---------------------------------------------------------------------------
- */
+/* --- lies and rubbish ------------------------------------------------------------------------- */
 
 START_TEST(rubbish_ends_the_connection_and_nothing_else)
 {

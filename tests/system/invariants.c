@@ -34,8 +34,7 @@ static int is_lost(int r)
 	return r == -ESTALE || r == -ENOTCONN;
 }
 
-/* --- 2: frozen or lost, never wrong -------------------------------------------------------------
- */
+/* --- 2: frozen or lost, never wrong ----------------------------------------------------------- */
 
 /*
  * In mode uffd the old pages died with cowd, so every read must say so. In the other modes this
@@ -125,8 +124,7 @@ START_TEST(views_after_the_death_of_cowd_are_right_or_raise_sigbus)
 }
 END_TEST
 
-/* --- 3: the client's own memory is never harmed --------------------------------------------------
- */
+/* --- 3: the client's own memory is never harmed ----------------------------------------------- */
 
 START_TEST(writes_survive_the_death_of_cowd)
 {
@@ -157,8 +155,7 @@ START_TEST(writes_survive_the_death_of_cowd)
 }
 END_TEST
 
-/* --- 5: charged before kept ----------------------------------------------------------------------
- */
+/* --- 5: charged before kept ------------------------------------------------------------------- */
 
 static void restart_with(const char *config)
 {
@@ -279,8 +276,8 @@ START_TEST(snapshots_over_the_limit_are_refused_or_lost)
 }
 END_TEST
 
-/* Mode uffd: the store may hold 1 MiB of the 4 that are rewritten, so the snapshot is lost, loudly.
- */
+/* Mode uffd: the store may hold 1 MiB of the 4 that are rewritten,
+ * so the snapshot is lost, loudly. */
 START_TEST(kept_bytes_over_the_limit_lose_the_snapshot_only)
 {
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;

@@ -293,8 +293,8 @@ struct owner_args {
 	uint32_t mode;
 };
 
-/* As another user: a snapshot, and its memory changed; then a new connection, when asked for one.
- */
+/* As another user: a snapshot, and its memory changed; then a
+ * new connection, when asked for one. */
 static void owner_main(void *user)
 {
 	const struct owner_args *args = user;

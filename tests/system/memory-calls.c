@@ -179,8 +179,7 @@ static void undo(const struct row *row, struct cow_region *region)
 		(void)prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0);
 }
 
-/* --- memory, and what it should be -------------------------------------------------------------
- */
+/* --- memory, and what it should be ------------------------------------------------------------ */
 
 struct cut {
 	struct cow_snapshot *snap;
@@ -307,8 +306,7 @@ static void check_child(const struct scene *scene)
 		      (unsigned int)status);
 }
 
-/* --- states ------------------------------------------------------------------------------------
- */
+/* --- states ----------------------------------------------------------------------------------- */
 
 enum state {
 	FRESH,       /* never frozen */

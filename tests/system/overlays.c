@@ -32,8 +32,8 @@
 #define N_WAYS 4
 #endif
 
-/* A thread that writes to its page what that has already, so that it is changed in every snapshot.
- */
+/* A thread that writes to its page what that has already, so that
+ * it is changed in every snapshot. */
 struct writer {
 	pthread_t thread;
 	volatile char *byte;

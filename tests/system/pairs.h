@@ -47,8 +47,8 @@ struct pairs {
 	struct pairs_writer writers[PAIRS_THREADS_MAX];
 };
 
-/** pairs_start() - write all over [@base, @base + @size_bytes) from @n_threads threads, from 0 on
- */
+/** pairs_start() - write all over [@base, @base + @size_bytes)
+ * from @n_threads threads, from 0 on */
 void pairs_start(struct pairs *pairs, void *base, size_t size_bytes, unsigned int n_threads);
 
 /** pairs_start_paced() - the same, but that each pauses between rounds, and leaves the CPU to

@@ -113,8 +113,7 @@ uint32_t proof_mode(int i)
 	return modes[at].mode;
 }
 
-/* --- the test case -----------------------------------------------------------------------------
- */
+/* --- the test case ---------------------------------------------------------------------------- */
 
 static void start(void)
 {
@@ -153,8 +152,7 @@ int proof_run(TCase *tcase)
 	return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-/* --- the daemon --------------------------------------------------------------------------------
- */
+/* --- the daemon ------------------------------------------------------------------------------- */
 
 const char *proof_address(void)
 {
@@ -275,8 +273,7 @@ void proof_wait_for_holdings(const struct proof_holdings *want)
 		     now.kept_bytes, want->kept_bytes, now.n_fds, want->n_fds);
 }
 
-/* --- short words ---------------------------------------------------------------------------------
- */
+/* --- short words ------------------------------------------------------------------------------ */
 
 struct cow_client *proof_client(void)
 {

@@ -83,20 +83,18 @@ struct proof_holdings {
 void proof_await_lost(struct cow_snapshot *snap);
 
 void proof_holdings(struct proof_holdings *holdings);
-/** proof_wait_for_holdings() - until cowd holds exactly @want; the test's time limit is the limit
- */
+/** proof_wait_for_holdings() - until cowd holds exactly @want;
+ * the test's time limit is the limit */
 void proof_wait_for_holdings(const struct proof_holdings *want);
 
-/* --- short words --------------------------------------------------------------------------------
- */
+/* --- short words ------------------------------------------------------------------------------ */
 
 /** proof_client() - a new connection to the test's cowd */
 struct cow_client *proof_client(void);
 /** proof_region() - a region of a client of its own */
 struct cow_region *proof_region(uint32_t mode, uint64_t size_bytes);
 /** proof_is_settled() - whether all of a region of mode scoot or mmapcopy is owned, none of it
- * frozen
- */
+ * frozen */
 bool proof_is_settled(struct cow_region *region);
 /**
  * proof_wait_until_settled() - the test's time limit is the limit

@@ -21,8 +21,8 @@ int raw_send(int sock, Cow__V1__Request *request, const int *fds, size_t n_fds);
  * Return: NULL at the end of the connection.
  */
 Cow__V1__Reply *raw_receive(int sock);
-/** raw_ask_with() - the reply to @request with @fd, or -1; passing over events; there has to be one
- */
+/** raw_ask_with() - the reply to @request with @fd, or -1; passing
+ * over events; there has to be one */
 Cow__V1__Reply *raw_ask_with(int sock, Cow__V1__Request *request, int fd);
 /** raw_ask() - the same, without a descriptor */
 Cow__V1__Reply *raw_ask(int sock, Cow__V1__Request *request);

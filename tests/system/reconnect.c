@@ -245,8 +245,8 @@ START_TEST(calls_under_way_fail)
 
 	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
 		ck_assert(!pthread_create(&threads[i], NULL, make_regions, client));
-	/* Without cowd's help no reply comes any more: what waits then is woken by its death alone.
-	 */
+	/* Without cowd's help no reply comes any more: what waits
+	 * then is woken by its death alone. */
 	ck_assert(!kill(proof_cowd(), SIGSTOP));
 	proof_cowd_kill();
 	for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
@@ -386,8 +386,8 @@ START_TEST(a_private_cowd_is_started_again)
 
 	proof_ok(cow_client_new(&client, "exec:"));
 	first = private_cowd(client);
-	/* It is not a child of this process: wait() finds nothing that the program did not start.
-	 */
+	/* It is not a child of this process: wait() finds nothing
+	 * that the program did not start. */
 	ck_assert_int_eq(waitpid(first, NULL, WNOHANG), -1);
 	ck_assert_int_eq(errno, ECHILD);
 	proof_ok(cow_region_new(&region, client, &params));

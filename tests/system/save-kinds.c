@@ -118,8 +118,8 @@ static const struct refused {
 	{NULL, 0, none, -EBADF, "not open"},
 };
 
-/* cowd's loop looks at that first, since it needs no call that a file system may take its time for.
- */
+/* cowd's loop looks at that first, since it needs no call that a
+ * file system may take its time for. */
 static const struct refused read_only = {.error = -EBADF, .words = "not open for writing"};
 
 static bool is_read_only(int fd)

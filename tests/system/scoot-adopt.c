@@ -270,8 +270,7 @@ START_TEST(the_librarys_own_memory_is_refused)
 }
 END_TEST
 
-/* --- failures at the last moment ---------------------------------------------------------------
- */
+/* --- failures at the last moment -------------------------------------------------------------- */
 
 enum last_moment {
 	PASS_ON,

@@ -387,8 +387,8 @@ static void *write_records(void *arg)
 	return NULL;
 }
 
-/* Of each thread one record may be half written, and all others are of one round or the one before.
- */
+/* Of each thread one record may be half written, and all others
+ * are of one round or the one before. */
 static int check_records(struct record *records)
 {
 	for (unsigned int thread = 0; thread < N_THREADS; thread++) {

@@ -84,8 +84,8 @@ static void snapshot_step(struct copies *copies)
 	memcpy(copies->snap_plain, copies->plain[of], COPY_BYTES);
 }
 
-/* Copies within a region, between two, of copies, overlapping, ragged: what memmove() would give.
- */
+/* Copies within a region, between two, of copies, overlapping,
+ * ragged: what memmove() would give. */
 START_TEST(copies_are_what_memmove_gives)
 {
 	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();

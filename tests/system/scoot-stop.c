@@ -99,8 +99,7 @@ void busy_wait(struct busy *busy)
 		(void)sched_yield();
 }
 
-/* --- one instant -------------------------------------------------------------------------------
- */
+/* --- one instant ------------------------------------------------------------------------------ */
 
 /*
  * More threads than CPUs write all the time. Their writes come to the memfd with the next take, and
@@ -251,8 +250,7 @@ START_TEST(each_take_pays_for_its_own_pages)
 }
 END_TEST
 
-/* --- what stopped threads have -----------------------------------------------------------------
- */
+/* --- what stopped threads have ---------------------------------------------------------------- */
 
 void *allocate(void *arg)
 {
@@ -354,8 +352,7 @@ START_TEST(stopped_threads_may_have_the_library_locked)
 }
 END_TEST
 
-/* --- the program ------------------------------------------------------------------------------
- */
+/* --- the program ------------------------------------------------------------------------------ */
 
 static bool nobody(pid_t id)
 {

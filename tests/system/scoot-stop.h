@@ -19,8 +19,8 @@ enum {
 struct cow_region *region_of(struct cow_client *client);
 /** region_without_uffd() - the same, of a client of its own and a cowd that lends nothing */
 struct cow_region *region_without_uffd(void);
-/** wait_until_unshared() - until cowd has said that nobody holds any more what the first byte is of
- */
+/** wait_until_unshared() - until cowd has said that nobody holds
+ * any more what the first byte is of */
 void wait_until_unshared(struct cow_region *region);
 struct cow_snapshot_cost cost_of(const struct cow_snapshot *snap);
 /** take() - a snapshot, when the earlier ones are gone, and release it */
@@ -45,8 +45,8 @@ void *allocate(void *arg);
 
 /** add_thread_tests() - scoot-stop-threads.c: what becomes of threads that are stopped */
 void add_thread_tests(TCase *tcase);
-/** add_refusal_tests() - scoot-stop-refused.c: where they cannot be stopped; the last ones to run
- */
+/** add_refusal_tests() - scoot-stop-refused.c: where they cannot
+ * be stopped; the last ones to run */
 void add_refusal_tests(TCase *tcase);
 
 #endif

@@ -26,8 +26,7 @@
 #define MIB          ((uint64_t)1 << 20)
 #define REGION_BYTES (8 * MIB)
 
-/* --- attributes of a part ----------------------------------------------------------------------
- */
+/* --- attributes of a part --------------------------------------------------------------------- */
 
 /* A line of /proc/self/smaps: of the mapping that @addr lies in, the one that begins with @key. */
 static void smaps_line(const void *addr, const char *key, char line[static 512])
@@ -163,8 +162,7 @@ START_TEST(a_memory_policy_of_a_part_stays)
 }
 END_TEST
 
-/* --- futexes -----------------------------------------------------------------------------------
- */
+/* --- futexes ---------------------------------------------------------------------------------- */
 
 struct sleeper {
 	uint32_t *word;
@@ -251,8 +249,7 @@ START_TEST(a_shared_futex_is_another_one_after_a_snapshot)
 }
 END_TEST
 
-/* --- vm.max_map_count --------------------------------------------------------------------------
- */
+/* --- vm.max_map_count ------------------------------------------------------------------------- */
 
 /* Of the region only: a sanitizer has a mapping of its own beside each. */
 static uint64_t count_mappings(const struct cow_region *region)
@@ -385,8 +382,8 @@ static int try_snapshots(struct cow_region *region, char *buf)
 	return r ? r : r2;
 }
 
-/* From none on one mapping more each time, so that whichever step lacks one is the one that fails.
- */
+/* From none on one mapping more each time, so that whichever step
+ * lacks one is the one that fails. */
 #define N_LEFT 24
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)

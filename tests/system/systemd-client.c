@@ -3,7 +3,7 @@
  * A client as an installed cowd gets them: built against the installed header and library, of a uid
  * without any privilege. For each mode: a region, a snapshot, writes after it, and the snapshot is
  * what was there before. Part of systemd.sh and systemd-faults.sh; plain C, as a user would write
- *it.
+ * it.
  *
  *	systemd-client          what is said above
  *	systemd-client hold     connect, say so, and stay until a signal comes

@@ -52,8 +52,7 @@ static size_t region_bytes(void)
 	return REGION_PAGES * page_size_bytes();
 }
 
-/* --- processes that do one step at a time ------------------------------------------------------
- */
+/* --- processes that do one step at a time ----------------------------------------------------- */
 
 struct crew {
 	pid_t pid;
@@ -117,8 +116,7 @@ static void reap_crew(struct crew *crew, size_t n)
 	}
 }
 
-/* --- what cowd costs ---------------------------------------------------------------------------
- */
+/* --- what cowd costs -------------------------------------------------------------------------- */
 
 static uint64_t number_in(const char *path, const char *key)
 {
@@ -189,8 +187,7 @@ static void look_at_regions(struct regions_seen *seen)
 	}
 }
 
-/* --- a thousand --------------------------------------------------------------------------------
- */
+/* --- a thousand ------------------------------------------------------------------------------- */
 
 struct member {
 	struct cow_region *region;
@@ -269,8 +266,8 @@ static void check_workers(void)
 	ck_assert_uint_ge(n_cpus, sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1);
 }
 
-/* A snapshot of which all is kept takes a page for each page, and not a stock for a large region.
- */
+/* A snapshot of which all is kept takes a page for each page,
+ * and not a stock for a large region. */
 static void check_served(uint64_t bytes_before)
 {
 	uint64_t per_client = (cowd_bytes() - bytes_before) / N_CLIENTS;
@@ -305,8 +302,7 @@ START_TEST(a_thousand_clients_are_served)
 }
 END_TEST
 
-/* --- a storm -----------------------------------------------------------------------------------
- */
+/* --- a storm ---------------------------------------------------------------------------------- */
 
 /* Writes to all pages of one snapshot after another until it is told to end. */
 static void storm_main(void *user)
@@ -367,8 +363,7 @@ START_TEST(a_storm_keeps_nobody_from_being_served)
 }
 END_TEST
 
-/* --- no more -----------------------------------------------------------------------------------
- */
+/* --- no more ---------------------------------------------------------------------------------- */
 
 static void allow_fds(uint64_t n_more)
 {

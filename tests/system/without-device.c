@@ -363,8 +363,7 @@ START_TEST(who_did_not_take_it_does_not_know_what_it_cost)
 END_TEST
 
 /* Whether this process may do to its mounts what the tests do; tried in a child, which says why
- * not.
- */
+ * not. */
 static bool can_hide(void)
 {
 	pid_t pid = fork();

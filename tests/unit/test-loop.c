@@ -80,8 +80,8 @@ static void stop_next(struct task *task)
 	is_second = !is_second;
 }
 
-/* Both are ready when epoll is asked. Broken by leaving the gathered batch alone in loop_unwatch().
- */
+/* Both are ready when epoll is asked. Broken by leaving the
+ * gathered batch alone in loop_unwatch(). */
 START_TEST(after_unwatch_not_even_a_gathered_call_comes)
 {
 	AUTO_FD int a_fd = raised_eventfd();

@@ -185,8 +185,7 @@ START_TEST(an_unknown_call_leaves_no_descriptors_behind)
 }
 END_TEST
 
-/* --- calls that stay under way: saves to a pipe that nobody reads -------------------------------
- */
+/* --- calls that stay under way: saves to a pipe that nobody reads ----------------------------- */
 
 /* Past events, such as the progress of a save, which come when they come. */
 static Cow__V1__Reply *receive_reply(int sock)

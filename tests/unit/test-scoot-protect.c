@@ -17,8 +17,8 @@
 #define REGION_BYTES ((uint64_t)6 << 20)
 #define LIVE_MAX     4
 
-/* Under the thread sanitizer a child made with a bare clone(2) hangs, and all is ten times as slow.
- */
+/* Under the thread sanitizer a child made with a bare clone(2)
+ * hangs, and all is ten times as slow. */
 #ifdef __SANITIZE_THREAD__
 #define N_CONFIGS_TESTED WITHOUT_UFFD
 #define N_STEPS          100

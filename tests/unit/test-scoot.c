@@ -19,8 +19,8 @@
 /* --- against a plain copy --------------------------------------------------------------------- */
 
 #define LIVE_MAX 6
-/* Under the thread sanitizer a child made with a bare clone(2) hangs, and all is ten times as slow.
- */
+/* Under the thread sanitizer a child made with a bare clone(2)
+ * hangs, and all is ten times as slow. */
 #ifdef __SANITIZE_THREAD__
 #define N_CONFIGS_TESTED WITHOUT_UFFD
 #define RANDOM_STEPS     100

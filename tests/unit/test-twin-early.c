@@ -28,8 +28,8 @@ START_TEST(a_first_take_makes_no_mapping)
 
 	scoot_twin_prepare(region);
 	ck_assert_ptr_nonnull(region->twin);
-	/* As MCL_CURRENT would, which locks all that a sanitizer has as well; there is no access.
-	 */
+	/* As MCL_CURRENT would, which locks all that a sanitizer
+	 * has as well; there is no access. */
 	if (!MUNLOCK_DOES_NOTHING)
 		ck_assert_int_eq(syscall(SYS_mlock, *(char **)region->twin, SIZE_BYTES), -1);
 	if (syscall(SYS_mlockall, MCL_FUTURE)) {

@@ -52,8 +52,8 @@ static void close_sample(struct sample *sample)
 	close(sample->fd);
 }
 
-/* Bytes from page @first to the end that UFFDIO_CONTINUE says are there; *@r gets what it returned.
- */
+/* Bytes from page @first to the end that UFFDIO_CONTINUE says are
+ * there; *@r gets what it returned. */
 static uint64_t map_from(const struct sample *sample, size_t first, int *r)
 {
 	uint64_t done_bytes = 12345;
