@@ -65,8 +65,8 @@ void *rpc_alloc(struct rpc_call *call, size_t n_bytes);
  * that has @call meanwhile. Return: 0; -EDQUOT with a sentence, and the call is to end with it.
  */
 int rpc_charge(struct rpc_call *call, size_t n_bytes) MUST_CHECK;
-/* Entries of a list sent at a time: with the longest names they stay below WIRE_PACKET_MAX_BYTES.
- */
+/* Entries of a list sent at a time: with the longest names they
+ * stay below WIRE_PACKET_MAX_BYTES. */
 #define RPC_LIST_MAX 200
 
 /** rpc_strdup() - copy of @text (NULL reads as "") that lives as long as @call */
@@ -89,28 +89,37 @@ void rpc_finish(struct rpc_call *call, int error);
 int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, struct fdset *fds);
 
 /* Handlers, by the file that holds them. */
+
+int rpc_hello(struct rpc_call *call); /* session-rpc.c */
+
 int rpc_region_create(struct rpc_call *call); /* region-rpc.c */
 int rpc_region_attach(struct rpc_call *call);
 int rpc_region_restore(struct rpc_call *call);
 int rpc_region_free(struct rpc_call *call);
 int rpc_backing_create(struct rpc_call *call);
 int rpc_backing_release(struct rpc_call *call);
+int rpc_list_regions(struct rpc_call *call);
+
 int rpc_region_child(struct rpc_call *call); /* inherit.c */
 int rpc_region_child_end(struct rpc_call *call);
+
 int rpc_snapshot_take(struct rpc_call *call); /* snapshot-rpc.c */
 int rpc_snapshot_open(struct rpc_call *call);
-int rpc_snapshot_rollback(struct rpc_call *call); /* rollback.c */
 int rpc_snapshot_release(struct rpc_call *call);
 int rpc_snapshot_read(struct rpc_call *call);
-int rpc_snapshot_map(struct rpc_call *call);
+int rpc_list_snapshots(struct rpc_call *call);
+
+int rpc_snapshot_map(struct rpc_call *call); /* view.c */
 int rpc_snapshot_unmap(struct rpc_call *call);
+
+int rpc_snapshot_rollback(struct rpc_call *call); /* rollback.c */
+
 int rpc_snapshot_save(struct rpc_call *call); /* saver.c */
 int rpc_save_cancel(struct rpc_call *call);
-int rpc_hello(struct rpc_call *call);  /* session-rpc.c */
+
 int rpc_status(struct rpc_call *call); /* list-rpc.c */
 int rpc_list_clients(struct rpc_call *call);
-int rpc_list_regions(struct rpc_call *call);
-int rpc_list_snapshots(struct rpc_call *call);
-int rpc_stats(struct rpc_call *call);
+
+int rpc_stats(struct rpc_call *call); /* stats.c */
 
 #endif

@@ -37,9 +37,14 @@ struct hold {
 
 /**
  * struct session
- * @regions, @holds, @views, @saves: what goes when the session ends; owned by the modules that fill
- * them (region.c, snapshot.c, view.c, saver.c), which session_end() calls in that order. A client
- * may have thousands: what is found by an id is in a hash table, the rest in lists of utlist.h
+ * @regions: owned by region.c
+ * @holds:   owned by snapshot.c
+ * @views:   owned by view.c
+ * @saves:   owned by saver.c
+ *
+ * session_end() drops all of them, readers first: saves, views, holds, and then regions. A client
+ * may have thousands of each: those that are found by an id are in a hash table, the others in
+ * lists of utlist.h.
  *
  * Loop thread only.
  */
@@ -88,8 +93,8 @@ struct session *session_ref(struct session *session);
 struct session *session_unref(struct session *session);
 DEFINE_CLEANUP(session_unref, struct session *)
 
-/** session_end() - drop everything it holds and close the socket; idempotent; @why goes to the log
- */
+/** session_end() - drop everything it holds and close the socket;
+ * idempotent; @why goes to the log */
 void session_end(struct session *session, const char *why);
 
 /**

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Calls about snapshots: take, open, release, read, map, list; proto/cow.proto says what they mean.
- */
+/* Calls about snapshots: take, open, release, read, list; proto/cow.proto says what they mean. */
 #include "config.h"
 
 #include <fcntl.h>
@@ -312,8 +311,7 @@ int rpc_snapshot_release(struct rpc_call *call)
 	return snapshot_release(call->session, call->request->snapshot_release->snapshot_id);
 }
 
-/* --- read: memory may have to come back from swap, so a job does it ----------------------------
- */
+/* --- read: memory may have to come back from swap, so a job does it --------------------------- */
 
 /* The bytes have memory from when they are read until their reply is sent, and not before. */
 

@@ -65,7 +65,7 @@ struct snapshot {
 	char lost_because[160];  /* written before is_lost is set */
 
 	/* mode uffd */
-	struct region *region;  /* a reference; NULL in other modes */
+	struct region *region;  /* a reference, in all modes */
 	struct snapshot *older; /* region->chain_lock */
 	struct snapshot *newer;
 	struct store store;
@@ -135,8 +135,8 @@ void snapshot_drop_holds(struct session *session);
  * may; -errno with a sentence.
  */
 int snapshot_arm(struct snapshot *snap, bool by_move);
-/** snapshot_moved() - the client has made its move; by the one that serves. Resolve faults after it
- */
+/** snapshot_moved() - the client has made its move; by the one
+ * that serves. Resolve faults after it */
 void snapshot_moved(struct region *region);
 
 /**
@@ -204,8 +204,8 @@ void snapshot_post_lost(struct region *region);
 /** snapshot_lost_task() - region->lost_task: tell the holders, and let its pages go */
 void snapshot_lost_task(struct task *task);
 
-/** snapshot_submit_take() - run @run as a region operation, then @done; holds a reference meanwhile
- */
+/** snapshot_submit_take() - run @run as a region operation, then
+ * @done; holds a reference meanwhile */
 void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *op),
 			  void (*done)(struct region_op *op));
 /** snapshot_take_done() - last act of @done above; drops the reference */

@@ -11,8 +11,8 @@
  * is said, and with which a round that fails can be had again; COWD_TEST_SECONDS (run-test.sh) has
  * to allow for it.
  *
- * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release (in
- * daemon/store.c), with overlay() looking at the snapshot's own store only
+ * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release
+ * (daemon/store-index.c), with overlay() looking at the snapshot's own store only
  * (daemon/snapshot-read.c), and with fault.c lifting protection before store_put().
  */
 #include "config.h"
@@ -427,8 +427,8 @@ static uint64_t minor_faults_of_cowd(void)
 	return strtoull(at, NULL, 10);
 }
 
-/* A sanitizer's runtime touches memory of its own for each mapping that the sweep makes meanwhile.
- */
+/* A sanitizer's runtime touches memory of its own for each
+ * mapping that the sweep makes meanwhile. */
 #ifdef COW_SANITIZED
 #define N_FAULTS 8000
 #else
