@@ -6,17 +6,39 @@
  * So before a fork every region that the child is to have is frozen, as for a snapshot, and let be
  * inherited for the time of the fork: parent and child then have private mappings of frozen memory,
  * and the kernel copies no page table of it. A guard keeps the memory frozen until the child and
- * its children have gone (fork-guard.c). What fails (memory) leaves the child without
- * that region, as does mode uffd: at its address is then memory that cannot be touched.
+ * its children have gone (fork-guard.c). If that fails (memory) the child is without that region,
+ * as it is without those of mode uffd: at its address is then memory that cannot be touched.
  *
  * All locks are held over the fork, in the order of internal.h, so that the child finds every list
  * whole and no settling or take is half done. The child has no thread and no connection: its copies
  * of clients, regions and snapshots answer -ECHILD, and it makes clients of its own if it wants
  * any. vfork(), posix_spawn() and system() run no handlers and need none.
  *
+ * The steps: prepare() goes down this table, in_parent() and in_child() go up.
+ *
+ *   step                 prepare()                      in the parent        in the child
+ *   entry                signals and cancellation off   back                 back
+ *   fork_lock            lock                           unlock               unlock
+ *   adopting             wait until no region is being  let adopting go on   the same, and forget
+ *                        adopted or given back; list                         those who waited
+ *                        regions, with references
+ *   blocks_lock          lock                           unlock               unlock; duplicates
+ *                                                                            are not the child's
+ *   take_lock            lock, by address: own regions  unlock               unlock
+ *                        of modes scoot and mmapcopy
+ *   freeze               freeze them, MADV_DOFORK       MADV_DONTFORK, post  regions become the
+ *                                                       background work      child's, or reserved
+ *   guards_lock          lock                           unlock               free guards, unlock
+ *   registry, clients    lock registry, clients_lock,   unlock               no connection, no
+ *                        every client->lock                                  thread; unlock
+ *   awaited_lock         lock                           unlock               close leases, unlock
+ *   maps_lock            lock                           unlock               unlock
+ *
+ * In the parent the new guard is then watched: it keeps the memory frozen (fork-guard.c).
+ *
  * A fork is one entry (entry.h), from prepare() to done() in the parent and in the child: a signal
- * handler that forks, too, would wait here for its own thread's locks. Where a handler forks in a
- * call that waits for cowd, the wait ends in the child with -ECHILD.
+ * handler that forks, too, would wait here for its own thread's locks. If a handler forks in a call
+ * that waits for cowd, the wait ends in the child with -ECHILD.
  */
 #include "config.h"
 

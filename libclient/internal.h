@@ -2,24 +2,44 @@
 /*
  * What the files of libcowclient share. Nothing here is exported.
  *
- * Threads: every client has one thread of its own (client-thread.c). It alone reads the socket,
- * hands replies to the callers that wait for them, runs posted tasks (settling, dropping old
- * mappings), and reconnects. It must never touch a region's memory in a way that could fault into
- * cowd.
+ * Threads; none of them runs a signal handler of the program:
+ *   client's thread  client-thread.c; one per client. It alone reads the socket, hands replies to
+ *                    the callers that wait for them, runs posted tasks (settling, dropping old
+ *                    mappings), and reconnects. It must never touch a region's memory in a way
+ *                    that could fault into cowd.
+ *   guards' thread   fork-guard.c; one per process, from its first fork on that gives regions to
+ *                    the child. It waits for fork children to end, and tells cowd of them.
+ *   errand           elsewhere.c; for one take or other work of a caller whose stack lies in a
+ *                    region. It takes no lock but those of backends/.
  *
  * Locks, in the order in which they may be taken:
- *   1. region->take_lock    one take, settle step, rollback or free at a time per region; while a
- *                           take has the program's threads stopped (backends/stop.h) it takes no
- *                           other lock, but that by which takes of several regions do so in turn
- *   2. registry lock        address -> region (registry.c)
- *   3. list of clients      client.c; taken by new, free and fork only
- *   4. client->lock         connection state, calls under way, lists of regions and snapshots
+ *    1. fork_lock          fork.c: one fork at a time; taken by fork only
+ *    2. blocks_lock        scoot.c: blocks of scoot_alloc() and scoot_duplicate(), their client
+ *    3. region->take_lock  one take, settle step, rollback or free at a time per region of mode
+ *                          scoot or mmapcopy; of several regions in the order of their addresses
+ *    4. stopping           backends/stop.c: one take at a time has the program's threads stopped,
+ *                          and takes no other lock until they go on
+ *    5. guards_lock        fork-guard.c: what is kept frozen for fork children
+ *    6. registry's lock    registry.c: address -> region
+ *    7. clients_lock       client.c: the list of clients; taken by new, free and fork only
+ *    8. client->lock       connection state, calls under way, lists of regions and snapshots
+ *    9. awaited_lock       lease.c: snapshots released here whose leases others hold
+ *   10. maps_lock          backends/extents.c: the list of extent maps, and the runs of each
+ *   11. asides_lock        backends/scoot: old page tables of one region that are to be dropped
+ * fork() takes them in this order, but for 4 and 11: fork.c. 4, 9, 10 and 11 are leaves: nothing
+ * else is taken with one of them held, but for fork().
+ *
+ * Two waits are no mutexes. A region of mode uffd has is_busy in place of take_lock, with
+ * client->lock for a moment: its owner waits for cowd, and a fork does not wait for that. Adopting
+ * memory and fork() keep each other out (registry.c, n_adopting and is_forking), before fork.c
+ * takes blocks_lock.
+ *
  * Callbacks are never made with a lock held. While a lock is held no signal handler runs on that
  * thread, and it cannot be cancelled: entry.h.
  *
  * Generations: ids are numbers of one daemon, and the next one may give the same number to
- * something else. So whoever sends an id names the generation of the connection that the id came
- * from (cowi_call_in()); the request then fails with -ENOTCONN rather than reach another daemon.
+ * something else. So each request with an id names the generation of the connection that the id
+ * came from (cowi_call_in()); it then fails with -ENOTCONN rather than reach another daemon.
  */
 #ifndef COWI_INTERNAL_H
 #define COWI_INTERNAL_H
@@ -34,7 +54,7 @@
 #include "proto/cow.pb-c.h"
 
 struct memfile;   /* backends/extents.h */
-struct cowi_conn; /* client.c: one connection, replaced on reconnection */
+struct cowi_conn; /* conn.h: the connection; one for the life of the client */
 
 /* Something to be run in the client's own thread; embedded in its owner. */
 struct cowi_task {
@@ -56,7 +76,7 @@ struct cow_client {
 	struct cow_region *regions;     /* linked by ->next, not references */
 	struct cow_region *attaching;   /* lock; linked by ->next_attaching, not references */
 	struct cow_snapshot *snapshots; /* linked by ->next, not references */
-	struct cowi_conn *conn;         /* everything else about the connection: client.c */
+	struct cowi_conn *conn;         /* everything else about the connection: conn.h */
 	struct cowi_aside *asides;      /* ready for the next take; lock */
 	struct cow_client *next;        /* in the list of clients, for fork */
 };
@@ -68,8 +88,8 @@ struct cow_client {
  * @restore:   a new connection was made and RegionRestore succeeded: tell cowd what it must know
  * @detach:    unmap; cannot fail
  * @take:      freeze; called with region->take_lock held and snap->generation set; fills in
- * snap->id (with client->lock), or sets is_pending and starts the call whose on_reply, holding a
- *             reference on @snap, calls cowi_snapshot_answered(). Uses cowi_call_in() or
+ *             snap->id (with client->lock), or sets is_pending and starts the call whose on_reply,
+ *             holding a reference on @snap, calls cowi_snapshot_answered(). Uses cowi_call_in() or
  *             cowi_call_soon_in() with snap->generation
  * @read:      range was checked
  * @map:       see cow_snapshot_map(); called once, sets snap->view
@@ -116,8 +136,8 @@ struct cow_region {
 	struct cow_region *next_attaching;
 	struct scoot_region *scoot;    /* backends/scoot: extent map; NULL in mode uffd */
 	_Atomic unsigned int n_takers; /* wait for take_lock: the background lets them have it */
-	char *adopted;   /* the program's own memory: where it is, and it stays when the region ends
-			  */
+	/* The program's own memory: where it is, and it stays when the region ends. */
+	char *adopted;
 	_Bool is_forked; /* in a fork child: it has the memory, as it was at the fork */
 	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
 	_Bool is_restored; /* client->lock: cowd has it again, but can do nothing with it yet */
@@ -151,8 +171,9 @@ struct cow_snapshot {
 	_Bool is_listed;              /* client->lock: in client->snapshots */
 	_Bool is_taken;               /* @take succeeded, so there is something to @release */
 	uint64_t held_id;             /* client->lock; what cowd has to be told to release; or 0 */
-	int lease_fd; /* client->lock; lease.c: of one taken here the read end, once cowd was told;
-			 of one that was opened the write end, as long as it can be read; or -1 */
+	/* client->lock; lease.c: of one taken here the read end, once cowd was told; of one that
+	 * was opened the write end, as long as it can be read; or -1. */
+	int lease_fd;
 };
 
 /* A view that is being made must not be replaced by one that raises SIGBUS until it is there. */
@@ -163,7 +184,7 @@ enum cowi_view_state {
 	COWI_VIEW_BROKEN,
 };
 
-/* --- client.c: calls -------------------------------------------------------------------------- */
+/* --- call.c: requests; client.c: clients, their thread's tasks, userfaultfds ------------------- */
 
 /**
  * cowi_call() - send a request and wait for its reply
@@ -183,8 +204,7 @@ int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *f
 /**
  * cowi_call_async() - send a request, have @on_reply called with the answer
  * @on_reply: in the client's own thread, no lock held; @reply is NULL when the connection went
- * down;
- *            @error is 0 or -errno with the sentence set
+ *            down; @error is 0 or -errno with the sentence set
  *
  * Does not connect and does not wait for the daemon. Return: 0; -ENOTCONN; -ENOMEM.
  */
@@ -237,9 +257,9 @@ int cowi_check_process(const struct cow_client *client);
 _Bool cowi_in_client_thread(const struct cow_client *client);
 
 /*
- * For fork.c, from pthread_atfork() handlers. prepare takes the registry's lock and then the lock
- * of every client; the others give them back. In the child clients have no connection and no
- * thread.
+ * For fork.c, from pthread_atfork() handlers. prepare takes the registry's lock, that of the list
+ * of clients and then the lock of every client; the others unlock them. In the child clients have
+ * no connection and no thread.
  */
 void cowi_clients_fork_prepare(void);
 void cowi_clients_fork_parent(void);
@@ -252,8 +272,8 @@ int cowi_connect(struct cow_client *client);
 void cowi_post(struct cow_client *client, struct cowi_task *task);
 /** cowi_post_later() - the same, but not before @msec milliseconds have passed */
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec);
-/** cowi_post_unwoken() - the same, but something else has to wake the thread: cowi_call_soon_in()
- */
+/** cowi_post_unwoken() - the same, but something else has to wake
+ * the thread: cowi_call_soon_in() */
 void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64_t msec);
 
 /**
@@ -275,8 +295,7 @@ void cowi_attach_end(struct cow_region *region);
 /* --- prefault.c ------------------------------------------------------------------------------- */
 
 /** cowi_prefault() - have the pages ready that the calling thread's first take needs, if it is to
- * be
- */
+ * be */
 void cowi_prefault(void);
 
 /* --- snapshot-params.c ------------------------------------------------------------------------ */
@@ -286,8 +305,8 @@ int cowi_snapshot_set_params(struct cow_snapshot *snap, const struct cow_snapsho
 
 /* --- snapshot.c ------------------------------------------------------------------------------- */
 
-/** cowi_snapshot_answered() - the call under way for @snap had this answer; wakes who waits for it
- */
+/** cowi_snapshot_answered() - the call under way for @snap had
+ * this answer; wakes who waits for it */
 void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply);
 /** cowi_snapshot_named() - it is cowd's @id. With client->lock held, in the order of events */
 void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id);
@@ -325,8 +344,8 @@ void cowi_regions_forget(struct cow_client *client);
 
 int cowi_registry_add(struct cow_region *region);
 void cowi_registry_remove(struct cow_region *region);
-/** cowi_registry_find() - region that contains @addr, with a reference, or NULL; never blocks long
- */
+/** cowi_registry_find() - region that contains @addr, with a
+ * reference, or NULL; never blocks long */
 struct cow_region *cowi_registry_find(const void *addr);
 /** cowi_registry_covers() - whether some of it lies in a region, be it one that comes to its end */
 _Bool cowi_registry_covers(const void *addr, size_t len);
@@ -408,8 +427,8 @@ int cowi_elsewhere(int (*run)(void *arg), void *arg);
 _Bool cowi_stands_in(const char *addr, uint64_t len);
 /* --- map.c ------------------------------------------------------------------------------------ */
 
-/** cowi_map_broken() - replace [@addr, @addr + @n_bytes) by memory that raises SIGBUS. 0 or -errno
- */
+/** cowi_map_broken() - replace [@addr, @addr + @n_bytes) by
+ * memory that raises SIGBUS. 0 or -errno */
 int cowi_map_broken(void *addr, uint64_t n_bytes);
 
 /* --- exec.c ----------------------------------------------------------------------------------- */
@@ -417,8 +436,7 @@ int cowi_map_broken(void *addr, uint64_t n_bytes);
 /** cowi_exec() - start a private cowd for an "exec:" @address; @sock gets our end. 0 or -errno */
 int cowi_exec(int *sock, const char *address);
 
-/* --- mode-scoot.c, scoot.c, fork.c --------------------------------------------------------------
- */
+/* --- mode-scoot.c, scoot.c, fork.c ------------------------------------------------------------ */
 
 /**
  * cowi_scoot_forget() - the number of @region's memory was an earlier cowd's: name it to nobody
