@@ -62,4 +62,4 @@ cowbench_SOURCES = \
 	tools/cowbench.c \
 	$(NULL)
 
-EXTRA_DIST += doc/benchmarks.md
+EXTRA_DIST += doc/benchmarks.md doc/benchmarks-history.md
