@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Closing what others gave us, by threads that do nothing else.
+ * Threads that do nothing but close client-supplied descriptors, and the memory of regions.
  *
  * close(2) may take as long as somebody else likes: a file of a FUSE waits for its server (FLUSH),
  * one of NFS writes all of it back, a socket with SO_LINGER waits for its peer. And the last
- * descriptor of a memfd gives its pages back, some 40 ms a GiB. None of that is for the loop, which
- * everybody waits for.
+ * descriptor of a memfd frees its pages, some 40 ms a GiB. The loop must not wait for any of that,
+ * because all clients wait for the loop.
  *
- * Each uid has at most one thread closing at a time, in order, so that one who hangs it hangs his
- * own closings; with as many such uids as there are threads nothing is closed any more, while all
- * else goes on. Until it is closed a descriptor is charged to its uid.
+ * Each uid has at most one thread closing at a time, in order, so that a client that hangs it hangs
+ * the closings of its own uid. If as many uids as there are threads do that, nothing is closed any
+ * more, while all else goes on. Until it is closed a descriptor is charged to its uid.
  */
 #ifndef COWD_CLOSER_H
 #define COWD_CLOSER_H

@@ -460,7 +460,7 @@ static enum served_verdict give_up(struct region *region, int error)
 	return SERVED_GONE;
 }
 
-/* Woken for nothing: its sender may have made it blocking, which epoll takes for an error. */
+/* Spurious wakeup. The sender may have cleared O_NONBLOCK: epoll then reports EPOLLERR. */
 static enum served_verdict serve_nothing(struct region *region)
 {
 	int r;

@@ -203,7 +203,7 @@ void job_submit(struct job_pool *pool, struct job *job)
 	pthread_mutex_lock(&pool->lock);
 	queue_job(pool, job);
 	pthread_mutex_unlock(&pool->lock);
-	pthread_cond_signal(&pool->wakeup); /* whom it wakes does not meet the lock */
+	pthread_cond_signal(&pool->wakeup); /* unlocked: the woken thread takes it */
 }
 
 void job_give_way(uint64_t *since_nsec)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whom cowd serves goes first, unless he waits for cowd.
+ * Scheduling: programs go before cowd's threads, unless they wait for cowd.
  *
  * A program that tells cowd of a snapshot of mode scoot goes on at once: it is not to be taken off
  * its CPU by the thread that the message wakes, which the kernel likes to place there. One that

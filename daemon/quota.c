@@ -274,7 +274,7 @@ bool quota_wait(struct quota_waiter *waiter, struct quota_user *user)
 
 void quota_unwait(struct quota_waiter *waiter)
 {
-	/* Its account is as good as its owner says: only whether it is in the list changes. */
+	/* The owner guarantees that the account is there: only the list may change meanwhile. */
 	struct quota_user *user = atomic_load(&waiter->user);
 
 	if (!user)

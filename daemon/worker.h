@@ -79,7 +79,8 @@ int worker_add(struct worker_pool *pool, struct served *served);
 /**
  * worker_remove() - nobody serves it after the return; idempotent
  *
- * May wait for a turn under way, and that for the client's mmap lock: not in the loop thread.
+ * May block on a turn under way, which may block on the client's mmap lock: do not call it from the
+ * loop thread.
  */
 void worker_remove(struct served *served);
 /**
