@@ -317,19 +317,21 @@ static struct cowi_task *take_due(struct cowi_conn *conn)
  * the socket. */
 static void run_tasks(struct cow_client *client)
 {
+	struct cowi_conn *conn = client->conn;
 	struct cowi_task *task;
 
 	pthread_mutex_lock(&client->lock);
-	task = take_due(client->conn);
-	while (task) {
-		struct cowi_task *next = task->next;
-
+	conn->due = take_due(conn);
+	while ((task = conn->due)) {
+		conn->due = task->next;
 		task->is_queued = 0;
 		task->next = NULL;
+		conn->running = task;
 		pthread_mutex_unlock(&client->lock);
 		task->run(task);
 		pthread_mutex_lock(&client->lock);
-		task = next;
+		conn->running = NULL;
+		cowi_event_signal(&client->changed); /* for cowi_cancel() */
 	}
 	pthread_mutex_unlock(&client->lock);
 }

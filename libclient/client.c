@@ -375,6 +375,42 @@ void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64
 }
 
 /* With client->lock held. */
+static void take_task_out(struct cowi_conn *conn, struct cowi_task *task)
+{
+	struct cowi_task **link;
+
+	for (link = &conn->tasks; *link; link = &(*link)->next) {
+		if (*link == task) {
+			*link = task->next;
+			if (conn->tasks_end == &task->next)
+				conn->tasks_end = link;
+			break;
+		}
+	}
+	for (link = &conn->due; *link; link = &(*link)->next) {
+		if (*link == task) {
+			*link = task->next;
+			break;
+		}
+	}
+	task->is_queued = 0;
+	task->next = NULL;
+}
+
+void cowi_cancel(struct cow_client *client, struct cowi_task *task)
+{
+	struct cowi_conn *conn = client->conn;
+	int r = 0;
+
+	pthread_mutex_lock(&client->lock);
+	while (!r && conn->running == task && !cowi_in_client_thread(client))
+		r = cowi_event_wait(&client->changed, &client->lock, NULL);
+	if (task->is_queued)
+		take_task_out(conn, task);
+	pthread_mutex_unlock(&client->lock);
+}
+
+/* With client->lock held. */
 static int uffd_new(struct cow_client *client)
 {
 	int uffd = -1, r;

@@ -133,6 +133,8 @@ struct cowi_conn {
 	struct cowi_pending *pending;
 	struct cowi_packet *out, **out_end;
 	struct cowi_task *tasks, **tasks_end;
+	struct cowi_task *due;     /* out of @tasks, to be run now; lock */
+	struct cowi_task *running; /* by the client's thread; not to be touched; lock */
 
 	/* Callers that need a connection take a number; an attempt answers all up to one. */
 	uint64_t n_wanted;

@@ -169,8 +169,10 @@ struct cow_snapshot {
 	struct scoot_snapshot *scoot; /* backends/scoot: frozen extent map; NULL in mode uffd */
 	unsigned int view_state;      /* enum cowi_view_state; client->lock */
 	_Bool is_listed;              /* client->lock: in client->snapshots */
-	_Bool is_taken;               /* @take succeeded, so there is something to @release */
-	uint64_t held_id;             /* client->lock; what cowd has to be told to release; or 0 */
+	_Bool is_owner;               /* it was taken here, not opened */
+	_Bool has_asked;  /* client->lock: the reply to SnapshotTake, under way, has a reference */
+	_Bool is_taken;   /* @take succeeded, so there is something to @release */
+	uint64_t held_id; /* client->lock; what cowd has to be told to release; or 0 */
 	/* client->lock; lease.c: of one taken here the read end, once cowd was told; of one that
 	 * was opened the write end, as long as it can be read; or -1. */
 	int lease_fd;
@@ -275,6 +277,13 @@ void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t
 /** cowi_post_unwoken() - the same, but something else has to wake
  * the thread: cowi_call_soon_in() */
 void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64_t msec);
+/**
+ * cowi_cancel() - have @task not run any more
+ *
+ * Waits until it has, if it runs just now, unless it runs in the calling thread. Who calls this
+ * sees to it that nobody else posts it again. No lock held.
+ */
+void cowi_cancel(struct cow_client *client, struct cowi_task *task);
 
 /**
  * cowi_uffd_new() - a userfaultfd on this process by the device that cowd lent
@@ -310,6 +319,8 @@ int cowi_snapshot_set_params(struct cow_snapshot *snap, const struct cow_snapsho
 void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply);
 /** cowi_snapshot_named() - it is cowd's @id. With client->lock held, in the order of events */
 void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id);
+/** cowi_snapshot_unasked() - the reply to SnapshotTake has come, and gives its reference up */
+void cowi_snapshot_unasked(struct cow_snapshot *snap);
 /** cowi_snapshot_settle_id() - wait while is_pending. 0; -ESTALE with a sentence when it is lost */
 int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id);
 /** cowi_snapshots_lost() - all of @client's that depend on the connection that ended */

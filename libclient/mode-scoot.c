@@ -165,6 +165,8 @@ static void scoot_detach(struct cow_region *region)
 	struct cow_client *client = region->client;
 	bool is_last;
 
+	if (region->adopted)
+		cowi_cancel(client, &region->scoot_glue->task);
 	/* cowd forgets the memory with the region: whoever
 	 * mmapcopied from it keeps it to himself. */
 	atomic_store(&region->scoot->home->id, 0);
@@ -188,7 +190,7 @@ static void on_taken(void *user, int error, Cow__V1__Reply *reply)
 	struct cow_snapshot *snap = user;
 
 	cowi_snapshot_answered(snap, error, reply);
-	cow_snapshot_unref(snap);
+	cowi_snapshot_unasked(snap);
 }
 
 /* @extents has room for all runs and the overlay. */
@@ -249,12 +251,14 @@ static int tell_take(struct cow_snapshot *snap)
 	pthread_mutex_lock(&client->lock);
 	take.region_id = snap->region->id;
 	snap->is_pending = 1;
+	snap->has_asked = 1;
 	pthread_mutex_unlock(&client->lock);
 	cow_snapshot_ref(snap);
 	r = cowi_call_soon_in(client, snap->generation, &request, &snap->lease_fd, on_taken, snap);
 	if (r) {
 		pthread_mutex_lock(&client->lock);
 		snap->is_pending = 0;
+		snap->has_asked = 0;
 		pthread_mutex_unlock(&client->lock);
 		cow_snapshot_unref(snap);
 	}
@@ -358,7 +362,7 @@ int cow_snapshot_cost(const struct cow_snapshot *snap, struct cow_snapshot_cost 
 	if (!snap || !cost)
 		return err_raise(-EINVAL, "cow_snapshot_cost() was given no %s",
 				 snap ? "place for the cost" : "snapshot");
-	if (!snap->scoot || !snap->region)
+	if (!snap->scoot || !snap->is_owner)
 		return err_raise(-EINVAL, "what a snapshot cost is known to who took it, in modes "
 					  "scoot and mmapcopy");
 	*cost = (struct cow_snapshot_cost){
@@ -407,7 +411,7 @@ static void scoot_unmap(struct cow_snapshot *snap)
 static void scoot_release(struct cow_snapshot *snap)
 {
 	/* Of an opened one nothing here is frozen; what cowd was not told of nobody else has. */
-	if (snap->region && snap->lease_fd >= 0)
+	if (snap->is_owner && snap->lease_fd >= 0)
 		cowi_lease_await(snap->client, &snap->lease_fd, &snap->scoot);
 	snap->scoot = scoot_snapshot_free(snap->scoot);
 	if (snap->region)

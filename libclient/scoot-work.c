@@ -43,12 +43,17 @@ void cowi_scoot_post_all(void)
 	free((void *)regions);
 }
 
-/* Return: whether the task, which has a reference on the region, is to be posted. */
+/*
+ * Return: whether the task is to be posted. It has a reference on the region then, so that nobody
+ * waits for it; but adopted memory is the program's again with the last reference of its own, so
+ * there the end of the region cancels the task (scoot_detach()).
+ */
 static bool begin_post(struct cow_region *region)
 {
 	if (atomic_exchange(&region->scoot_glue->is_posted, true))
 		return false;
-	cow_region_ref(region);
+	if (!region->adopted)
+		cow_region_ref(region);
 	return true;
 }
 
@@ -213,6 +218,7 @@ void cowi_scoot_run(struct cowi_task *task)
 	struct cowi_scoot *glue = container_of(task, struct cowi_scoot, task);
 	struct cow_region *region = glue->region;
 	uint64_t until_usec = now_usec() + TURN_USEC;
+	const bool has_ref = !region->adopted;
 	bool more = true;
 
 	atomic_store(&glue->is_posted, false);
@@ -228,7 +234,8 @@ void cowi_scoot_run(struct cowi_task *task)
 		if (more)
 			post_later(region, PAUSE_MSEC);
 	}
-	cow_region_unref(region);
+	if (has_ref)
+		cow_region_unref(region);
 }
 
 /* --- before the first snapshot ---------------------------------------------------------------- */

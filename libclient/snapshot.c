@@ -47,7 +47,7 @@ static void break_view(struct cow_snapshot *snap)
  */
 static void end_lease(struct cow_snapshot *snap)
 {
-	if (snap->region || !snap->is_lost || snap->view_state == COWI_VIEW_READY ||
+	if (snap->is_owner || !snap->is_lost || snap->view_state == COWI_VIEW_READY ||
 	    snap->view_state == COWI_VIEW_MAKING)
 		return;
 	snap->lease_fd = own_fd_close(snap->lease_fd);
@@ -132,7 +132,7 @@ static uint64_t take_lost_hold(struct cow_client *client, uint64_t id, uint64_t 
 
 	pthread_mutex_lock(&client->lock);
 	for (struct cow_snapshot *snap = client->snapshots; snap && !held_id; snap = snap->next) {
-		if (snap->region || snap->ops != &cowi_mode_scoot || !snap->is_lost ||
+		if (snap->is_owner || snap->ops != &cowi_mode_scoot || !snap->is_lost ||
 		    snap->held_id != id || snap->generation != client->generation ||
 		    snap->view_state == COWI_VIEW_READY || snap->view_state == COWI_VIEW_MAKING)
 			continue;
@@ -185,6 +185,7 @@ static int snapshot_alloc(struct cow_snapshot **out, struct cow_client *client,
 	snap->client = cow_client_ref(client);
 	if (region) {
 		snap->region = cow_region_ref(region);
+		snap->is_owner = 1;
 		snap->ops = region->ops;
 		snap->size_bytes = region->size_bytes;
 	}
@@ -413,11 +414,52 @@ struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap)
 	return snap;
 }
 
+void cowi_snapshot_unasked(struct cow_snapshot *snap)
+{
+	struct cow_client *client = snap->client;
+	bool is_last;
+
+	/* With the lock: who drops the program's last reference sees either the reply's or none. */
+	pthread_mutex_lock(&client->lock);
+	snap->has_asked = 0;
+	is_last = atomic_fetch_sub(&snap->n_refs, 1) == 1;
+	if (is_last)
+		atomic_store(&snap->n_refs, 1);
+	pthread_mutex_unlock(&client->lock);
+	if (is_last)
+		cow_snapshot_unref(snap);
+}
+
+/*
+ * Adopted memory is the program's again with the last reference of its own. A snapshot whose reply
+ * is under way is held by that as well, for as long as cowd likes: it gives its region back now.
+ */
+static struct cow_region *leave_region(struct cow_snapshot *snap)
+{
+	struct cow_client *client = snap->client;
+	struct cow_region *region = NULL;
+
+	pthread_mutex_lock(&client->lock);
+	if (snap->has_asked && snap->region && snap->region->adopted &&
+	    atomic_load(&snap->n_refs) == 2)
+		region = steal_ptr(&snap->region);
+	pthread_mutex_unlock(&client->lock);
+	return region;
+}
+
 struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 {
 	COWI_ENTRY();
-	if (!snap || atomic_fetch_sub(&snap->n_refs, 1) != 1)
+	struct cow_region *left = NULL;
+
+	if (!snap)
 		return NULL;
+	if (snap->client->pid == getpid())
+		left = leave_region(snap);
+	if (atomic_fetch_sub(&snap->n_refs, 1) != 1) {
+		cow_region_unref(left);
+		return NULL;
+	}
 	if (snap->is_listed)
 		list_remove(snap);
 	/* In a fork child: mappings are not there, and memory that it shares is the parent's to

@@ -84,8 +84,7 @@ void oracle_area_end(struct oracle *oracle, struct area *area)
 		oracle_check_area(oracle, area); /* its memory stays, with all that is in it */
 		area->mem[0] = area->shadow[0] = 1;
 		oracle_check_area(oracle, area);
-		/* It stays mapped: the region may end some milliseconds later: cow_region_adopt(3).
-		 */
+		(void)munmap(area->mem, area->n_bytes);
 	}
 	free(area->shadow);
 	*area = (struct area){.region = NULL};
