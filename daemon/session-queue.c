@@ -10,6 +10,7 @@
 
 #include "common/err.h"
 #include "common/wire.h"
+#include "daemon/closer.h"
 #include "daemon/quota.h"
 
 struct packet {
@@ -22,6 +23,8 @@ struct packet {
 };
 
 struct session_queue {
+	struct closer *closer;
+	struct quota_user *user;
 	struct packet *first;
 	struct packet **last;
 	size_t n_bytes;
@@ -38,13 +41,25 @@ static struct packet *packet_free(struct packet *packet)
 }
 DEFINE_CLEANUP(packet_free, struct packet *)
 
-int session_queue_new(struct session_queue **out)
+/* The end of one that was queued. */
+static void packet_end(struct session_queue *queue, struct packet *packet)
+{
+	if (packet->fds.n_fds)
+		closer_give(queue->closer, queue->user, packet->fds.fds, packet->fds.n_fds,
+			    &packet->fds_charge, 1);
+	packet->fds.n_fds = 0;
+	packet_free(packet);
+}
+
+int session_queue_new(struct session_queue **out, struct closer *closer, struct quota_user *user)
 {
 	struct session_queue *queue = calloc(1, sizeof(*queue));
 
 	if (!queue)
 		return err_oom(sizeof(*queue), "a queue of replies");
 	queue->last = &queue->first;
+	queue->closer = closer;
+	queue->user = user;
 	*out = queue;
 	return 0;
 }
@@ -57,7 +72,7 @@ struct session_queue *session_queue_free(struct session_queue *queue)
 		struct packet *packet = queue->first;
 
 		queue->first = packet->next;
-		packet_free(packet);
+		packet_end(queue, packet);
 	}
 	free(queue);
 	return NULL;
@@ -87,9 +102,10 @@ static int copy_fds(struct packet *packet, struct quota_user *user, const int *f
 	return 0;
 }
 
-int session_queue_push(struct session_queue *queue, struct quota_user *user, const void *bytes,
-		       size_t n_bytes, const int *fds, size_t n_fds)
+int session_queue_push(struct session_queue *queue, const void *bytes, size_t n_bytes,
+		       const int *fds, size_t n_fds)
 {
+	struct quota_user *user = queue->user;
 	CLEANUP(packet_freep) struct packet *packet = NULL;
 	int r;
 
@@ -132,7 +148,7 @@ int session_queue_flush(struct session_queue *queue, int sock)
 			queue->last = &queue->first;
 		queue->n_packets--;
 		queue->n_bytes -= packet->n_bytes;
-		packet_free(packet);
+		packet_end(queue, packet);
 	}
 	return 0;
 }

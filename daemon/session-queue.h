@@ -2,7 +2,8 @@
 /*
  * Replies that did not fit into a client's socket buffer yet, with descriptors of their own.
  *
- * Bounded in bytes and in packets, and charged to the client's uid.
+ * Bounded in bytes and in packets, and charged to the client's uid. A duplicate may be the last descriptor of what
+ * takes long to close, the memory of a region or a client's pipe: the closer closes it.
  */
 #ifndef COWD_SESSION_QUEUE_H
 #define COWD_SESSION_QUEUE_H
@@ -19,10 +20,16 @@
 /* Named outcome: over a limit, nothing was queued; the sentence says which. */
 #define SESSION_QUEUE_E_FULL 1
 
+struct closer;
 struct quota_user;
 struct session_queue;
 
-int session_queue_new(struct session_queue **out);
+/**
+ * session_queue_new()
+ * @closer: closes descriptors of packets; may be NULL
+ * @user:   to whom packets are charged; both are borrowed until session_queue_free()
+ */
+int session_queue_new(struct session_queue **out, struct closer *closer, struct quota_user *user);
 struct session_queue *session_queue_free(struct session_queue *queue);
 
 bool session_queue_is_empty(const struct session_queue *queue);
@@ -34,8 +41,8 @@ bool session_queue_is_empty(const struct session_queue *queue);
  *
  * Return: 0; SESSION_QUEUE_E_FULL; -errno.
  */
-int session_queue_push(struct session_queue *queue, struct quota_user *user, const void *packet,
-		       size_t n_bytes, const int *fds, size_t n_fds);
+int session_queue_push(struct session_queue *queue, const void *packet, size_t n_bytes,
+		       const int *fds, size_t n_fds);
 
 /** session_queue_flush() - send what @sock takes without blocking. 0, also when not all went;
  * -errno */

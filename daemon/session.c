@@ -267,7 +267,7 @@ int session_new(struct session **out, struct daemon *daemon, int *sock)
 	r = charge_session(session);
 	if (r)
 		return r;
-	r = session_queue_new(&session->queue);
+	r = session_queue_new(&session->queue, daemon->closer, session->user);
 	if (r)
 		return r;
 	session->sock = *sock; /* still the caller's if what follows fails */
@@ -298,7 +298,7 @@ static void queue_packet(struct session *session, const void *packet, size_t n_b
 	bool was_empty = session_queue_is_empty(session->queue);
 	int r;
 
-	r = session_queue_push(session->queue, session->user, packet, n_bytes, fds, n_fds);
+	r = session_queue_push(session->queue, packet, n_bytes, fds, n_fds);
 	if (!r && was_empty)
 		r = loop_rewatch(&session->watch, EPOLLIN | EPOLLOUT);
 	if (!r)
