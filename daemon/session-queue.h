@@ -2,8 +2,9 @@
 /*
  * Replies that did not fit into a client's socket buffer yet, with descriptors of their own.
  *
- * Bounded in bytes and in packets, and charged to the client's uid. A duplicate may be the last descriptor of what
- * takes long to close, the memory of a region or a client's pipe: the closer closes it.
+ * Bounded in bytes and in packets, and charged to the client's uid. A duplicate may be the last
+ * descriptor of what takes long to close, the memory of a region or a client's pipe: the closer
+ * closes it.
  */
 #ifndef COWD_SESSION_QUEUE_H
 #define COWD_SESSION_QUEUE_H

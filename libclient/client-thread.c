@@ -500,6 +500,7 @@ int cowi_thread_start(struct cow_client *client)
 	pthread_attr_t attr;
 	int error;
 
+	cowi_conn_prepare();
 	sigfillset(&all);
 	error = pthread_attr_init(&attr);
 	if (error)

@@ -183,6 +183,13 @@ int cowi_conn_check(struct cow_client *client);
 void cowi_conn_wait_robbed(struct cow_client *client, int timeout_msec);
 
 /**
+ * cowi_conn_prepare() - before a client's thread is there: load what pthread_cancel() needs
+ *
+ * glibc loads the unwinder at the first call, with malloc(), and ends the program if it cannot: by
+ * then the program may have no such file any more (chroot(2)), and here a lock is held.
+ */
+void cowi_conn_prepare(void);
+/**
  * cowi_conn_poll() - poll() that cowi_conn_check() of another thread can end
  * @go_on: runs to the end of the calling thread, if the program has closed what is polled
  *

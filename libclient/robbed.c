@@ -5,6 +5,7 @@
  */
 #include "config.h"
 
+#include <dlfcn.h>
 #include <poll.h>
 #include <sys/syscall.h>
 
@@ -56,6 +57,26 @@ void cowi_conn_wait_robbed(struct cow_client *client, int timeout_msec)
 	(void)cowi_event_wait(&client->changed, &client->lock, timeout_msec < 0 ? NULL : &until);
 }
 
+void cowi_conn_prepare(void)
+{
+	static atomic_bool is_loaded;
+
+	if (!atomic_exchange(&is_loaded, true))
+		(void)dlopen("libgcc_s.so.1", RTLD_NOW | RTLD_LOCAL);
+}
+
+/* More of them than RLIMIT_NOFILE are EINVAL (poll(2)): the last ones can wait then. */
+static void poll_what_may_be(struct pollfd *pollfds, size_t n_fds, int timeout_msec)
+{
+	const struct timespec timeout = {.tv_sec = timeout_msec / 1000,
+					 .tv_nsec = timeout_msec % 1000 * 1000000L};
+
+	while (syscall(SYS_ppoll, pollfds, n_fds, timeout_msec < 0 ? NULL : &timeout, NULL, 0) <
+		       0 &&
+	       errno == EINVAL && n_fds > 1)
+		n_fds--;
+}
+
 /*
  * Nothing else wakes a thread that sleeps on files that nobody can reach. It cannot be cancelled
  * twice, and does not poll again. The system call is made bare, and cancelled at any moment, since
@@ -64,14 +85,12 @@ void cowi_conn_wait_robbed(struct cow_client *client, int timeout_msec)
 void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void (*go_on)(void *),
 		    void *user)
 {
-	const struct timespec timeout = {.tv_sec = timeout_msec / 1000,
-					 .tv_nsec = timeout_msec % 1000 * 1000000L};
 	int state, type;
 
 	pthread_cleanup_push(go_on, user);
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
-	(void)syscall(SYS_ppoll, pollfds, n_fds, timeout_msec < 0 ? NULL : &timeout, NULL, 0);
+	poll_what_may_be(pollfds, n_fds, timeout_msec);
 	/* In this order: a signal that is on its way by now looks at the type alone (entry.c). */
 	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);

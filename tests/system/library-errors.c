@@ -324,7 +324,7 @@ static void take_all_descriptors(struct rlimit *saved)
 
 	ck_assert(!getrlimit(RLIMIT_NOFILE, saved));
 	none = *saved;
-	none.rlim_cur = 4; /* taken by now; poll(2) of the library's thread needs as many */
+	none.rlim_cur = 2; /* taken by now; the library's thread polls its socket with as many */
 	ck_assert(!setrlimit(RLIMIT_NOFILE, &none));
 }
 
