@@ -79,7 +79,7 @@ bool trial_protect(int device_fd, uint64_t features)
 
 static void *store(void *addr)
 {
-	*(volatile char *)addr = 'y';
+	__atomic_store_n((char *)addr, 'y', __ATOMIC_RELAXED);
 	return NULL;
 }
 
@@ -97,7 +97,8 @@ static bool hears_of_store(int *uffd, char *addr)
 	is_reported = poll(&poll_fd, 1, 1000) == 1 && poll_fd.revents == POLLIN &&
 		      read(*uffd, &msg, sizeof(msg)) == sizeof(msg) &&
 		      msg.event == UFFD_EVENT_PAGEFAULT &&
-		      (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) && *addr == 'x';
+		      (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) &&
+		      __atomic_load_n(addr, __ATOMIC_RELAXED) == 'x';
 	*uffd = fd_close(*uffd);
 	(void)pthread_join(thread, NULL);
 	return is_reported && *addr == 'y';
