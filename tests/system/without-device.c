@@ -390,6 +390,10 @@ int main(void)
 	TCase *tcase = proof_tcase("without device", 90);
 	const int n_ways = ARRAY_SIZE(ways);
 
+#ifdef __SANITIZE_THREAD__
+	puts("takes by clone(2): the child finds locks of the sanitizer taken, and never ends");
+	return 77;
+#endif
 	if (!can_hide())
 		return 77;
 	if (access(DEVICE, F_OK)) {
