@@ -142,11 +142,6 @@ static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 #define COPY_BYTES  ((size_t)16384)
 #define BLOCK_BYTES ((size_t)4096)
 
-static bool is_zero(const char *block)
-{
-	return !block[0] && !memcmp(block, block + 1, BLOCK_BYTES - 1);
-}
-
 /* All of @buf that is not zero, to @off of @to or, if that is NULL, to @at. 0 or -errno */
 static int put_nonzero(const char *buf, size_t n_bytes, const struct memfile *to, uint64_t off,
 		       char *at)
@@ -154,10 +149,10 @@ static int put_nonzero(const char *buf, size_t n_bytes, const struct memfile *to
 	int r = 0;
 
 	for (size_t pos = 0, end; !r && pos < n_bytes; pos = end) {
-		bool is_hole = is_zero(buf + pos);
+		bool is_hole = is_zero(buf + pos, BLOCK_BYTES);
 
 		end = pos + BLOCK_BYTES;
-		while (end < n_bytes && is_zero(buf + end) == is_hole)
+		while (end < n_bytes && is_zero(buf + end, BLOCK_BYTES) == is_hole)
 			end += BLOCK_BYTES;
 		if (is_hole)
 			continue;

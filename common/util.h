@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define ARRAY_SIZE(a)   (sizeof(a) / sizeof((a)[0]))
@@ -80,6 +81,14 @@ static inline size_t page_size_bytes(void)
 		__atomic_store_n(&cached, size, __ATOMIC_RELAXED);
 	}
 	return size;
+}
+
+/* Whether all of @len bytes, of which there is at least one, are zero. */
+static inline bool is_zero(const void *bytes, size_t len)
+{
+	const char *first = bytes;
+
+	return !*first && !memcmp(first, first + 1, len - 1);
 }
 
 /* @align is a power of two */

@@ -107,14 +107,6 @@ static int map_pages(struct region *region, struct pages pages, uint64_t mode)
 	return r == UFFDIO_E_HOLE ? 0 : fold_pages(region, r, &pages);
 }
 
-/* The first word is, and every word equals the one after it. */
-static bool is_zero(const void *page)
-{
-	const uint64_t *words = page;
-
-	return !words[0] && !memcmp(words, words + 1, page_size_bytes() - sizeof(*words));
-}
-
 /*
  * Copy pages of M into slots; pages of zeroes end up as STORE_ZERO and their slots are given back.
  * @slots has @n of them and is changed.
@@ -132,7 +124,7 @@ static int fill_slots(struct region *region, uint64_t first, uint32_t *slots, si
 	if (n_read != (ssize_t)(n * size))
 		return err_raise(-ENOMEM, "no memory for old pages");
 	for (size_t i = 0; i < n; i++) {
-		if (!is_zero(iov[i].iov_base))
+		if (!is_zero(iov[i].iov_base, page_size_bytes()))
 			continue;
 		event_lose_removed(region, first + i);
 		store_pool_put(region->pool, &slots[i], 1);
@@ -360,7 +352,7 @@ static uint64_t count_zeroes(const struct region *region, uint64_t idx, uint64_t
 	n_bytes = pread(region->backing->ro_fd, buf, n * size, (off_t)(idx * size));
 	n_read = n_bytes > 0 ? (size_t)n_bytes / size : 0;
 	for (n = 0; n < n_read; n++)
-		if (!is_zero((const char *)buf + n * size))
+		if (!is_zero((const char *)buf + n * size, size))
 			break;
 	return n_read ? n : 1;
 }

@@ -236,8 +236,7 @@ static int check_page(struct rollback *rollback, uint64_t idx)
 	if (!event_is_in_doubt(snap, idx, idx + 1) || snapshot_find_slot(snap, idx) != STORE_EMPTY)
 		return 0;
 	r = backing_read(snap->region->backing, rollback->now, size, idx * size);
-	if (r || *(char *)rollback->now ||
-	    memcmp(rollback->now, (char *)rollback->now + 1, size - 1))
+	if (r || !is_zero(rollback->now, size))
 		return r;
 	snapshot_lose_one(snap, EVENT_REMOVED);
 	return snapshot_stale(snap);

@@ -124,13 +124,6 @@ static int skip_zeroes(struct save *save, const char *buf, uint64_t n_bytes)
 	return 0;
 }
 
-static bool is_zero(const char *page, size_t size)
-{
-	const uint64_t *words = (const uint64_t *)(const void *)page;
-
-	return !words[0] && !memcmp(page, page + sizeof(*words), size - sizeof(*words));
-}
-
 /* To a regular file: write the stretches that are not zero. @buf belongs to save->off. */
 static int write_sparse(struct save *save, const char *buf, size_t n_bytes)
 {

@@ -119,11 +119,6 @@ static int overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 	return r;
 }
 
-static bool is_zero(const char *buf, size_t len)
-{
-	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
-}
-
 /* Of one page: what a store has by now is right. */
 static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 {
