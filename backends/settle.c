@@ -4,6 +4,7 @@
 
 #include "backends/settle.h"
 
+#include <assert.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -11,6 +12,23 @@
 #include "backends/protect.h"
 #include "backends/space.h"
 #include "common/err.h"
+
+static uint64_t skew_of(const char *addr)
+{
+	return (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
+}
+
+/*
+ * The first or second half of @side for a chunk, which lies in a page-table page there as it does
+ * in the region, so that the entry can move. A longer one would reach into what the program has
+ * behind @side.
+ */
+static char *aside_of(const struct settle *settle, unsigned int half, const char *addr,
+		      uint64_t len)
+{
+	assert(skew_of(addr) + len <= SETTLE_CHUNK_BYTES);
+	return settle->side + half * SETTLE_CHUNK_BYTES + skew_of(addr);
+}
 
 int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap)
 {
@@ -241,13 +259,15 @@ static int exchange_held(struct settle *settle, const struct chunk *chunk, char 
 	return r;
 }
 
+uint64_t settle_chunk_len(const char *addr, uint64_t len)
+{
+	return min_u64(SETTLE_CHUNK_BYTES - skew_of(addr), len);
+}
+
 int settle_chunk(struct settle *settle, const struct chunk *chunk)
 {
-	/* The chunk lies in a page-table page as it does in the
-	 * region, so that the entry can move. */
-	const uint64_t skew = (uint64_t)(uintptr_t)chunk->addr & (SETTLE_CHUNK_BYTES - 1);
-	char *old = settle->side + skew;
-	char *fresh = chunk->twin ? chunk->twin : settle->side + SETTLE_CHUNK_BYTES + skew;
+	char *old = aside_of(settle, 0, chunk->addr, chunk->len);
+	char *fresh = chunk->twin ? chunk->twin : aside_of(settle, 1, chunk->addr, chunk->len);
 	int r;
 
 	settle->n_settled = 0;
@@ -295,9 +315,7 @@ static int revert_held(struct settle *settle, char *addr, uint64_t len, const st
 int settle_revert_chunk(struct settle *settle, char *addr, uint64_t len, const struct memfile *from,
 			uint64_t from_off)
 {
-	const uint64_t skew = (uint64_t)(uintptr_t)addr & (SETTLE_CHUNK_BYTES - 1);
-	char *old = settle->side + skew;
-	char *fresh = settle->side + SETTLE_CHUNK_BYTES + skew;
+	char *old = aside_of(settle, 0, addr, len), *fresh = aside_of(settle, 1, addr, len);
 	uint64_t saved;
 	int r;
 

@@ -56,6 +56,14 @@ struct settle {
 	bool is_adopting;
 };
 
+/**
+ * settle_chunk_len() - how much of the @len bytes at @addr may be one chunk
+ *
+ * A chunk ends where a page-table page does. Its address tells; an offset in a region does only if
+ * the region's address is a multiple of 2 MiB, and those of adopted and small regions are not.
+ */
+uint64_t settle_chunk_len(const char *addr, uint64_t len);
+
 /** settle_init() - reserves @side. 0 or -errno */
 int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap);
 void settle_deinit(struct settle *settle);
@@ -63,7 +71,7 @@ void settle_deinit(struct settle *settle);
 /**
  * struct chunk - what is to be settled
  * @addr:    mapped private on the bytes of @backing from @backing_off on
- * @len:     at most SETTLE_CHUNK_BYTES
+ * @len:     of settle_chunk_len()
  * @from:    NULL, or @addr is mapped shared on that instead, from @from_off on: its bytes move to
  *           @backing, which is one hole there
  * @twin:    NULL, or where the same bytes of @backing are mapped shared already: that mapping is

@@ -53,14 +53,6 @@ int scoot_adopt_check(const char *addr, uint64_t len)
 	return r;
 }
 
-static uint64_t chunk_len(const char *addr, uint64_t off, uint64_t len)
-{
-	uint64_t at = (uint64_t)(uintptr_t)addr + off;
-	uint64_t chunk_end = align_down(at, SETTLE_CHUNK_BYTES) + SETTLE_CHUNK_BYTES;
-
-	return min_u64(chunk_end - at, len - off);
-}
-
 /*
  * What is mapped shared on @home becomes the program's own again. A chunk for which there is no
  * memory becomes a private mapping of @home at least: nobody else sees what is written there.
@@ -74,7 +66,7 @@ static int revert(struct scoot_region *region, uint64_t len)
 		uint64_t done;
 		int r;
 
-		n = chunk_len(region->addr, off, len);
+		n = settle_chunk_len(addr, len - off);
 		r = settle_revert_chunk(&region->settle, addr, n, region->home, off);
 		if (!r)
 			continue;
@@ -110,7 +102,7 @@ int scoot_adopt(struct scoot_region *region)
 		struct chunk chunk = {
 			.addr = region->addr + done, .backing = region->home, .backing_off = done};
 
-		chunk.len = chunk_len(region->addr, done, len);
+		chunk.len = settle_chunk_len(chunk.addr, len - done);
 		r = settle_chunk(&region->settle, &chunk);
 		done += region->settle.n_settled;
 	}

@@ -401,8 +401,7 @@ static bool find_settleable(struct scoot_region *region, struct chunk *chunk, ui
 	for (size_t i = extents_find(map, at); i < map->n_runs; i++) {
 		const struct extent *run = &map->runs[i];
 		uint64_t start = max_u64(at, run->off);
-		uint64_t chunk_end = align_down(start, SETTLE_CHUNK_BYTES) + SETTLE_CHUNK_BYTES;
-		uint64_t n = min_u64(chunk_end, run->off + run->len) - start;
+		uint64_t n = settle_chunk_len(region->addr + start, run->off + run->len - start);
 		uint64_t run_off = run->backing_off + (start - run->off);
 
 		if (!is_settleable(region, run, start, n))

@@ -65,14 +65,14 @@ static inline struct memfile *make_backing(uint64_t size_bytes, uint64_t id)
 	return backing;
 }
 
-static inline struct scoot_region *make_region(uint64_t size_bytes, enum config config)
+/* @addr: reserved by the caller, whose it stays */
+static inline struct scoot_region *make_region_at(char *addr, uint64_t size_bytes,
+						  enum config config)
 {
 	CLEANUP(memfile_unrefp) struct memfile *home = make_backing(size_bytes, 1);
 	struct scoot_region *region = NULL;
 	int uffd = config == WITHOUT_UFFD ? -1 : make_uffd();
-	char *addr;
 
-	ck_assert_int_eq(space_reserve(&addr, size_bytes), 0);
 	ck_assert_ptr_eq(
 		mmap(addr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, home->fd, 0),
 		addr);
@@ -80,6 +80,14 @@ static inline struct scoot_region *make_region(uint64_t size_bytes, enum config 
 	if (config == WITHOUT_SCAN)
 		region->pagemap.has_scan = false;
 	return region;
+}
+
+static inline struct scoot_region *make_region(uint64_t size_bytes, enum config config)
+{
+	char *addr;
+
+	ck_assert_int_eq(space_reserve(&addr, size_bytes), 0);
+	return make_region_at(addr, size_bytes, config);
 }
 
 static inline void end_region(struct scoot_region *region)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "backends/mmapcopy/mmapcopy.h"
+#include "backends/scoot/internal.h"
 #include "tests/unit/scoot-fixture.h"
 
 #define REGION_BYTES ((uint64_t)4 << 20)
@@ -251,6 +252,50 @@ START_TEST(mlockall_copies_nothing)
 }
 END_TEST
 
+/*
+ * A region whose address is no multiple of 2 MiB is settled in chunks that end where page-table
+ * pages do. Seen to fail with chunks that end at multiples of 2 MiB of the region: memory of the
+ * program behind the address space set aside for them became PROT_NONE.
+ */
+START_TEST(settling_leaves_its_neighbours_alone)
+{
+	const uint64_t size_bytes = SETTLE_CHUNK_BYTES + SETTLE_CHUNK_BYTES / 2;
+	const uint64_t side_bytes = 2 * SETTLE_CHUNK_BYTES;
+	const uint64_t skew = SETTLE_CHUNK_BYTES / 4 * 3;
+	struct scoot_region *region;
+	struct scoot_snapshot *snap;
+	char *addr, *around, *side;
+
+	ck_assert_int_eq(space_reserve(&addr, skew + size_bytes), 0);
+	ck_assert_int_eq(space_reserve(&around, 2 * side_bytes), 0);
+	region = make_region_at(addr + skew, size_bytes, WITH_SCAN);
+	space_release(region->settle.side, side_bytes);
+	side = region->settle.side = around + SETTLE_CHUNK_BYTES;
+	ck_assert_int_eq(mprotect(around, SETTLE_CHUNK_BYTES, PROT_READ | PROT_WRITE), 0);
+	ck_assert_int_eq(mprotect(side + side_bytes, SETTLE_CHUNK_BYTES, PROT_READ | PROT_WRITE),
+			 0);
+	memset(around, 1, SETTLE_CHUNK_BYTES);
+	memset(side + side_bytes, 2, SETTLE_CHUNK_BYTES);
+	memset(region->addr, 3, size_bytes);
+	snap = take(region);
+	memset(region->addr, 4, size_bytes);
+	scoot_snapshot_free(snap);
+	scoot_twin_drop(region); /* with one, only half of the side is used */
+	settle_all(region);
+	for (uint64_t off = 0; off < SETTLE_CHUNK_BYTES; off++) {
+		ck_assert_int_eq(around[off], 1);
+		ck_assert_int_eq(side[side_bytes + off], 2);
+	}
+	for (uint64_t off = 0; off < size_bytes; off++)
+		ck_assert_int_eq(region->addr[off], 4);
+	ck_assert(extents_is_owned(&region->map));
+	region->settle.side = NULL;
+	scoot_region_free(region);
+	space_release(addr, skew + size_bytes);
+	space_release(around, 2 * side_bytes);
+}
+END_TEST
+
 int main(void)
 {
 	TCase *tcase = tcase_create("pages");
@@ -259,6 +304,7 @@ int main(void)
 	tcase_add_loop_test(tcase, zero_pages_are_rolled_back_and_kept, 0, N_CONFIGS_TESTED);
 	tcase_add_loop_test(tcase, zero_pages_are_settled, 0, WITHOUT_UFFD);
 	tcase_add_loop_test(tcase, zero_pages_are_copied, 0, N_CONFIGS_TESTED);
+	tcase_add_test(tcase, settling_leaves_its_neighbours_alone);
 	if (may_lock()) {
 		tcase_add_loop_test(tcase, locked_memory_is_rolled_back, 0, N_CONFIGS_TESTED);
 		tcase_add_test(tcase, locked_memory_is_dropped_in_runs);
