@@ -13,7 +13,7 @@
 #include <utlist.h>
 
 #include "common/err.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
 

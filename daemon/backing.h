@@ -16,7 +16,7 @@
 #include <sys/types.h>
 #include <uthash.h>
 
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 
 struct daemon;
 struct session;

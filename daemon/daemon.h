@@ -8,12 +8,12 @@
 
 #include <sys/types.h>
 
-#include "daemon/job.h"
-#include "daemon/loop.h"
+#include "daemon/base/job.h"
+#include "daemon/base/loop.h"
+#include "daemon/base/quota.h"
 #include "daemon/options.h"
 #include "daemon/priority.h"
 #include "daemon/probe.h"
-#include "daemon/quota.h"
 #include "daemon/stats.h"
 
 struct session;

@@ -5,7 +5,7 @@
 
 #include <sys/types.h>
 
-#include "daemon/loop.h"
+#include "daemon/base/loop.h"
 
 struct daemon;
 struct listener;

@@ -13,13 +13,20 @@ libcowd_la_SOURCES = \
 	daemon/arm.c \
 	daemon/backing.c \
 	daemon/backing.h \
-	daemon/closer.c \
-	daemon/closer.h \
+	daemon/base/closer.c \
+	daemon/base/closer.h \
+	daemon/base/job.c \
+	daemon/base/job.h \
+	daemon/base/loop.c \
+	daemon/base/loop.h \
+	daemon/base/outcome.h \
+	daemon/base/quota.c \
+	daemon/base/quota.h \
 	daemon/daemon.h \
-	daemon/event.c \
-	daemon/event.h \
 	daemon/device.c \
 	daemon/device.h \
+	daemon/event.c \
+	daemon/event.h \
 	daemon/extent.c \
 	daemon/extent.h \
 	daemon/fault.c \
@@ -27,29 +34,22 @@ libcowd_la_SOURCES = \
 	daemon/follow.h \
 	daemon/inherit.c \
 	daemon/inherit.h \
-	daemon/job.c \
-	daemon/job.h \
 	daemon/landlock.c \
 	daemon/list-rpc.c \
 	daemon/listener.c \
 	daemon/listener.h \
 	daemon/log.c \
 	daemon/log.h \
-	daemon/loop.c \
-	daemon/loop.h \
 	daemon/options-file.c \
 	daemon/options-file.h \
 	daemon/options.c \
 	daemon/options.h \
-	daemon/outcome.h \
 	daemon/peer.c \
 	daemon/peer.h \
 	daemon/priority.c \
 	daemon/priority.h \
 	daemon/probe.c \
 	daemon/probe.h \
-	daemon/quota.c \
-	daemon/quota.h \
 	daemon/region-rpc.c \
 	daemon/region.c \
 	daemon/region.h \

@@ -20,8 +20,8 @@
 #include <systemd/sd-journal.h>
 
 #include "common/clock.h"
+#include "daemon/base/quota.h"
 #include "daemon/log.h"
-#include "daemon/quota.h"
 #include "daemon/region.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"

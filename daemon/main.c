@@ -18,7 +18,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/device.h"
 #include "daemon/inherit.h"

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "backends/features.h"
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 
 enum lend_policy {
 	LEND_NO = 0,

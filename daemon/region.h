@@ -57,9 +57,9 @@
 #include <stdatomic.h>
 #include <uthash.h>
 
+#include "daemon/base/job.h"
+#include "daemon/base/quota.h"
 #include "daemon/follow.h"
-#include "daemon/job.h"
-#include "daemon/quota.h"
 #include "daemon/room.h"
 #include "daemon/stock.h"
 #include "daemon/store.h"

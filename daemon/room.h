@@ -11,8 +11,8 @@
 #ifndef COWD_ROOM_H
 #define COWD_ROOM_H
 
-#include "daemon/job.h"
-#include "daemon/quota.h"
+#include "daemon/base/job.h"
+#include "daemon/base/quota.h"
 
 struct region;
 

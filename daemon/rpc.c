@@ -20,7 +20,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/session.h"
 

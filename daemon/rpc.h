@@ -15,7 +15,7 @@
 #define COWD_RPC_H
 
 #include "common/wire.h"
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 #include "proto/cow.pb-c.h"
 
 #define RPC_E_DEFERRED 1

@@ -24,9 +24,9 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
+#include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/outcome.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 #include "daemon/sink.h"

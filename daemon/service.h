@@ -3,7 +3,7 @@
 #ifndef COWD_SERVICE_H
 #define COWD_SERVICE_H
 
-#include "daemon/loop.h"
+#include "daemon/base/loop.h"
 
 struct daemon;
 struct status_line;

@@ -10,8 +10,8 @@
 
 #include "common/err.h"
 #include "common/wire.h"
-#include "daemon/closer.h"
-#include "daemon/quota.h"
+#include "daemon/base/closer.h"
+#include "daemon/base/quota.h"
 
 struct packet {
 	struct packet *next;

@@ -21,7 +21,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "common/wire.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/peer.h"

@@ -12,8 +12,8 @@
 #include <sys/types.h>
 #include <uthash.h>
 
-#include "daemon/loop.h"
-#include "daemon/quota.h"
+#include "daemon/base/loop.h"
+#include "daemon/base/quota.h"
 #include "proto/cow.pb-c.h"
 
 struct daemon;

@@ -19,7 +19,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/backing.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/session.h"

@@ -19,8 +19,8 @@
 #include <stdatomic.h>
 #include <uthash.h>
 
-#include "daemon/outcome.h"
-#include "daemon/quota.h"
+#include "daemon/base/outcome.h"
+#include "daemon/base/quota.h"
 #include "daemon/region.h"
 #include "daemon/session.h"
 #include "daemon/store.h"

@@ -7,7 +7,7 @@
 #ifndef COWD_STOCK_H
 #define COWD_STOCK_H
 
-#include "daemon/job.h"
+#include "daemon/base/job.h"
 
 struct region;
 

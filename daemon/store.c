@@ -19,7 +19,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/job.h"
+#include "daemon/base/job.h"
 
 #define ARENA_SLOTS_MAX ((uint32_t)16384)
 #define SLOT_FIRST      2u /* after STORE_EMPTY and STORE_ZERO */

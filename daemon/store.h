@@ -28,7 +28,7 @@
 #include <stdbool.h>
 #include <sys/uio.h>
 
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 
 /* Named outcome: the uid may keep no more. */
 #define STORE_E_QUOTA 1

@@ -13,8 +13,8 @@
 
 #include "backends/uffdio.h"
 #include "common/err.h"
+#include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/outcome.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"

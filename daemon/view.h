@@ -7,9 +7,9 @@
 #ifndef COWD_VIEW_H
 #define COWD_VIEW_H
 
-#include "daemon/job.h"
-#include "daemon/outcome.h"
-#include "daemon/quota.h"
+#include "daemon/base/job.h"
+#include "daemon/base/outcome.h"
+#include "daemon/base/quota.h"
 #include "daemon/worker.h"
 
 struct rpc_call;

@@ -366,7 +366,7 @@ static void lingering_pair(int fds[2])
  * What a client sends is closed while others are served, however long that takes, and what was
  * charged for it is given back then.
  *
- * Seen to fail: with closer_give() (daemon/closer.c) that closes at once.
+ * Seen to fail: with closer_give() (daemon/base/closer.c) that closes at once.
  */
 START_TEST(a_close_that_waits_for_a_peer_hinders_nobody)
 {

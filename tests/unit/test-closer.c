@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * daemon/closer.c: whatever was given is closed, each uid's in order, and what was charged for it
+ * daemon/base/closer.c: whatever was given is closed, each uid's in order, and what was charged for it
  * is given back. That one who hangs hinders nobody else is tests/system/hostile.c's.
  */
 #include "config.h"
@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "common/err.h"
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 #include "daemon/session-queue.h"
 
 enum {

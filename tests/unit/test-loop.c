@@ -7,8 +7,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
-#include "daemon/job.h"
-#include "daemon/loop.h"
+#include "daemon/base/job.h"
+#include "daemon/base/loop.h"
 
 static struct loop *loop;
 

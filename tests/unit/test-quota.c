@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/err.h"
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 
 static struct quota *quota;
 static struct quota_user *user;

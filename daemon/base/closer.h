@@ -15,7 +15,7 @@
 #define COWD_CLOSER_H
 
 #include "common/wire.h"
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 
 struct closer;
 

@@ -13,7 +13,7 @@
 
 #include <uthash.h>
 
-#include "daemon/loop.h"
+#include "daemon/base/loop.h"
 
 struct job_pool;
 

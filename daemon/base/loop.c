@@ -12,7 +12,7 @@
  */
 #include "config.h"
 
-#include "daemon/loop.h"
+#include "daemon/base/loop.h"
 
 #include <pthread.h>
 #include <sys/epoll.h>

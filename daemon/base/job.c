@@ -13,7 +13,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/job.h"
+#include "daemon/base/job.h"
 
 #define GIVE_WAY_NSEC 50000
 

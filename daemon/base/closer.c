@@ -2,7 +2,7 @@
 /* Threads that close; contracts are in closer.h. */
 #include "config.h"
 
-#include "daemon/closer.h"
+#include "daemon/base/closer.h"
 
 #include <assert.h>
 #include <pthread.h>

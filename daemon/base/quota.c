@@ -9,7 +9,7 @@
  */
 #include "config.h"
 
-#include "daemon/quota.h"
+#include "daemon/base/quota.h"
 
 #include <assert.h>
 #include <inttypes.h>
