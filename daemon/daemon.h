@@ -11,9 +11,9 @@
 #include "daemon/base/job.h"
 #include "daemon/base/loop.h"
 #include "daemon/base/quota.h"
-#include "daemon/options.h"
-#include "daemon/priority.h"
-#include "daemon/probe.h"
+#include "daemon/process/options.h"
+#include "daemon/process/priority.h"
+#include "daemon/process/probe.h"
 #include "daemon/stats.h"
 
 struct session;

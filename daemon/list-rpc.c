@@ -13,7 +13,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
-#include "daemon/device.h"
+#include "daemon/process/device.h"
 #include "daemon/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"

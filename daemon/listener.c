@@ -26,7 +26,7 @@
 #include "common/err.h"
 #include "common/wire.h"
 #include "daemon/daemon.h"
-#include "daemon/log.h"
+#include "daemon/process/log.h"
 #include "daemon/session.h"
 #include "proto/cow.pb-c.h"
 

@@ -23,8 +23,6 @@ libcowd_la_SOURCES = \
 	daemon/base/quota.c \
 	daemon/base/quota.h \
 	daemon/daemon.h \
-	daemon/device.c \
-	daemon/device.h \
 	daemon/event.c \
 	daemon/event.h \
 	daemon/extent.c \
@@ -34,22 +32,29 @@ libcowd_la_SOURCES = \
 	daemon/follow.h \
 	daemon/inherit.c \
 	daemon/inherit.h \
-	daemon/landlock.c \
 	daemon/list-rpc.c \
 	daemon/listener.c \
 	daemon/listener.h \
-	daemon/log.c \
-	daemon/log.h \
-	daemon/options-file.c \
-	daemon/options-file.h \
-	daemon/options.c \
-	daemon/options.h \
 	daemon/peer.c \
 	daemon/peer.h \
-	daemon/priority.c \
-	daemon/priority.h \
-	daemon/probe.c \
-	daemon/probe.h \
+	daemon/process/device.c \
+	daemon/process/device.h \
+	daemon/process/landlock.c \
+	daemon/process/log.c \
+	daemon/process/log.h \
+	daemon/process/options-file.c \
+	daemon/process/options-file.h \
+	daemon/process/options.c \
+	daemon/process/options.h \
+	daemon/process/priority.c \
+	daemon/process/priority.h \
+	daemon/process/probe.c \
+	daemon/process/probe.h \
+	daemon/process/sandbox.c \
+	daemon/process/sandbox.h \
+	daemon/process/seccomp.c \
+	daemon/process/service.c \
+	daemon/process/service.h \
 	daemon/region-rpc.c \
 	daemon/region.c \
 	daemon/region.h \
@@ -58,13 +63,8 @@ libcowd_la_SOURCES = \
 	daemon/room.h \
 	daemon/rpc.c \
 	daemon/rpc.h \
-	daemon/sandbox.c \
-	daemon/sandbox.h \
 	daemon/saver.c \
 	daemon/saver.h \
-	daemon/seccomp.c \
-	daemon/service.c \
-	daemon/service.h \
 	daemon/session-queue.c \
 	daemon/session-queue.h \
 	daemon/session-rpc.c \

@@ -5,8 +5,8 @@
 #include "common/err.h"
 #include "common/format.h"
 #include "daemon/daemon.h"
-#include "daemon/device.h"
-#include "daemon/log.h"
+#include "daemon/process/device.h"
+#include "daemon/process/log.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 

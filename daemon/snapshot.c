@@ -21,7 +21,7 @@
 #include "daemon/backing.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
-#include "daemon/log.h"
+#include "daemon/process/log.h"
 #include "daemon/session.h"
 
 /* Pages handed down with the chain lock held. */

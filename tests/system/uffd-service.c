@@ -344,7 +344,7 @@ static bool are_all(const char *start, int policy)
 }
 
 /*
- * As daemon/priority.h says. Broken on purpose by leaving priority_give_way() out, and
+ * As daemon/process/priority.h says. Broken on purpose by leaving priority_give_way() out, and
  * priority_await() out of region.c.
  */
 START_TEST(only_who_is_waited_for_takes_a_cpu_from_others)

@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include "daemon/log.h"
+#include "daemon/process/log.h"
 #include "daemon/session.h"
 #include "daemon/worker.h"
 

@@ -9,8 +9,8 @@
 
 #include "backends/kernel.h"
 #include "common/err.h"
-#include "daemon/log.h"
-#include "daemon/options.h"
+#include "daemon/process/log.h"
+#include "daemon/process/options.h"
 
 static char path[64];
 static struct options options;

@@ -17,8 +17,8 @@
 #include <sys/wait.h>
 
 #include "common/err.h"
-#include "daemon/log.h"
-#include "daemon/sandbox.h"
+#include "daemon/process/log.h"
+#include "daemon/process/sandbox.h"
 
 static struct options options = {.client_fd = -1, .is_sandboxed = true};
 

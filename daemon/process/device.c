@@ -2,7 +2,7 @@
 /* /dev/userfaultfd; contracts are in device.h. */
 #include "config.h"
 
-#include "daemon/device.h"
+#include "daemon/process/device.h"
 
 #include <fcntl.h>
 #include <stdio.h>

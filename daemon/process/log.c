@@ -21,7 +21,7 @@
 
 #include "common/clock.h"
 #include "daemon/base/quota.h"
-#include "daemon/log.h"
+#include "daemon/process/log.h"
 #include "daemon/region.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"

@@ -2,7 +2,7 @@
 /* Sockets from systemd and notifications to it; contracts are in service.h. */
 #include "config.h"
 
-#include "daemon/service.h"
+#include "daemon/process/service.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -15,7 +15,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
-#include "daemon/log.h"
+#include "daemon/process/log.h"
 
 static bool is_listen_name(const char *name)
 {

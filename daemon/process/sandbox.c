@@ -31,7 +31,7 @@
  */
 #include "config.h"
 
-#include "daemon/sandbox.h"
+#include "daemon/process/sandbox.h"
 
 #include <cap-ng.h>
 #include <grp.h>
@@ -39,7 +39,7 @@
 #include <sys/resource.h>
 
 #include "common/err.h"
-#include "daemon/log.h"
+#include "daemon/process/log.h"
 
 #ifdef COW_SANITIZED
 #define IS_SANITIZED true

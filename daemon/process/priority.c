@@ -2,7 +2,7 @@
 // Which threads interrupt others; see priority.h.
 #include "config.h"
 
-#include "daemon/priority.h"
+#include "daemon/process/priority.h"
 
 #include <sched.h>
 #include <sys/syscall.h>

@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-#include "daemon/options.h"
+#include "daemon/process/options.h"
 
 #define DEVICE_PATH "/dev/userfaultfd"
 

@@ -21,9 +21,9 @@
 #include <sys/syscall.h>
 
 #include "common/err.h"
-#include "daemon/device.h"
-#include "daemon/log.h"
-#include "daemon/sandbox.h"
+#include "daemon/process/device.h"
+#include "daemon/process/log.h"
+#include "daemon/process/sandbox.h"
 
 #ifndef LANDLOCK_ACCESS_FS_TRUNCATE /* since 6.2, version 3 */
 #define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)

@@ -19,8 +19,8 @@
 #include "backends/kernel.h"
 #include "common/err.h"
 #include "common/format.h"
-#include "daemon/log.h"
-#include "daemon/options-file.h"
+#include "daemon/process/log.h"
+#include "daemon/process/options-file.h"
 
 #define DEFAULT_CONFIG COW_SYSCONFDIR "/cowd/cowd.conf"
 #define DEFAULT_SOCKET "/run/cowd/cowd.sock"

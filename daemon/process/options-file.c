@@ -7,7 +7,7 @@
  */
 #include "config.h"
 
-#include "daemon/options-file.h"
+#include "daemon/process/options-file.h"
 
 #include <assert.h>
 #include <ctype.h>

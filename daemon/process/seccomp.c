@@ -29,7 +29,7 @@
 #include <sys/socket.h>
 
 #include "common/err.h"
-#include "daemon/sandbox.h"
+#include "daemon/process/sandbox.h"
 
 /* Type bytes of ioctl numbers, _IOC_TYPE(): userfaultfd.h and fs.h. */
 #define IOCTL_TYPE_MASK 0xff00

@@ -3,7 +3,7 @@
 #ifndef COWD_OPTIONS_FILE_H
 #define COWD_OPTIONS_FILE_H
 
-#include "daemon/options.h"
+#include "daemon/process/options.h"
 
 #define OPTION_WORKERS_MAX 1024
 #define OPTION_SAVERS_MAX  64

@@ -5,7 +5,7 @@
 
 #include <pwd.h>
 
-#include "daemon/options.h"
+#include "daemon/process/options.h"
 
 /** sandbox_raise_limits() - stage "limits": as many descriptors as allowed; never fails */
 void sandbox_raise_limits(void);
