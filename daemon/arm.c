@@ -7,7 +7,7 @@
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/event.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 
 /* The client's mmap lock, taken to read, is let go after protecting so much. */
 #define PROTECT_BYTES    ((uint64_t)64 << 20)

@@ -36,7 +36,7 @@
 #include <stddef.h>
 
 #include "backends/kernel.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 
 /* Why a snapshot is lost. */
 #define EVENT_REMOVED "the program removed pages of the region (MADV_REMOVE), or said they may go"

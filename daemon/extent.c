@@ -11,7 +11,7 @@
 
 #include "backends/pagebits.h"
 #include "common/err.h"
-#include "daemon/backing.h"
+#include "daemon/region/backing.h"
 
 static bool is_inside(uint64_t off, uint64_t n_bytes, uint64_t size_bytes)
 {

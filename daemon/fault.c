@@ -23,10 +23,10 @@
 #include "backends/uffdio.h"
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/backing.h"
 #include "daemon/daemon.h"
 #include "daemon/event.h"
-#include "daemon/region.h"
+#include "daemon/region/backing.h"
+#include "daemon/region/region.h"
 #include "daemon/snapshot.h"
 #include "daemon/stock.h"
 

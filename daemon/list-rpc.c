@@ -14,7 +14,7 @@
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/process/device.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"

@@ -11,8 +11,6 @@ libcowd_la_LIBADD = libbackends.la libproto.la libcommon.la \
 	$(SECCOMP_LIBS) $(SYSTEMD_LIBS) $(PROTOBUF_C_LIBS) $(INIH_LIBS) $(CAP_NG_LIBS)
 libcowd_la_SOURCES = \
 	daemon/arm.c \
-	daemon/backing.c \
-	daemon/backing.h \
 	daemon/base/closer.c \
 	daemon/base/closer.h \
 	daemon/base/job.c \
@@ -30,8 +28,6 @@ libcowd_la_SOURCES = \
 	daemon/fault.c \
 	daemon/follow.c \
 	daemon/follow.h \
-	daemon/inherit.c \
-	daemon/inherit.h \
 	daemon/list-rpc.c \
 	daemon/listener.c \
 	daemon/listener.h \
@@ -56,8 +52,12 @@ libcowd_la_SOURCES = \
 	daemon/process/service.c \
 	daemon/process/service.h \
 	daemon/region-rpc.c \
-	daemon/region.c \
-	daemon/region.h \
+	daemon/region/backing.c \
+	daemon/region/backing.h \
+	daemon/region/children.c \
+	daemon/region/children.h \
+	daemon/region/region.c \
+	daemon/region/region.h \
 	daemon/rollback.c \
 	daemon/room.c \
 	daemon/room.h \

@@ -20,12 +20,12 @@
 #include "common/err.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
-#include "daemon/inherit.h"
 #include "daemon/listener.h"
 #include "daemon/process/device.h"
 #include "daemon/process/log.h"
 #include "daemon/process/sandbox.h"
 #include "daemon/process/service.h"
+#include "daemon/region/children.h"
 #include "daemon/session.h"
 #include "daemon/worker.h"
 

@@ -5,7 +5,7 @@
 #include "daemon/room.h"
 
 #include "daemon/daemon.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 #include "daemon/stock.h"
 
 static void post(struct room *room)

@@ -26,7 +26,7 @@
 #include "daemon/peer.h"
 #include "daemon/process/log.h"
 #include "daemon/process/service.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 #include "daemon/rpc.h"
 #include "daemon/saver.h"
 #include "daemon/session-queue.h"

@@ -17,8 +17,8 @@
 
 #include "backends/pagebits.h"
 #include "common/err.h"
-#include "daemon/backing.h"
 #include "daemon/event.h"
+#include "daemon/region/backing.h"
 #include "daemon/snapshot.h"
 
 /* --- mode uffd, with region->chain_lock held shared ------------------------------------------- */

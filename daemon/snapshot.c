@@ -18,10 +18,10 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/backing.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
 #include "daemon/process/log.h"
+#include "daemon/region/backing.h"
 #include "daemon/session.h"
 
 /* Pages handed down with the chain lock held. */

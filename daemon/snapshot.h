@@ -21,7 +21,7 @@
 
 #include "daemon/base/outcome.h"
 #include "daemon/base/quota.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
 

@@ -6,7 +6,7 @@
 
 #include "common/clock.h"
 #include "daemon/daemon.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 #include "daemon/snapshot.h"
 
 #define SLOTS_MIN  64u

@@ -11,9 +11,9 @@
 
 #include "backends/uffdio.h"
 #include "common/clock.h"
-#include "daemon/backing.h"
 #include "daemon/daemon.h"
-#include "daemon/region.h"
+#include "daemon/region/backing.h"
+#include "daemon/region/region.h"
 #include "daemon/snapshot.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)

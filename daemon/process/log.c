@@ -22,7 +22,7 @@
 #include "common/clock.h"
 #include "daemon/base/quota.h"
 #include "daemon/process/log.h"
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"
 

@@ -5,7 +5,7 @@
  * size of a region's memory.
  *
  * Seen to fail: with cowi_snapshot_lost_event() that stops at the first handle, and without
- * fchmod() in make_memfd() (daemon/backing.c); with a client thread that notes only by reading the
+ * fchmod() in make_memfd() (daemon/region/backing.c); with a client thread that notes only by reading the
  * socket again that nothing is left in it; without F_SEAL_SHRINK in BACKING_SEALS.
  */
 #include "config.h"

@@ -127,7 +127,7 @@ static void freeze_what_is_rolled_back(void *user)
 }
 
 /*
- * Seen to fail: with op_done() (daemon/region.c) that submits an operation that goes on by
+ * Seen to fail: with op_done() (daemon/region/region.c) that submits an operation that goes on by
  * region_submit(), behind a take that is waiting.
  */
 START_TEST(rolling_back_is_one_step_to_others)

@@ -2,7 +2,7 @@
 /* Memfds that hold clients' memory; contracts and what the seals are worth are in backing.h. */
 #include "config.h"
 
-#include "daemon/backing.h"
+#include "daemon/region/backing.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>

@@ -2,15 +2,15 @@
 /* Life of a region; contracts, locks and what a region is are in region.h. */
 #include "config.h"
 
-#include "daemon/region.h"
+#include "daemon/region/region.h"
 
 #include <stdio.h>
 #include <utlist.h>
 
 #include "backends/uffdio.h"
 #include "common/err.h"
-#include "daemon/backing.h"
 #include "daemon/daemon.h"
+#include "daemon/region/backing.h"
 #include "daemon/session.h"
 #include "daemon/snapshot.h"
 

@@ -2,7 +2,7 @@
 /* Fork children that have a region's memory; what for is in inherit.h. */
 #include "config.h"
 
-#include "daemon/inherit.h"
+#include "daemon/region/children.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -11,9 +11,9 @@
 #include <utlist.h>
 
 #include "common/err.h"
-#include "daemon/backing.h"
 #include "daemon/daemon.h"
-#include "daemon/region.h"
+#include "daemon/region/backing.h"
+#include "daemon/region/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 

@@ -11,8 +11,8 @@
  *
  * Loop thread only.
  */
-#ifndef COWD_INHERIT_H
-#define COWD_INHERIT_H
+#ifndef COWD_CHILDREN_H
+#define COWD_CHILDREN_H
 
 #include <sys/types.h>
 
