@@ -7,7 +7,7 @@
 #include <sched.h>
 
 #include "backends/uffdio.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 /* In a turn. Others of the worker wait meanwhile, and signals let threads fault without a wake. */
 #define N_READS_MAX 64

@@ -27,7 +27,7 @@
 #include "daemon/event.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 #include "daemon/stock.h"
 
 /* Messages of a turn. */

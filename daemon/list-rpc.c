@@ -17,7 +17,7 @@
 #include "daemon/region/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 #include "daemon/store.h"
 #include "daemon/worker.h"
 

@@ -23,8 +23,6 @@ libcowd_la_SOURCES = \
 	daemon/daemon.h \
 	daemon/event.c \
 	daemon/event.h \
-	daemon/extent.c \
-	daemon/extent.h \
 	daemon/fault.c \
 	daemon/follow.c \
 	daemon/follow.h \
@@ -63,19 +61,23 @@ libcowd_la_SOURCES = \
 	daemon/room.h \
 	daemon/rpc.c \
 	daemon/rpc.h \
-	daemon/saver.c \
-	daemon/saver.h \
 	daemon/session-queue.c \
 	daemon/session-queue.h \
 	daemon/session-rpc.c \
 	daemon/session.c \
 	daemon/session.h \
-	daemon/sink.c \
-	daemon/sink.h \
-	daemon/snapshot-read.c \
 	daemon/snapshot-rpc.c \
-	daemon/snapshot.c \
-	daemon/snapshot.h \
+	daemon/snapshot/frozen.c \
+	daemon/snapshot/frozen.h \
+	daemon/snapshot/read.c \
+	daemon/snapshot/save.c \
+	daemon/snapshot/save.h \
+	daemon/snapshot/sink.c \
+	daemon/snapshot/sink.h \
+	daemon/snapshot/snapshot.c \
+	daemon/snapshot/snapshot.h \
+	daemon/snapshot/view.c \
+	daemon/snapshot/view.h \
 	daemon/stats.c \
 	daemon/stats.h \
 	daemon/stock.c \
@@ -84,8 +86,6 @@ libcowd_la_SOURCES = \
 	daemon/store.c \
 	daemon/store.h \
 	daemon/sweep.c \
-	daemon/view.c \
-	daemon/view.h \
 	daemon/worker.c \
 	daemon/worker.h \
 	$(NULL)

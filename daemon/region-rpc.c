@@ -17,7 +17,7 @@
 #include "daemon/region/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
 {

@@ -32,7 +32,7 @@
 #include "daemon/region/backing.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 /* Of one job. */
 #define TURN_USEC 10000

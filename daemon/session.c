@@ -28,10 +28,10 @@
 #include "daemon/process/service.h"
 #include "daemon/region/region.h"
 #include "daemon/rpc.h"
-#include "daemon/saver.h"
 #include "daemon/session-queue.h"
-#include "daemon/snapshot.h"
-#include "daemon/view.h"
+#include "daemon/snapshot/save.h"
+#include "daemon/snapshot/snapshot.h"
+#include "daemon/snapshot/view.h"
 
 /* Requests of one client that are served before others have their turn. */
 #define REQUESTS_PER_TURN 16

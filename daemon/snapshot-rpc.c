@@ -12,13 +12,13 @@
 #include "common/err.h"
 #include "common/format.h"
 #include "daemon/daemon.h"
-#include "daemon/extent.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
-#include "daemon/view.h"
+#include "daemon/snapshot/frozen.h"
+#include "daemon/snapshot/snapshot.h"
+#include "daemon/snapshot/view.h"
 
 /* --- what a client is told about a snapshot --------------------------------------------------- */
 

@@ -7,7 +7,7 @@
 #include "common/clock.h"
 #include "daemon/daemon.h"
 #include "daemon/region/region.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 #define SLOTS_MIN  64u
 #define SLOTS_MAX  2048u

@@ -14,7 +14,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)
 static_assert(SLICE_BYTES <= BACKING_LOOK_BYTES, "all of a slice is looked at");

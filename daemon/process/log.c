@@ -24,7 +24,7 @@
 #include "daemon/process/log.h"
 #include "daemon/region/region.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 #define LINE_MAX_BYTES 1024
 

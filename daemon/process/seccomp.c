@@ -92,7 +92,7 @@ static const struct allowed allowed[] = {
 	{"pwrite64", "saves to files; stores"},
 	{"pwritev", "saves"},
 	{"pwritev2", "saves"},
-	{"pipe2", "saves to pipes without RWF_NOWAIT: daemon/sink.h"},
+	{"pipe2", "saves to pipes without RWF_NOWAIT: daemon/snapshot/sink.h"},
 	{"splice", "the same"},
 	{"lseek", "the offset of a file to save to"},
 	{"fallocate", "holes in files; giving memory of stores back"},

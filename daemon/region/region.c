@@ -12,7 +12,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 static int charge(struct region *region, Cow__V1__Mode mode)
 {

@@ -103,7 +103,7 @@ static uint64_t faults_of_this_thread(void)
 	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
 }
 
-/* Broken on purpose by having ahead_bytes() in daemon/view.c return one page: fails. */
+/* Broken on purpose by having ahead_bytes() in daemon/snapshot/view.c return one page: fails. */
 START_TEST(views_read_in_order_are_filled_ahead)
 {
 	CLEANUP(cow_region_unrefp) struct cow_region *region = NULL;

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 
 #include "backends/pagebits.h"
-#include "daemon/extent.h"
+#include "daemon/snapshot/frozen.h"
 #include "tests/unit/scoot-fixture.h"
 #include "unit/frame.h"
 

@@ -10,7 +10,7 @@
 
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 #include "unit/frame.h"
 
 #define REGION_BYTES (1 << 20)
@@ -255,7 +255,7 @@ static uint64_t make_snapshot(int sock)
 	return id;
 }
 
-/* Broken by a charge() of daemon/extent.c that is for nothing. */
+/* Broken by a charge() of daemon/snapshot/frozen.c that is for nothing. */
 START_TEST(extents_are_charged)
 {
 	AUTO_FD int sock = frame_greet();

@@ -19,7 +19,7 @@
 #include "common/err.h"
 #include "daemon/event.h"
 #include "daemon/region/backing.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 /* --- mode uffd, with region->chain_lock held shared ------------------------------------------- */
 

@@ -5,7 +5,7 @@
  */
 #include "config.h"
 
-#include "daemon/extent.h"
+#include "daemon/snapshot/frozen.h"
 
 #include <utlist.h>
 

@@ -11,7 +11,7 @@
  */
 #include "config.h"
 
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 #include <stdio.h>
 #include <utlist.h>

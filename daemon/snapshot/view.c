@@ -9,7 +9,7 @@
  */
 #include "config.h"
 
-#include "daemon/view.h"
+#include "daemon/snapshot/view.h"
 
 #include "backends/uffdio.h"
 #include "common/err.h"
@@ -17,7 +17,7 @@
 #include "daemon/daemon.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 #define N_MSGS       16
 /* A touch of another part is another fault; regions of the same worker get their turns between. */

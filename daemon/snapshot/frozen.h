@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The extents that a client says its scoot or mmapcopy snapshot is made of, checked. */
-#ifndef COWD_EXTENT_H
-#define COWD_EXTENT_H
+#ifndef COWD_FROZEN_H
+#define COWD_FROZEN_H
 
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/snapshot.h"
 
 /* More extents than this are not taken; clients merge runs long before. */
 #define EXTENTS_MAX 65536

@@ -2,7 +2,7 @@
 /* Where a save writes to; contracts and why are in sink.h. */
 #include "config.h"
 
-#include "daemon/sink.h"
+#include "daemon/snapshot/sink.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,8 +3,8 @@
  * Saves: a snapshot written to a descriptor that a client opened and lent, by a thread of the
  * savers' pool. rpc_snapshot_save() and rpc_save_cancel() begin and cancel one.
  */
-#ifndef COWD_SAVER_H
-#define COWD_SAVER_H
+#ifndef COWD_SAVE_H
+#define COWD_SAVE_H
 
 struct session;
 

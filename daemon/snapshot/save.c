@@ -15,7 +15,7 @@
  */
 #include "config.h"
 
-#include "daemon/saver.h"
+#include "daemon/snapshot/save.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -29,8 +29,8 @@
 #include "daemon/daemon.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
-#include "daemon/sink.h"
-#include "daemon/snapshot.h"
+#include "daemon/snapshot/sink.h"
+#include "daemon/snapshot/snapshot.h"
 
 #define BUF_BYTES            ((size_t)256 * 1024)
 #define STREAM_BYTES         ((size_t)64 * 1024) /* what a pipe holds */
