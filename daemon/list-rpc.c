@@ -18,8 +18,8 @@
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
-#include "daemon/store.h"
-#include "daemon/worker.h"
+#include "daemon/uffd/slots.h"
+#include "daemon/uffd/worker.h"
 
 /* Second field of /proc/self/statm, proc(5); the file was opened before the sandbox closed. */
 static uint64_t resident_bytes(const struct daemon *daemon)

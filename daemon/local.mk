@@ -10,7 +10,6 @@ libcowd_la_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS) $(SYSTEMD_CFLAGS) $(PROTOBUF_
 libcowd_la_LIBADD = libbackends.la libproto.la libcommon.la \
 	$(SECCOMP_LIBS) $(SYSTEMD_LIBS) $(PROTOBUF_C_LIBS) $(INIH_LIBS) $(CAP_NG_LIBS)
 libcowd_la_SOURCES = \
-	daemon/arm.c \
 	daemon/base/closer.c \
 	daemon/base/closer.h \
 	daemon/base/job.c \
@@ -21,11 +20,6 @@ libcowd_la_SOURCES = \
 	daemon/base/quota.c \
 	daemon/base/quota.h \
 	daemon/daemon.h \
-	daemon/event.c \
-	daemon/event.h \
-	daemon/fault.c \
-	daemon/follow.c \
-	daemon/follow.h \
 	daemon/list-rpc.c \
 	daemon/listener.c \
 	daemon/listener.h \
@@ -56,9 +50,6 @@ libcowd_la_SOURCES = \
 	daemon/region/children.h \
 	daemon/region/region.c \
 	daemon/region/region.h \
-	daemon/rollback.c \
-	daemon/room.c \
-	daemon/room.h \
 	daemon/rpc.c \
 	daemon/rpc.h \
 	daemon/session-queue.c \
@@ -80,12 +71,21 @@ libcowd_la_SOURCES = \
 	daemon/snapshot/view.h \
 	daemon/stats.c \
 	daemon/stats.h \
-	daemon/stock.c \
-	daemon/stock.h \
-	daemon/store-index.c \
-	daemon/store.c \
-	daemon/store.h \
-	daemon/sweep.c \
-	daemon/worker.c \
-	daemon/worker.h \
+	daemon/uffd/arm.c \
+	daemon/uffd/event.c \
+	daemon/uffd/event.h \
+	daemon/uffd/fault.c \
+	daemon/uffd/follow.c \
+	daemon/uffd/follow.h \
+	daemon/uffd/prealloc.c \
+	daemon/uffd/prealloc.h \
+	daemon/uffd/quota-wait.c \
+	daemon/uffd/quota-wait.h \
+	daemon/uffd/rollback.c \
+	daemon/uffd/slots.c \
+	daemon/uffd/slots.h \
+	daemon/uffd/store.c \
+	daemon/uffd/sweep.c \
+	daemon/uffd/worker.c \
+	daemon/uffd/worker.h \
 	$(NULL)

@@ -27,7 +27,7 @@
 #include "daemon/process/service.h"
 #include "daemon/region/children.h"
 #include "daemon/session.h"
-#include "daemon/worker.h"
+#include "daemon/uffd/worker.h"
 
 #define EXIT_USAGE 2
 

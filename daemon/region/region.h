@@ -59,11 +59,11 @@
 
 #include "daemon/base/job.h"
 #include "daemon/base/quota.h"
-#include "daemon/follow.h"
-#include "daemon/room.h"
-#include "daemon/stock.h"
-#include "daemon/store.h"
-#include "daemon/worker.h"
+#include "daemon/uffd/follow.h"
+#include "daemon/uffd/prealloc.h"
+#include "daemon/uffd/quota-wait.h"
+#include "daemon/uffd/slots.h"
+#include "daemon/uffd/worker.h"
 #include "proto/cow.pb-c.h"
 
 struct backing;

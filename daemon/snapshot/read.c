@@ -17,9 +17,9 @@
 
 #include "backends/pagebits.h"
 #include "common/err.h"
-#include "daemon/event.h"
 #include "daemon/region/backing.h"
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/event.h"
 
 /* --- mode uffd, with region->chain_lock held shared ------------------------------------------- */
 

@@ -23,7 +23,7 @@
 #include "daemon/base/quota.h"
 #include "daemon/region/region.h"
 #include "daemon/session.h"
-#include "daemon/store.h"
+#include "daemon/uffd/slots.h"
 
 struct backing;
 struct daemon;

@@ -10,7 +10,7 @@
 #include "daemon/base/job.h"
 #include "daemon/base/outcome.h"
 #include "daemon/base/quota.h"
-#include "daemon/worker.h"
+#include "daemon/uffd/worker.h"
 
 struct rpc_call;
 struct session;

@@ -12,7 +12,7 @@
  * to allow for it.
  *
  * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release
- * (daemon/store-index.c), with overlay() looking at the snapshot's own store only
+ * (daemon/uffd/store.c), with overlay() looking at the snapshot's own store only
  * (daemon/snapshot/read.c), and with fault.c lifting protection before store_put().
  */
 #include "config.h"
@@ -385,7 +385,7 @@ START_TEST(the_next_region_at_an_address_is_not_the_last_ones)
 END_TEST
 
 /*
- * Each release may find the next take half way through its move: is_frozen() in daemon/arm.c. The
+ * Each release may find the next take half way through its move: is_frozen() in daemon/uffd/arm.c. The
  * moment is short, and this was not seen to fail without it.
  */
 START_TEST(taking_while_the_last_snapshot_goes_is_right)

@@ -51,7 +51,7 @@ static uint64_t counter(struct cow_client *client, const char *name)
 	return value;
 }
 
-/* Broken on purpose by having run_length() in daemon/fault.c return 1: fails. */
+/* Broken on purpose by having run_length() in daemon/uffd/fault.c return 1: fails. */
 START_TEST(writes_in_order_have_their_neighbours_kept_too)
 {
 	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
@@ -207,7 +207,7 @@ static void scribble(char *memory, size_t n_writes)
  * A fuzzer changes other pages each time: what it changed long ago costs nothing any more, neither
  * time nor memory.
  *
- * Broken on purpose by having roll_newest() in daemon/rollback.c put nothing away: the second roll
+ * Broken on purpose by having roll_newest() in daemon/uffd/rollback.c put nothing away: the second roll
  * back leaves all pages kept; by having it put away without protect(): the snapshot is wrong.
  */
 START_TEST(a_page_rolled_back_is_as_if_it_had_not_been_written)

@@ -12,7 +12,7 @@
 
 #include "daemon/process/log.h"
 #include "daemon/session.h"
-#include "daemon/worker.h"
+#include "daemon/uffd/worker.h"
 
 #define TURNS_MAX 20000
 

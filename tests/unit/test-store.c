@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* daemon/store.c: slots are charged before they are given out, and pages go down the chain. */
+/* daemon/uffd/slots.c: slots are charged before they are given out, and pages go down the chain. */
 #include "config.h"
 
 #include <check.h>
 #include <string.h>
 
-#include "daemon/store.h"
+#include "daemon/uffd/slots.h"
 
 #define N_PAGES 5000
 

@@ -8,8 +8,8 @@
  * first. So that there is something to give, all regions of that uid give back what they have
  * ready and do not use, and make nothing more ready as long as anybody waits.
  */
-#ifndef COWD_ROOM_H
-#define COWD_ROOM_H
+#ifndef COWD_QUOTA_WAIT_H
+#define COWD_QUOTA_WAIT_H
 
 #include "daemon/base/job.h"
 #include "daemon/base/quota.h"

@@ -4,8 +4,8 @@
  * of serving a fault. A region whose pages are being kept has some slots stocked by a job, more
  * each time that they run low.
  */
-#ifndef COWD_STOCK_H
-#define COWD_STOCK_H
+#ifndef COWD_PREALLOC_H
+#define COWD_PREALLOC_H
 
 #include "daemon/base/job.h"
 

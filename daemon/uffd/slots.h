@@ -20,8 +20,8 @@
  * drained by its save, one more stretch is charged whatever the limit says: one for each snapshot
  * that is being drained, at most, and until the rest of it follows.
  */
-#ifndef COWD_STORE_H
-#define COWD_STORE_H
+#ifndef COWD_SLOTS_H
+#define COWD_SLOTS_H
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -2,7 +2,7 @@
 /* Making memory for old pages ready ahead of need, and giving it back; stock.h says why. */
 #include "config.h"
 
-#include "daemon/stock.h"
+#include "daemon/uffd/prealloc.h"
 
 #include "common/clock.h"
 #include "daemon/daemon.h"

@@ -2,7 +2,7 @@
 /* Finding out where threads run; follow.h says what for. */
 #include "config.h"
 
-#include "daemon/follow.h"
+#include "daemon/uffd/follow.h"
 
 #include <fcntl.h>
 #include <stdio.h>

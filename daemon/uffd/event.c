@@ -2,7 +2,7 @@
 /* Changes of a region's mapping, as the kernel reports them; event.h says how it does that. */
 #include "config.h"
 
-#include "daemon/event.h"
+#include "daemon/uffd/event.h"
 
 #include <sched.h>
 

@@ -2,11 +2,11 @@
 /* Waiting for what others of the same uid give back; room.h says how. */
 #include "config.h"
 
-#include "daemon/room.h"
+#include "daemon/uffd/quota-wait.h"
 
 #include "daemon/daemon.h"
 #include "daemon/region/region.h"
-#include "daemon/stock.h"
+#include "daemon/uffd/prealloc.h"
 
 static void post(struct room *room)
 {

@@ -28,11 +28,11 @@
 #include "common/err.h"
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/event.h"
 #include "daemon/region/backing.h"
 #include "daemon/rpc.h"
 #include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/event.h"
 
 /* Of one job. */
 #define TURN_USEC 10000

@@ -24,11 +24,11 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
-#include "daemon/event.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
 #include "daemon/snapshot/snapshot.h"
-#include "daemon/stock.h"
+#include "daemon/uffd/event.h"
+#include "daemon/uffd/prealloc.h"
 
 /* Messages of a turn. */
 #define N_MSGS           32

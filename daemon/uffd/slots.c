@@ -10,7 +10,7 @@
  */
 #include "config.h"
 
-#include "daemon/store.h"
+#include "daemon/uffd/slots.h"
 
 #include <assert.h>
 #include <fcntl.h>

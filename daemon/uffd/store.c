@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 
 #include "common/err.h"
-#include "daemon/store.h"
+#include "daemon/uffd/slots.h"
 
 /* Entries of a stretch. */
 #define TOUCH_SHIFT 10u

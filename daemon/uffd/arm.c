@@ -6,8 +6,8 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
-#include "daemon/event.h"
 #include "daemon/region/region.h"
+#include "daemon/uffd/event.h"
 
 /* The client's mmap lock, taken to read, is let go after protecting so much. */
 #define PROTECT_BYTES    ((uint64_t)64 << 20)
