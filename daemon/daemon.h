@@ -14,7 +14,7 @@
 #include "daemon/process/options.h"
 #include "daemon/process/priority.h"
 #include "daemon/process/probe.h"
-#include "daemon/stats.h"
+#include "daemon/rpc/stats.h"
 
 struct session;
 struct region;

@@ -20,11 +20,6 @@ libcowd_la_SOURCES = \
 	daemon/base/quota.c \
 	daemon/base/quota.h \
 	daemon/daemon.h \
-	daemon/list-rpc.c \
-	daemon/listener.c \
-	daemon/listener.h \
-	daemon/peer.c \
-	daemon/peer.h \
 	daemon/process/device.c \
 	daemon/process/device.h \
 	daemon/process/landlock.c \
@@ -43,21 +38,28 @@ libcowd_la_SOURCES = \
 	daemon/process/seccomp.c \
 	daemon/process/service.c \
 	daemon/process/service.h \
-	daemon/region-rpc.c \
 	daemon/region/backing.c \
 	daemon/region/backing.h \
 	daemon/region/children.c \
 	daemon/region/children.h \
 	daemon/region/region.c \
 	daemon/region/region.h \
-	daemon/rpc.c \
-	daemon/rpc.h \
-	daemon/session-queue.c \
-	daemon/session-queue.h \
-	daemon/session-rpc.c \
-	daemon/session.c \
-	daemon/session.h \
-	daemon/snapshot-rpc.c \
+	daemon/rpc/hello.c \
+	daemon/rpc/list.c \
+	daemon/rpc/listener.c \
+	daemon/rpc/listener.h \
+	daemon/rpc/peer.c \
+	daemon/rpc/peer.h \
+	daemon/rpc/region.c \
+	daemon/rpc/rpc.c \
+	daemon/rpc/rpc.h \
+	daemon/rpc/send-queue.c \
+	daemon/rpc/send-queue.h \
+	daemon/rpc/session.c \
+	daemon/rpc/session.h \
+	daemon/rpc/snapshot.c \
+	daemon/rpc/stats.c \
+	daemon/rpc/stats.h \
 	daemon/snapshot/frozen.c \
 	daemon/snapshot/frozen.h \
 	daemon/snapshot/read.c \
@@ -69,8 +71,6 @@ libcowd_la_SOURCES = \
 	daemon/snapshot/snapshot.h \
 	daemon/snapshot/view.c \
 	daemon/snapshot/view.h \
-	daemon/stats.c \
-	daemon/stats.h \
 	daemon/uffd/arm.c \
 	daemon/uffd/event.c \
 	daemon/uffd/event.h \

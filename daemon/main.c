@@ -20,13 +20,13 @@
 #include "common/err.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
-#include "daemon/listener.h"
 #include "daemon/process/device.h"
 #include "daemon/process/log.h"
 #include "daemon/process/sandbox.h"
 #include "daemon/process/service.h"
 #include "daemon/region/children.h"
-#include "daemon/session.h"
+#include "daemon/rpc/listener.h"
+#include "daemon/rpc/session.h"
 #include "daemon/uffd/worker.h"
 
 #define EXIT_USAGE 2

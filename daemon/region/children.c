@@ -14,8 +14,8 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 
 /**
  * struct inheritor - a process that has a region's memory

@@ -11,7 +11,7 @@
 #include "common/err.h"
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
 
 static int charge(struct region *region, Cow__V1__Mode mode)

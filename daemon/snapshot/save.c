@@ -27,8 +27,8 @@
 #include "daemon/base/closer.h"
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 #include "daemon/snapshot/sink.h"
 #include "daemon/snapshot/snapshot.h"
 

@@ -22,7 +22,7 @@
 #include "daemon/daemon.h"
 #include "daemon/process/log.h"
 #include "daemon/region/backing.h"
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 
 /* Pages handed down with the chain lock held. */
 #define HAND_DOWN_PAGES ((uint64_t)1 << 12)

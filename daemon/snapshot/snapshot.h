@@ -22,7 +22,7 @@
 #include "daemon/base/outcome.h"
 #include "daemon/base/quota.h"
 #include "daemon/region/region.h"
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 #include "daemon/uffd/slots.h"
 
 struct backing;

@@ -15,8 +15,8 @@
 #include "common/err.h"
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
 
 #define N_MSGS       16

@@ -29,8 +29,8 @@
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/uffd/event.h"
 

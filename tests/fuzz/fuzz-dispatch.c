@@ -26,7 +26,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 #include "unit/frame.h"
 
 enum {

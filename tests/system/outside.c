@@ -3,7 +3,7 @@
  * Snapshots from outside, mode uffd: another process of the same user, or an administrator, freezes
  * a region that its owner goes on writing to; nobody else can.
  *
- * Seen to fail when find_region() (daemon/snapshot-rpc.c) does not ask session_may_see().
+ * Seen to fail when find_region() (daemon/rpc/snapshot.c) does not ask session_may_see().
  */
 #include "config.h"
 

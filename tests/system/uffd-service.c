@@ -130,7 +130,7 @@ START_TEST(views_read_in_order_are_filled_ahead)
 }
 END_TEST
 
-/* Broken on purpose by leaving out lost_because in daemon/snapshot-rpc.c: fails. */
+/* Broken on purpose by leaving out lost_because in daemon/rpc/snapshot.c: fails. */
 START_TEST(a_lost_snapshot_is_listed_as_lost_with_the_reason)
 {
 	struct cow_snapshot_params params = {.budget_bytes = 8 * page_size_bytes()};

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 
 #include "daemon/process/log.h"
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 #include "daemon/uffd/worker.h"
 
 #define TURNS_MAX 20000

@@ -15,7 +15,7 @@
 
 #include "common/err.h"
 #include "daemon/base/closer.h"
-#include "daemon/session-queue.h"
+#include "daemon/rpc/send-queue.h"
 
 enum {
 	N_GIVERS = 4,

@@ -15,9 +15,9 @@
 #include <sys/wait.h>
 
 #include "common/err.h"
-#include "daemon/listener.h"
-#include "daemon/session-queue.h"
-#include "daemon/session.h"
+#include "daemon/rpc/listener.h"
+#include "daemon/rpc/send-queue.h"
+#include "daemon/rpc/session.h"
 #include "unit/frame.h"
 
 static char dir[64];

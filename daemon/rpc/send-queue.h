@@ -6,8 +6,8 @@
  * descriptor of what takes long to close, the memory of a region or a client's pipe: the closer
  * closes it.
  */
-#ifndef COWD_SESSION_QUEUE_H
-#define COWD_SESSION_QUEUE_H
+#ifndef COWD_SEND_QUEUE_H
+#define COWD_SEND_QUEUE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -2,6 +2,8 @@
 /* Calls about snapshots: take, open, release, read, list; proto/cow.proto says what they mean. */
 #include "config.h"
 
+#include "daemon/snapshot/snapshot.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -14,10 +16,9 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 #include "daemon/snapshot/frozen.h"
-#include "daemon/snapshot/snapshot.h"
 #include "daemon/snapshot/view.h"
 
 /* --- what a client is told about a snapshot --------------------------------------------------- */

@@ -12,7 +12,7 @@
  */
 #include "config.h"
 
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -23,12 +23,12 @@
 #include "common/wire.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
-#include "daemon/peer.h"
 #include "daemon/process/log.h"
 #include "daemon/process/service.h"
 #include "daemon/region/region.h"
-#include "daemon/rpc.h"
-#include "daemon/session-queue.h"
+#include "daemon/rpc/peer.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/send-queue.h"
 #include "daemon/snapshot/save.h"
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/snapshot/view.h"

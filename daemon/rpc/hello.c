@@ -7,8 +7,8 @@
 #include "daemon/daemon.h"
 #include "daemon/process/device.h"
 #include "daemon/process/log.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 
 /* Protocol versions spoken: from … to. */
 #define VERSION_MIN 1

@@ -6,8 +6,8 @@
 
 #include "common/err.h"
 #include "daemon/daemon.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 
 static const struct {
 	const char *name;

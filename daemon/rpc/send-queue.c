@@ -2,7 +2,7 @@
 /* Replies waiting for room in a socket; see session-queue.h. */
 #include "config.h"
 
-#include "daemon/session-queue.h"
+#include "daemon/rpc/send-queue.h"
 
 #include <fcntl.h>
 #include <string.h>

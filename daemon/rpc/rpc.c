@@ -12,7 +12,7 @@
  */
 #include "config.h"
 
-#include "daemon/rpc.h"
+#include "daemon/rpc/rpc.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -22,7 +22,7 @@
 #include "common/err.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 
 struct rpc_chunk {
 	struct rpc_chunk *next;

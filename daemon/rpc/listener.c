@@ -10,7 +10,7 @@
  */
 #include "config.h"
 
-#include "daemon/listener.h"
+#include "daemon/rpc/listener.h"
 
 #include <fcntl.h>
 #include <libgen.h>
@@ -27,7 +27,7 @@
 #include "common/wire.h"
 #include "daemon/daemon.h"
 #include "daemon/process/log.h"
-#include "daemon/session.h"
+#include "daemon/rpc/session.h"
 #include "proto/cow.pb-c.h"
 
 #define ACCEPTS_PER_TURN 16

@@ -2,7 +2,7 @@
 /* Who is at the other end; the argument is in peer.h. */
 #include "config.h"
 
-#include "daemon/peer.h"
+#include "daemon/rpc/peer.h"
 
 #include <string.h>
 #include <sys/pidfd.h>

@@ -2,6 +2,8 @@
 /* Calls about regions and backings; what they mean is in proto/cow.proto. */
 #include "config.h"
 
+#include "daemon/region/region.h"
+
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,9 +16,8 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/children.h"
-#include "daemon/region/region.h"
-#include "daemon/rpc.h"
-#include "daemon/session.h"
+#include "daemon/rpc/rpc.h"
+#include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
 
 static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
