@@ -49,8 +49,8 @@
 
 #include "common/err.h"
 #include "common/wire.h"
+#include "libclient/base/entry.h"
 #include "libclient/cowclient.h"
-#include "libclient/entry.h"
 #include "proto/cow.pb-c.h"
 
 struct memfile;   /* backends/extents.h */

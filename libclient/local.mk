@@ -5,15 +5,15 @@ libclient_internal_la_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
 libclient_internal_la_LIBADD = libbackends.la libproto.la libcommon.la $(PROTOBUF_C_LIBS)
 libclient_internal_la_SOURCES = \
 	libclient/aside.c \
+	libclient/base/elsewhere.c \
+	libclient/base/entry.c \
+	libclient/base/entry.h \
 	libclient/call.c \
 	libclient/change.c \
 	libclient/client-thread.c \
 	libclient/client.c \
 	libclient/conn.h \
 	libclient/connect.c \
-	libclient/elsewhere.c \
-	libclient/entry.c \
-	libclient/entry.h \
 	libclient/exec.c \
 	libclient/fork-guard.c \
 	libclient/fork.c \

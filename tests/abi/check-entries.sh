@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Every exported function begins with COWI_ENTRY(), which keeps signal handlers and cancellation out
-# (libclient/entry.h), or is one of those that take no lock.
+# (libclient/base/entry.h), or is one of those that take no lock.
 # Seen to fail: without COWI_ENTRY() in cow_region_discard().
 set -eu
 

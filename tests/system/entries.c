@@ -4,7 +4,7 @@
  * that thread: no signal handler, which would touch the region or fork, and no cancellation.
  * Elsewhere in its calls signals come as ever.
  *
- * Seen to fail, each on a library without libclient/entry.c: see each test.
+ * Seen to fail, each on a library without libclient/base/entry.c: see each test.
  */
 #include "config.h"
 

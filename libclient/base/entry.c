@@ -2,7 +2,7 @@
 /* Keeping the program's code off a thread that is in the library; see entry.h. */
 #include "config.h"
 
-#include "libclient/entry.h"
+#include "libclient/base/entry.h"
 
 #include <assert.h>
 #include <linux/futex.h>
