@@ -9,7 +9,7 @@
 #include "config.h"
 
 #include "backends/space.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* Old page tables dropped at a time; the client's mmap lock is held meanwhile, replies wait. */
 #define PIECE_BYTES    ((uint64_t)2 << 20)

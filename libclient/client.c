@@ -19,7 +19,7 @@
 #include "backends/uffdio.h"
 #include "common/clock.h"
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 #define DEFAULT_ADDRESS "/run/cowd/cowd.sock"
 

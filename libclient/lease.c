@@ -23,7 +23,7 @@
 #include <sys/epoll.h>
 
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "libclient/mode-scoot.h"
 
 struct awaited {

@@ -8,16 +8,18 @@ libclient_internal_la_SOURCES = \
 	libclient/base/elsewhere.c \
 	libclient/base/entry.c \
 	libclient/base/entry.h \
-	libclient/call.c \
 	libclient/change.c \
-	libclient/client-thread.c \
 	libclient/client.c \
-	libclient/conn.h \
-	libclient/connect.c \
-	libclient/exec.c \
+	libclient/conn/call.c \
+	libclient/conn/conn.h \
+	libclient/conn/connect.c \
+	libclient/conn/exec.c \
+	libclient/conn/give-back.c \
+	libclient/conn/robbed.c \
+	libclient/conn/send.c \
+	libclient/conn/thread.c \
 	libclient/fork-guard.c \
 	libclient/fork.c \
-	libclient/give-back.c \
 	libclient/internal.h \
 	libclient/lease.c \
 	libclient/map.c \
@@ -25,11 +27,9 @@ libclient_internal_la_SOURCES = \
 	libclient/mode-scoot.c \
 	libclient/mode-scoot.h \
 	libclient/mode-uffd.c \
-	libclient/output.c \
 	libclient/prefault.c \
 	libclient/region.c \
 	libclient/registry.c \
-	libclient/robbed.c \
 	libclient/save.c \
 	libclient/scoot-adopt.c \
 	libclient/scoot-alone.c \

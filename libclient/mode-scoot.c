@@ -20,7 +20,7 @@
 #include "backends/space.h"
 #include "common/clock.h"
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* So that SnapshotTake fits a packet. */
 #define EXTENTS_MAX 2000

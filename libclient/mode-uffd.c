@@ -25,7 +25,7 @@
 #include "backends/space.h"
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* How long to wait for an earlier cowd, or an earlier session of
  * this one, to let go of a region. */

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* More than most takes allocate, small enough for malloc() to keep when it is freed. */
 #define HEAP_BYTES  ((size_t)16 << 10)

@@ -16,7 +16,7 @@
 
 #include "backends/extents.h"
 #include "common/clock.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* Between two attempts to hand over a region that cowd could not take. */
 #define REFUSED_PERIOD_MSEC 200

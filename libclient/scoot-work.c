@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "common/clock.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "libclient/mode-scoot.h"
 
 /* So much at a time, and then a pause: half of one CPU at most, so that a program that needs its

@@ -18,7 +18,7 @@
 
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 static int raise_lost(const struct cow_snapshot *snap)
 {

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "backends/scoot/scoot.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "tools/bench.h"
 
 /* --- memory of cowd --------------------------------------------------------------------------- */

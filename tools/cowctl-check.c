@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "common/err.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "tools/check-machine.h"
 #include "tools/cli.h"
 #include "tools/cowctl.h"

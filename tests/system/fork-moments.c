@@ -19,7 +19,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "system/proof.h"
 #include "tests/skip.h"
 

@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "libclient/mode-scoot.h"
 #include "system/proof.h"
 #include "system/raw.h"

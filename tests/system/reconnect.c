@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "libclient/mode-scoot.h"
 #include "system/proof.h"
 

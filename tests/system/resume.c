@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 
 #include "backends/uffdio.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "system/proof.h"
 
 enum {

@@ -345,7 +345,7 @@ END_TEST
 /*
  * A file takes all of it at once, so that the save is over before cowd hears of the end.
  *
- * Seen to fail: 0, without note_cancelled() (libclient/call.c).
+ * Seen to fail: 0, without note_cancelled() (libclient/conn/call.c).
  */
 START_TEST(cancelled_too_late_is_ecanceled)
 {

@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 
 #include "backends/pagemap.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "tests/skip.h"
 
 #define STACK_BYTES ((size_t)256 << 10)

@@ -10,7 +10,7 @@
 #include <time.h>
 
 #include "common/clock.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* What a reply without an error holds, by what was asked. */
 static int expected_result(const Cow__V1__Request *request)

@@ -24,7 +24,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 #define ARGS_MAX          64
 #define SPAWN_STACK_BYTES ((size_t)64 * 1024)

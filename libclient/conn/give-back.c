@@ -6,7 +6,7 @@
  */
 #include "config.h"
 
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
 {

@@ -24,7 +24,7 @@
 
 #include "common/clock.h"
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 #include "libclient/mode-scoot.h"
 
 #define STACK_BYTES      ((size_t)512 * 1024)

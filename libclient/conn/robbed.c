@@ -11,7 +11,7 @@
 
 #include "common/clock.h"
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /*
  * The socket tells: its inode is like no other, and a program does not close one descriptor here

@@ -15,7 +15,7 @@
 #include <sys/un.h>
 
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 /* A daemon that does not take a connection off its queue for so long does not work. */
 #define CONNECT_TIMEOUT_SEC 5

@@ -7,7 +7,7 @@
 #include <sys/timerfd.h>
 
 #include "common/own-fd.h"
-#include "libclient/conn.h"
+#include "libclient/conn/conn.h"
 
 bool cowi_has_output(struct cow_client *client)
 {
