@@ -4,7 +4,6 @@ noinst_LTLIBRARIES += libclient-internal.la
 libclient_internal_la_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
 libclient_internal_la_LIBADD = libbackends.la libproto.la libcommon.la $(PROTOBUF_C_LIBS)
 libclient_internal_la_SOURCES = \
-	libclient/aside.c \
 	libclient/base/elsewhere.c \
 	libclient/base/entry.c \
 	libclient/base/entry.h \
@@ -26,7 +25,6 @@ libclient_internal_la_SOURCES = \
 	libclient/mmapcopy.c \
 	libclient/mode-scoot.c \
 	libclient/mode-scoot.h \
-	libclient/mode-uffd.c \
 	libclient/prefault.c \
 	libclient/region.c \
 	libclient/registry.c \
@@ -38,6 +36,8 @@ libclient_internal_la_SOURCES = \
 	libclient/scoot.c \
 	libclient/snapshot-params.c \
 	libclient/snapshot.c \
+	libclient/uffd/aside.c \
+	libclient/uffd/mode.c \
 	libclient/version.c \
 	$(NULL)
 
