@@ -37,7 +37,7 @@
 
 #include "common/own-fd.h"
 #include "common/wire.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 /* Nested forks between which new regions were made. */
 #define UPWARD_MAX 16

@@ -47,7 +47,7 @@
 
 #include "backends/space.h"
 #include "common/clock.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 /* Region as the fork finds it. */
 struct forked {

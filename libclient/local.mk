@@ -20,20 +20,20 @@ libclient_internal_la_SOURCES = \
 	libclient/fork-guard.c \
 	libclient/fork.c \
 	libclient/internal.h \
-	libclient/lease.c \
 	libclient/map.c \
 	libclient/mmapcopy.c \
-	libclient/mode-scoot.c \
-	libclient/mode-scoot.h \
-	libclient/prefault.c \
 	libclient/region.c \
 	libclient/registry.c \
 	libclient/save.c \
-	libclient/scoot-adopt.c \
-	libclient/scoot-alone.c \
-	libclient/scoot-stop.c \
-	libclient/scoot-work.c \
 	libclient/scoot.c \
+	libclient/scoot/adopt.c \
+	libclient/scoot/alone.c \
+	libclient/scoot/background.c \
+	libclient/scoot/lease.c \
+	libclient/scoot/mode.c \
+	libclient/scoot/mode.h \
+	libclient/scoot/prefault.c \
+	libclient/scoot/stop.c \
 	libclient/snapshot-params.c \
 	libclient/snapshot.c \
 	libclient/uffd/aside.c \

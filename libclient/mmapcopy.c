@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 
 #include "common/clock.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 /* What was measured is taken to be in these bounds; the first is what it is without measuring. */
 #define MIN_BYTES_USUAL ((size_t)256 << 10)

@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 
 #include "backends/space.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 /* An origin has a region, a duplicate has the frozen memory. */
 struct block {

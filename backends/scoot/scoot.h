@@ -48,7 +48,7 @@
  * Pages of a run whose backing cowd does not know (extent.backing->id is 0, after a region that was
  * mmapcopied from has gone) go to the overlay whole.
  *
- * Nothing here knows of sockets. libclient/mode-scoot.c gives descriptors and addresses in and
+ * Nothing here knows of sockets. libclient/scoot/mode.c gives descriptors and addresses in and
  * tells cowd. Calls "under the region's lock" exclude each other for the same region; reading a
  * snapshot needs no lock.
  */

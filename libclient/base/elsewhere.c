@@ -22,7 +22,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 struct errand {
 	int (*run)(void *arg);

@@ -25,7 +25,7 @@
 #include "common/clock.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 #define STACK_BYTES      ((size_t)512 * 1024)
 /* Packets read before tasks and callers get their turn. */

@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/proof.h"
 #include "tests/skip.h"
 

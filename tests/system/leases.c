@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * Frozen bytes that another process can read stay as they are, whatever becomes of cowd, of
- * connections and of regions; and they stay so no longer than that (libclient/lease.c).
+ * connections and of regions; and they stay so no longer than that (libclient/scoot/lease.c).
  *
  * What settles in vain is waited for by another region of the same client, which is made after it
  * and settles many times: its background work is in the same thread and takes turns.
@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 
 #include "libclient/conn/conn.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/proof.h"
 #include "system/raw.h"
 

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "backends/kernel.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/proof.h"
 
 #ifndef MADV_COLLAPSE /* since 6.1 */

@@ -16,7 +16,7 @@
 #include <time.h>
 
 #include "backends/uffdio.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/daemon-fixture.h"
 #include "tests/skip.h"
 

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 
 #include "libclient/conn/conn.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/proof.h"
 
 enum {

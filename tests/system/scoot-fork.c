@@ -15,8 +15,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "libclient/mode-scoot.h"
 #include "libclient/scoot.h"
+#include "libclient/scoot/mode.h"
 #include "proof.h"
 
 #define MIB ((uint64_t)1 << 20)

@@ -12,8 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "libclient/mode-scoot.h"
 #include "libclient/scoot.h"
+#include "libclient/scoot/mode.h"
 #include "proof.h"
 #include "tests/skip.h"
 

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/proof.h"
 
 enum {

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "proof.h"
 
 #define MIB       ((uint64_t)1 << 20)

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "backends/mmapcopy/mmapcopy.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 #include "system/proof.h"
 #include "tests/skip.h"
 

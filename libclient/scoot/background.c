@@ -18,7 +18,7 @@
 
 #include "common/clock.h"
 #include "libclient/conn/conn.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 /* So much at a time, and then a pause: half of one CPU at most, so that a program that needs its
  * CPUs keeps its pace. A take does not wait for the rest, it does what it needs of it itself. */

@@ -24,7 +24,7 @@
 
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 struct awaited {
 	struct cow_client *client; /* for comparison only */

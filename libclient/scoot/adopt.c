@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 int cowi_adopt_check(const struct cow_region *region, int uffd)
 {

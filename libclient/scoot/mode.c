@@ -9,7 +9,7 @@
  */
 #include "config.h"
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 #define OWN_MAX 64
 

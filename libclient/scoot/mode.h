@@ -5,8 +5,8 @@
  * Who may change frozen bytes again, and when: the region's memory stays frozen for a snapshot as
  * long as its lease is held, because another process may have opened it: lease.c.
  */
-#ifndef COWI_MODE_SCOOT_H
-#define COWI_MODE_SCOOT_H
+#ifndef COWI_SCOOT_MODE_H
+#define COWI_SCOOT_MODE_H
 
 #include "backends/scoot/scoot.h"
 #include "libclient/internal.h"

@@ -17,8 +17,9 @@
 #include "config.h"
 
 #include "backends/stop.h"
+
 #include "common/clock.h"
-#include "libclient/mode-scoot.h"
+#include "libclient/scoot/mode.h"
 
 #define PAUSE_FIRST_NSEC ((uint64_t)1000000000)
 #define PAUSE_LAST_NSEC  (64 * PAUSE_FIRST_NSEC)
