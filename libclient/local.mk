@@ -17,13 +17,13 @@ libclient_internal_la_SOURCES = \
 	libclient/conn/robbed.c \
 	libclient/conn/send.c \
 	libclient/conn/thread.c \
-	libclient/fork-guard.c \
-	libclient/fork.c \
+	libclient/fork/fork.c \
+	libclient/fork/guard.c \
+	libclient/fork/registry.c \
 	libclient/internal.h \
 	libclient/map.c \
 	libclient/mmapcopy.c \
 	libclient/region.c \
-	libclient/registry.c \
 	libclient/save.c \
 	libclient/scoot.c \
 	libclient/scoot/adopt.c \

@@ -6,7 +6,7 @@
  * live as long as the child does, whatever becomes of the owner. So the owner passes a pidfd of
  * each child, and of their children, and the region is held until that process has ended: it is
  * listed and charged as long as it takes memory, though its owner has freed it or has ended. That
- * the memory stays frozen meanwhile is the owner's part (libclient/fork-guard.c): nobody else
+ * the memory stays frozen meanwhile is the owner's part (libclient/fork/guard.c): nobody else
  * writes there.
  *
  * Loop thread only.

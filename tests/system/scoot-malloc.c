@@ -373,7 +373,7 @@ static void fork_again_and_again(struct program *program)
 }
 
 /*
- * Seen to fail: with a guard that keeps nothing frozen (freeze() in libclient/fork.c without
+ * Seen to fail: with a guard that keeps nothing frozen (freeze() in libclient/fork/fork.c without
  * cowi_guard_add()) the second digest differs.
  */
 START_TEST(an_arena_in_a_region_survives_forks)

@@ -19,7 +19,7 @@
  * Seen to fail: when settling leaves out the first run of a chunk's pages (write_back() in
  * backends/settle.c), holds no writer (settle_chunk() without hold_begin()), or brings discarded
  * pages home without punching (scoot_settle_step()); when a fork's guard keeps nothing frozen
- * (freeze() in libclient/fork.c).
+ * (freeze() in libclient/fork/fork.c).
  */
 #include "config.h"
 
