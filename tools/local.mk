@@ -26,11 +26,11 @@ cowctl_LDADD = $(TOOLS_LIBS)
 cowctl_SOURCES = \
 	tools/check-machine.c \
 	tools/check-machine.h \
-	tools/cowctl.c \
-	tools/cowctl.h \
 	tools/cowctl-check.c \
 	tools/cowctl-list.c \
 	tools/cowctl-save.c \
+	tools/cowctl.c \
+	tools/cowctl.h \
 	$(NULL)
 
 completionsdir = $(datadir)/bash-completion/completions
@@ -41,25 +41,25 @@ cowbench_CFLAGS = $(TOOLS_CFLAGS)
 cowbench_LDFLAGS = $(EXE_LINKFLAGS)
 cowbench_LDADD = $(TOOLS_LIBS)
 cowbench_SOURCES = \
-	tools/bench.h \
-	tools/bench-compare.c \
-	tools/bench-faults.c \
-	tools/bench-fork.c \
-	tools/bench-measure.c \
-	tools/bench-memory.c \
-	tools/bench-modes.c \
-	tools/bench-options.c \
-	tools/bench-options.h \
-	tools/bench-repeat.c \
-	tools/bench-repeat.h \
-	tools/bench-repeat-report.c \
-	tools/bench-rollback.c \
-	tools/bench-turn.c \
-	tools/bench-turn.h \
-	tools/bench-writer-kinds.c \
-	tools/bench-writer.c \
-	tools/bench-writer.h \
-	tools/cowbench.c \
+	tools/bench/bench.h \
+	tools/bench/compare.c \
+	tools/bench/cowbench.c \
+	tools/bench/faults.c \
+	tools/bench/fork.c \
+	tools/bench/measure.c \
+	tools/bench/memory.c \
+	tools/bench/modes.c \
+	tools/bench/options.c \
+	tools/bench/options.h \
+	tools/bench/repeat-report.c \
+	tools/bench/repeat.c \
+	tools/bench/repeat.h \
+	tools/bench/rollback.c \
+	tools/bench/turn.c \
+	tools/bench/turn.h \
+	tools/bench/writer-kinds.c \
+	tools/bench/writer.c \
+	tools/bench/writer.h \
 	$(NULL)
 
 EXTRA_DIST += doc/benchmarks.md doc/benchmarks-history.md

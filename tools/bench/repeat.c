@@ -15,7 +15,7 @@
  */
 #include "config.h"
 
-#include "tools/bench-repeat.h"
+#include "tools/bench/repeat.h"
 
 #include <dirent.h>
 #include <pthread.h>
@@ -30,8 +30,8 @@
 #include "backends/scoot/scoot.h"
 #include "common/err.h"
 #include "libclient/internal.h"
-#include "tools/bench-options.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/options.h"
 
 #define MSEC        ((uint64_t)1000000)
 #define THREADS_MAX 64

@@ -19,7 +19,7 @@
 
 #include "backends/scoot/scoot.h"
 #include "libclient/conn/conn.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 
 /* --- memory of cowd --------------------------------------------------------------------------- */
 

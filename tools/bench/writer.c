@@ -2,7 +2,7 @@
 /* See bench-writer.h. */
 #include "config.h"
 
-#include "tools/bench-writer.h"
+#include "tools/bench/writer.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 
 #include "common/err.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 
 /* --- CPUs ------------------------------------------------------------------------------------- */
 

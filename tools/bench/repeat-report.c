@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "common/util.h"
-#include "tools/bench-repeat.h"
+#include "tools/bench/repeat.h"
 #include "tools/report.h"
 
 static const char *const window_names[] = {"10ms", "100ms", "1s"};

@@ -24,8 +24,8 @@
 #include "backends/scoot/scoot.h"
 #include "common/err.h"
 #include "libclient/internal.h"
-#include "tools/bench-options.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/options.h"
 #include "tools/report.h"
 #include "tools/samples.h"
 

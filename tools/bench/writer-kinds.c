@@ -15,7 +15,7 @@
 #include "backends/uffdio.h"
 #include "common/err.h"
 #include "libclient/cowclient.h"
-#include "tools/bench-writer.h"
+#include "tools/bench/writer.h"
 
 static void fill(struct writer *writer)
 {

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "common/format.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 #include "tools/report.h"
 
 struct subcommand {

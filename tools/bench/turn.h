@@ -7,7 +7,7 @@
 #ifndef COW_TOOLS_BENCH_TURN_H
 #define COW_TOOLS_BENCH_TURN_H
 
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 
 enum turn_kind {
 	TURN_TRY,     /* only open and close: is there such memory at all? */

@@ -18,7 +18,7 @@
 #include "common/err.h"
 #include "common/format.h"
 #include "libclient/internal.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 
 /* The figure after "@key:" in a file of lines "Key: 123 kB", in bytes. */
 static int read_kib(const char *path, const char *key, uint64_t *n_bytes)

@@ -2,7 +2,7 @@
 /* See bench-turn.h. */
 #include "config.h"
 
-#include "tools/bench-turn.h"
+#include "tools/bench/turn.h"
 
 #include <errno.h>
 #include <poll.h>

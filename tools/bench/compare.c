@@ -28,8 +28,8 @@
 #include "backends/features.h"
 #include "common/err.h"
 #include "common/format.h"
-#include "tools/bench-options.h"
-#include "tools/bench-turn.h"
+#include "tools/bench/options.h"
+#include "tools/bench/turn.h"
 #include "tools/report.h"
 #include "tools/samples.h"
 

@@ -2,12 +2,12 @@
 // Options of cowbench's subcommands; see bench-options.h.
 #include "config.h"
 
-#include "tools/bench-options.h"
+#include "tools/bench/options.h"
 
 #include <getopt.h>
 #include <string.h>
 
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 
 #define OPTIONS_MAX 16
 #define LONG_BASE   256 /* above all letters */

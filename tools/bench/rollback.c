@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 
 #include "common/err.h"
-#include "tools/bench-options.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/options.h"
 #include "tools/report.h"
 #include "tools/samples.h"
 

@@ -21,9 +21,9 @@
 
 #include "common/err.h"
 #include "common/format.h"
-#include "tools/bench-options.h"
-#include "tools/bench-writer.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/options.h"
+#include "tools/bench/writer.h"
 #include "tools/report.h"
 #include "tools/samples.h"
 

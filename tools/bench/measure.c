@@ -18,7 +18,7 @@
 #include <string.h>
 
 #include "common/err.h"
-#include "tools/bench.h"
+#include "tools/bench/bench.h"
 
 /**
  * struct measure - what was asked for
