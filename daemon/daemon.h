@@ -54,7 +54,7 @@ struct daemon {
 	struct snapshot *snapshots;
 	struct backing *backings;
 	struct memory *memories;      /* by which file they are */
-	struct inheritor *inheritors; /* a list of inherit.c */
+	struct inheritor *inheritors; /* a list of children.c */
 };
 
 /** daemon_new_id() - a number that was never used before by this daemon */

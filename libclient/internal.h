@@ -3,11 +3,11 @@
  * What the files of libcowclient share. Nothing here is exported.
  *
  * Threads; none of them runs a signal handler of the program:
- *   client's thread  client-thread.c; one per client. It alone reads the socket, hands replies to
+ *   client's thread  conn/thread.c; one per client. It alone reads the socket, hands replies to
  *                    the callers that wait for them, runs posted tasks (settling, dropping old
  *                    mappings), and reconnects. It must never touch a region's memory in a way
  *                    that could fault into cowd.
- *   guards' thread   fork-guard.c; one per process, from its first fork on that gives regions to
+ *   guards' thread   fork/guard.c; one per process, from its first fork on that gives regions to
  *                    the child. It waits for fork children to end, and tells cowd of them.
  *   errand           elsewhere.c; for one take or other work of a caller whose stack lies in a
  *                    region. It takes no lock but those of backends/.
@@ -19,7 +19,7 @@
  *                          scoot or mmapcopy; of several regions in the order of their addresses
  *    4. stopping           backends/stop.c: one take at a time has the program's threads stopped,
  *                          and takes no other lock until they go on
- *    5. guards_lock        fork-guard.c: what is kept frozen for fork children
+ *    5. guards_lock        fork/guard.c: what is kept frozen for fork children
  *    6. registry's lock    registry.c: address -> region
  *    7. clients_lock       client.c: the list of clients; taken by new, free and fork only
  *    8. client->lock       connection state, calls under way, lists of regions and snapshots
@@ -111,8 +111,8 @@ struct cowi_mode_ops {
 	int (*discard)(struct cow_region *region, uint64_t off, uint64_t len);
 };
 
-extern const struct cowi_mode_ops cowi_mode_uffd;  /* mode-uffd.c */
-extern const struct cowi_mode_ops cowi_mode_scoot; /* mode-scoot.c, for mmapcopy too */
+extern const struct cowi_mode_ops cowi_mode_uffd;  /* uffd/mode.c */
+extern const struct cowi_mode_ops cowi_mode_scoot; /* scoot/mode.c, for mmapcopy too */
 /** cowi_mode_ops() - those of an enum cow_mode, which the protocol numbers alike; NULL: unknown */
 const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode);
 
@@ -139,7 +139,7 @@ struct cow_region {
 	/* The program's own memory: where it is, and it stays when the region ends. */
 	char *adopted;
 	_Bool is_forked; /* in a fork child: it has the memory, as it was at the fork */
-	struct cowi_scoot *scoot_glue; /* mode-scoot.c; NULL in mode uffd */
+	struct cowi_scoot *scoot_glue; /* scoot/mode.c; NULL in mode uffd */
 	_Bool is_restored; /* client->lock: cowd has it again, but can do nothing with it yet */
 	int restore_error; /* client->lock: why id is 0 although there is a connection */
 	char restore_because[160];
@@ -447,7 +447,7 @@ int cowi_map_broken(void *addr, uint64_t n_bytes);
 /** cowi_exec() - start a private cowd for an "exec:" @address; @sock gets our end. 0 or -errno */
 int cowi_exec(int *sock, const char *address);
 
-/* --- mode-scoot.c, scoot.c, fork.c ------------------------------------------------------------ */
+/* --- scoot/mode.c, scoot.c, fork.c ------------------------------------------------------------ */
 
 /**
  * cowi_scoot_forget() - the number of @region's memory was an earlier cowd's: name it to nobody

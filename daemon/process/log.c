@@ -3,7 +3,7 @@
  * Log lines; see log.h.
  *
  * What a client sends (its program's name) is cleaned of control characters where it is stored
- * (session-rpc.c), so a line is one line.
+ * (rpc/hello.c), so a line is one line.
  */
 #include "config.h"
 

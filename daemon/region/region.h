@@ -20,7 +20,7 @@
  *   2. chain_lock   Shared to read pages and to keep them, exclusively to change which stores
  *                   there are or to move entries between them. Held exclusively for short pieces
  *                   only.
- *   3. the pool's   See store.h.
+ *   3. the pool's   See slots.h.
  * Everything else in the structure belongs to the loop thread. HACKING.md has the order of all
  * locks of cowd.
  *
@@ -111,7 +111,7 @@ struct region {
 	struct charge charge;
 	struct charge fds_charge;
 	unsigned int n_snapshots;
-	unsigned int n_children; /* inherit.h: each holds a reference */
+	unsigned int n_children; /* children.h: each holds a reference */
 
 	/* mode uffd */
 	int uffd; /* -1: not attached, or the process has gone */
@@ -146,7 +146,7 @@ struct region {
 	_Atomic unsigned int n_urgent; /* operations submitted, not done, that are not background */
 	_Atomic unsigned int n_leaving; /* snapshots that nobody has, still in the chain */
 	struct region_op calm_op;       /* unregistering it when no snapshot is left */
-	struct region_op trim_op;       /* giving memory of the pool back; stock.c */
+	struct region_op trim_op;       /* giving memory of the pool back; prealloc.c */
 	bool is_trimmed;                /* all of it; trim_op's, as the next one */
 	size_t n_trim_keep;             /* but so many slots */
 	_Atomic uint64_t sweep_off;     /* below it, pages are mapped and protected */

@@ -90,9 +90,9 @@ int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, st
 
 /* Handlers, by the file that holds them. */
 
-int rpc_hello(struct rpc_call *call); /* session-rpc.c */
+int rpc_hello(struct rpc_call *call); /* hello.c */
 
-int rpc_region_create(struct rpc_call *call); /* region-rpc.c */
+int rpc_region_create(struct rpc_call *call); /* region.c */
 int rpc_region_attach(struct rpc_call *call);
 int rpc_region_restore(struct rpc_call *call);
 int rpc_region_free(struct rpc_call *call);
@@ -100,10 +100,10 @@ int rpc_backing_create(struct rpc_call *call);
 int rpc_backing_release(struct rpc_call *call);
 int rpc_list_regions(struct rpc_call *call);
 
-int rpc_region_child(struct rpc_call *call); /* inherit.c */
+int rpc_region_child(struct rpc_call *call); /* children.c */
 int rpc_region_child_end(struct rpc_call *call);
 
-int rpc_snapshot_take(struct rpc_call *call); /* snapshot-rpc.c */
+int rpc_snapshot_take(struct rpc_call *call); /* snapshot.c */
 int rpc_snapshot_open(struct rpc_call *call);
 int rpc_snapshot_release(struct rpc_call *call);
 int rpc_snapshot_read(struct rpc_call *call);
@@ -114,10 +114,10 @@ int rpc_snapshot_unmap(struct rpc_call *call);
 
 int rpc_snapshot_rollback(struct rpc_call *call); /* rollback.c */
 
-int rpc_snapshot_save(struct rpc_call *call); /* saver.c */
+int rpc_snapshot_save(struct rpc_call *call); /* save.c */
 int rpc_save_cancel(struct rpc_call *call);
 
-int rpc_status(struct rpc_call *call); /* list-rpc.c */
+int rpc_status(struct rpc_call *call); /* list.c */
 int rpc_list_clients(struct rpc_call *call);
 
 int rpc_stats(struct rpc_call *call); /* stats.c */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Replies waiting for room in a socket; see session-queue.h. */
+/* Replies waiting for room in a socket; see send-queue.h. */
 #include "config.h"
 
 #include "daemon/rpc/send-queue.h"

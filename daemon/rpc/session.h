@@ -40,7 +40,7 @@ struct hold {
  * @regions: owned by region.c
  * @holds:   owned by snapshot.c
  * @views:   owned by view.c
- * @saves:   owned by saver.c
+ * @saves:   owned by save.c
  *
  * session_end() drops all of them, readers first: saves, views, holds, and then regions. A client
  * may have thousands of each: those that are found by an id are in a hash table, the others in

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Checking what a client says its snapshot is made of, and the way back, from memory to snapshots.
- * Contracts are in extent.h and snapshot.h.
+ * Contracts are in frozen.h and snapshot.h.
  */
 #include "config.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Life of a snapshot: new, held, lost, gone. How its bytes are read is in snapshot-read.c.
+ * Life of a snapshot: new, held, lost, gone. How its bytes are read is in read.c.
  * Contracts are in snapshot.h, the chain and its locks in region.h.
  *
  * In mode uffd a snapshot leaves its region's chain when nobody has it any more, or when it is

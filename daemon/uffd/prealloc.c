@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Making memory for old pages ready ahead of need, and giving it back; stock.h says why. */
+/* Making memory for old pages ready ahead of need, and giving it back; prealloc.h says why. */
 #include "config.h"
 
 #include "daemon/uffd/prealloc.h"

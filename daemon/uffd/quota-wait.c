@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Waiting for what others of the same uid give back; room.h says how. */
+/* Waiting for what others of the same uid give back; quota-wait.h says how. */
 #include "config.h"
 
 #include "daemon/uffd/quota-wait.h"

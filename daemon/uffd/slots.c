@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Pools of slots; contracts and locks are in store.h, stores are in store-index.c.
+ * Pools of slots; contracts and locks are in slots.h, stores are in store.c.
  *
  * A pool grows by arenas: a piece of its memfd, mapped once and never moved. For each slot of an
  * arena there are two bits: *used*, it was given out; *warm*, it has memory. Memory comes with

@@ -90,9 +90,9 @@ bool store_pool_trim(struct store_pool *pool, size_t n_keep);
 /** store_pool_used() - slots given out now */
 uint64_t store_pool_used(struct store_pool *pool);
 
-/* For store-index.c: where entries made ahead are, or NULL. */
+/* For store.c: where entries made ahead are, or NULL. */
 _Atomic uint32_t **store_pool_spare(struct store_pool *pool);
-/* For store-index.c: QUOTA_KEPT_BYTES, part of the pool's charge. */
+/* For store.c: QUOTA_KEPT_BYTES, part of the pool's charge. */
 int store_pool_charge_index(struct store_pool *pool, uint64_t n_bytes) MUST_CHECK;
 void store_pool_force_index(struct store_pool *pool, uint64_t n_bytes);
 void store_pool_refund_index(struct store_pool *pool, uint64_t n_bytes);

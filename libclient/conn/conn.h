@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The connection of a client, as the files that make, use and end it see it: client.c, call.c,
- * connect.c, client-thread.c and, for exec:, exec.c.
+ * connect.c, thread.c and, for exec:, exec.c.
  *
  * States, all of them changed by the client's thread with client->lock held:
  *
@@ -149,7 +149,7 @@ struct cowi_conn {
 	uint8_t packet[WIRE_PACKET_MAX_BYTES]; /* being received; client's thread only */
 };
 
-/* --- client-thread.c -------------------------------------------------------------------------- */
+/* --- thread.c -------------------------------------------------------------------------- */
 
 /** cowi_thread_start() - start the client's thread; 0 or -errno with a sentence */
 int cowi_thread_start(struct cow_client *client);
@@ -198,7 +198,7 @@ void cowi_conn_prepare(void);
 void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void (*go_on)(void *),
 		    void *user);
 
-/* --- output.c --------------------------------------------------------------------------------- */
+/* --- send.c --------------------------------------------------------------------------------- */
 
 /* When a packet goes out. */
 enum cowi_urgency {

@@ -6,7 +6,7 @@
  * So before a fork every region that the child is to have is frozen, as for a snapshot, and let be
  * inherited for the time of the fork: parent and child then have private mappings of frozen memory,
  * and the kernel copies no page table of it. A guard keeps the memory frozen until the child and
- * its children have gone (fork-guard.c). If that fails (memory) the child is without that region,
+ * its children have gone (guard.c). If that fails (memory) the child is without that region,
  * as it is without those of mode uffd: at its address is then memory that cannot be touched.
  *
  * All locks are held over the fork, in the order of internal.h, so that the child finds every list
@@ -34,7 +34,7 @@
  *   awaited_lock         lock                           unlock               close leases, unlock
  *   maps_lock            lock                           unlock               unlock
  *
- * In the parent the new guard is then watched: it keeps the memory frozen (fork-guard.c).
+ * In the parent the new guard is then watched: it keeps the memory frozen (guard.c).
  *
  * A fork is one entry (entry.h), from prepare() to done() in the parent and in the child: a signal
  * handler that forks, too, would wait here for its own thread's locks. If a handler forks in a call

@@ -2,7 +2,7 @@
 /*
  * Modes scoot and mmapcopy, in the background: what nobody needs frozen any more is settled, memory
  * without a user is given back, page tables for the next take are filled and old ones dropped, and
- * an overlay is made ahead; see mode-scoot.h.
+ * an overlay is made ahead; see mode.h.
  *
  * What a program writes before its first snapshot is looked for a second after the region was made,
  * and then in four times as long each time, up to a minute: most programs have loaded what they

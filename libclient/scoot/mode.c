@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * Modes scoot and mmapcopy as the rest of the library sees them: backends/scoot does the mapping,
- * this file tells cowd; see mode-scoot.h.
+ * this file tells cowd; see mode.h.
  *
  * A take is over before cowd knows of it: SnapshotTake with the extents is sent soon, and its
  * answer comes to the client's thread. Only a take that needs an overlay while no spare one is

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Between backends/scoot, which knows memory, and cowd: what mode-scoot.c and scoot-work.c share.
+ * Between backends/scoot, which knows memory, and cowd: what mode.c and background.c share.
  *
  * Who may change frozen bytes again, and when: the region's memory stays frozen for a snapshot as
  * long as its lease is held, because another process may have opened it: lease.c.
@@ -59,7 +59,7 @@ void cowi_scoot_warm_soon(struct cow_client *client);
 /** cowi_scoot_attach_tell() - tell cowd where @region is. 0 or -errno */
 int cowi_scoot_attach_tell(struct cow_region *region);
 
-/* --- scoot-adopt.c ---------------------------------------------------------------------------- */
+/* --- adopt.c ---------------------------------------------------------------------------- */
 
 /** cowi_adopt_check() - can the memory be adopted, with @uffd? 0 or -errno; nothing is done yet */
 int cowi_adopt_check(const struct cow_region *region, int uffd);
@@ -82,7 +82,7 @@ void cowi_leases_fork_prepare(void);
 void cowi_leases_fork_child(void);
 void cowi_leases_fork_done(void);
 
-/* --- scoot-work.c, scoot.c -------------------------------------------------------------------- */
+/* --- background.c, scoot.c -------------------------------------------------------------------- */
 
 /* For the fork handlers: the lock of scoot.c over the fork. */
 void cowi_scoot_blocks_fork_prepare(void);
@@ -103,7 +103,7 @@ int cowi_overlay_new(struct memfile **out, uint64_t *made_in, struct cow_region 
 /** cowi_overlay_release() - this client needs no further snapshots of it; cowd's id is forgotten */
 void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay);
 
-/* --- scoot-alone.c ---------------------------------------------------------------------------- */
+/* --- alone.c ---------------------------------------------------------------------------- */
 
 /** cowi_alone_begin() - no userfaultfd: find out if this is the only thread; in an entry */
 void cowi_alone_begin(struct scoot_region *region);
@@ -117,7 +117,7 @@ bool cowi_alone_is_own(pid_t id);
 /* The parent's threads are not the child's. */
 void cowi_alone_fork_child(void);
 
-/* --- scoot-stop.c ----------------------------------------------------------------------------- */
+/* --- stop.c ----------------------------------------------------------------------------- */
 
 /** cowi_scoot_take() - scoot_take() of @region, whose lock is held */
 int cowi_scoot_take(struct cow_region *region, struct memfile *overlay,
@@ -128,7 +128,7 @@ int cowi_scoot_take(struct cow_region *region, struct memfile *overlay,
 /** cowi_mmapcopy_min_bytes() - smaller copies are made with memcpy(); measured by the first call */
 size_t cowi_mmapcopy_min_bytes(void);
 
-/* --- fork-guard.c ----------------------------------------------------------------------------- */
+/* --- fork/guard.c ----------------------------------------------------------------------------- */
 
 struct cowi_guard;
 

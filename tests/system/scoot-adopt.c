@@ -439,7 +439,7 @@ END_TEST
  * With room for one descriptor more each time, until there is enough: whichever is missing, that is
  * what is said, and the memory is untouched.
  *
- * Seen to fail: with receive_packet() in client-thread.c taking -EMFILE for the connection's end.
+ * Seen to fail: with receive_packet() in conn/thread.c taking -EMFILE for the connection's end.
  */
 START_TEST(too_few_descriptors_are_called_that)
 {

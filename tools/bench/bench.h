@@ -86,12 +86,12 @@ int subject_warm(struct subject *subject, const struct bench_mode *mode);
 /** subject_fill() - write to every page, so that there is something to copy */
 void subject_fill(struct subject *subject);
 
-/* --- bench-memory.c --------------------------------------------------------------------------- */
+/* --- memory.c --------------------------------------------------------------------------- */
 
 /** memory_check() - is there memory for @n_copies of @size_bytes? 0 or -ENOMEM with a sentence */
 int memory_check(uint64_t size_bytes, unsigned int n_copies);
 
-/** memory_held() - bytes of memory that @subject holds now, wherever: see bench-memory.c */
+/** memory_held() - bytes of memory that @subject holds now, wherever: see memory.c */
 int memory_held(struct subject *subject, uint64_t *n_bytes);
 
 #define PAGE_PRESENT  (1ULL << 63)

@@ -5,7 +5,7 @@
  * one mode's memory exists at a time, and each turn begins with fresh memory that was written to
  * throughout.
  *
- * A turn has two halves, each in a process of its own (bench-turn.h), for they would disturb each
+ * A turn has two halves, each in a process of its own (turn.h), for they would disturb each
  * other. First: freeze, then time single reads of pages in the upper half of the memory and single
  * writes to pages in the lower half, in random order; apart, since a read fault may map neighbours
  * too. Second: freeze new memory, rewrite every page in order, and see how much more memory is held

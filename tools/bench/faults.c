@@ -2,7 +2,7 @@
 /*
  * cowbench faults: what it costs that cowd, another process, serves the first write to a page.
  *
- * Clients of cowd and two bare loops (bench-writer-kinds.c) exist all the time and write in turn:
+ * Clients of cowd and two bare loops (writer-kinds.c) exist all the time and write in turn:
  * clients all together, the loop with its handler on the writer's CPU, the loop with its handler on
  * another one, clients again, and so on. So whatever else happens on the machine happens to all of
  * them, and what cowd adds is a ratio that is worth something where microseconds are not.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Options of cowbench's subcommands; see bench-options.h.
+// Options of cowbench's subcommands; see options.h.
 #include "config.h"
 
 #include "tools/bench/options.h"

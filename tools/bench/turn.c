@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* See bench-turn.h. */
+/* See turn.h. */
 #include "config.h"
 
 #include "tools/bench/turn.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* See bench-writer.h. */
+/* See writer.h. */
 #include "config.h"
 
 #include "tools/bench/writer.h"
