@@ -32,10 +32,15 @@ libbackends_la_SOURCES = \
 	backends/protect.h \
 	backends/space.c \
 	backends/space.h \
-	backends/stop.c \
-	backends/stop.h \
 	backends/trial.c \
 	backends/trial.h \
 	backends/uffdio.c \
 	backends/uffdio.h \
 	$(NULL)
+
+# Only for COW_REGION_STOP_THREADS.
+if WITH_STOP_THREADS
+libbackends_la_SOURCES += backends/stop.c backends/stop.h
+else
+EXTRA_DIST += backends/stop.c backends/stop.h
+endif

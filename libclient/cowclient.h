@@ -73,6 +73,7 @@ struct cow_region_params {
  * threads may stop the others by ptrace(2) while it is taken, so that what was written since the
  * one before is settled and not copied again by each. A few system calls of theirs then fail with
  * EINTR, or do less than they were asked for: signal(7), on stop signals. See cow-scoot(7).
+ * -EOPNOTSUPP if the library was built without it, as it is by default.
  */
 #define COW_REGION_STOP_THREADS 4u
 

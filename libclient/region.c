@@ -56,6 +56,12 @@ static int check_params(const struct cow_region_params *params)
 	if (params->flags & ~ALL_FLAGS)
 		return err_raise(-EINVAL, "%#x are no flags that this library, %s, knows",
 				 params->flags & ~ALL_FLAGS, cow_version());
+#ifndef COW_STOP_THREADS
+	if (params->flags & COW_REGION_STOP_THREADS)
+		return err_raise(-EOPNOTSUPP,
+				 "this library was built without COW_REGION_STOP_THREADS: "
+				 "configure --enable-stop-threads builds it with it");
+#endif
 	for (size_t i = 0; i < ARRAY_SIZE(params->reserved); i++) {
 		if (params->reserved[i])
 			return err_raise(-EINVAL,

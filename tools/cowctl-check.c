@@ -149,8 +149,7 @@ static void find_reasons(const struct check *check, enum cow_mode mode, struct r
 			"without a userfaultfd nothing is settled in the background: a program of "
 			"one thread settles in its next snapshot, one of several copies in each "
 			"all that was written since its region was made",
-			"have cowd lend a userfaultfd, or see COW_REGION_STOP_THREADS in "
-			"cow-scoot(7)");
+			"have cowd lend a userfaultfd");
 	if (!check->machine.has_scan)
 		because(reasons, "written pages are found by reading /proc/self/pagemap",
 			"Linux 6.7");

@@ -16,14 +16,16 @@
  */
 #include "config.h"
 
+#ifdef COW_STOP_THREADS
 #include "backends/stop.h"
-
+#endif
 #include "common/clock.h"
 #include "libclient/scoot/mode.h"
 
 #define PAUSE_FIRST_NSEC ((uint64_t)1000000000)
 #define PAUSE_LAST_NSEC  (64 * PAUSE_FIRST_NSEC)
 
+#ifdef COW_STOP_THREADS
 static bool stop(struct scoot_stopper *stopper)
 {
 	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
@@ -57,6 +59,12 @@ static void lend_stopper(struct cow_region *region)
 	self->stopper = (struct scoot_stopper){.stop = stop, .go = go};
 	region->scoot->stopper = &self->stopper;
 }
+#else
+static void lend_stopper(struct cow_region *region)
+{
+	(void)region;
+}
+#endif
 
 struct take {
 	struct cow_region *region;

@@ -43,6 +43,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef COW_STOP_THREADS
+#define CAN_STOP_THREADS true
+#else
+#define CAN_STOP_THREADS false
+#endif
+
 enum {
 	N_WAYS = 2 * PROOF_MODES_MAX,
 	N_STEPS = 400, /* of a round */
@@ -186,7 +192,7 @@ static void begin(struct oracle *oracle, uint64_t seed)
 	oracle->page = (size_t)sysconf(_SC_PAGESIZE);
 	oracle->n_workers = oracle_one_in(oracle, 4) ? 0 : N_WORKERS;
 	oracle->has_signals = oracle_one_in(oracle, 3);
-	oracle->may_stop_threads = oracle_one_in(oracle, 2);
+	oracle->may_stop_threads = oracle_one_in(oracle, 2) && CAN_STOP_THREADS;
 	oracle_note(oracle, "begin: %u threads%s%s", oracle->n_workers,
 		    oracle->has_signals ? ", signals" : "",
 		    oracle->may_stop_threads ? ", may stop threads" : "");

@@ -33,8 +33,11 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* What stops them has no threads, and shares memory: the thread sanitizer cannot follow that. */
-#ifdef __SANITIZE_THREAD__
+/*
+ * What stops them has no threads, and shares memory: the thread sanitizer cannot follow that. Without
+ * them these ways are two more of those before.
+ */
+#if defined(__SANITIZE_THREAD__) || !defined(COW_STOP_THREADS)
 #define STOPS 0
 #else
 #define STOPS COW_REGION_STOP_THREADS

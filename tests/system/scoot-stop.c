@@ -405,6 +405,10 @@ int main(void)
 		puts("a process that shares memory but no threads is not for the thread sanitizer");
 		return 77;
 	}
+#ifndef COW_STOP_THREADS
+	puts("this build has no COW_REGION_STOP_THREADS: configure --enable-stop-threads");
+	return 77;
+#endif
 	if (!can_stop()) {
 		puts("no thread can be stopped here: is ptrace(2) forbidden?");
 		return 77;
