@@ -197,6 +197,8 @@ EXTRA_DIST += tests/lint/files.sh.inc
 dist_noinst_SCRIPTS += \
 	tests/lint/cppcheck.sh \
 	tests/lint/format.sh \
+	tests/lint/layers.known \
+	tests/lint/layers.sh \
 	tests/lint/shell.sh \
 	tests/lint/text.sh \
 	tests/lint/tidy/run.sh \
@@ -209,7 +211,7 @@ tidy: $(BUILT_SOURCES)
 format:
 	bash $(top_srcdir)/tests/lint/format.sh --fix
 lint:
-	for script in $(top_srcdir)/tests/lint/*.sh; do bash "$$script" || exit; done
+	for script in $(top_srcdir)/tests/lint/*.sh; do bash "$$script" '$(abs_top_builddir)' || exit; done
 
 # Where old pages are kept.
 check_PROGRAMS += tests/unit/test-store
