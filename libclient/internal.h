@@ -339,8 +339,8 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
 /**
  * cowi_region_lock() - take_lock, before any background work on @region goes on
  *
- * Waits awake for 50 us at most, then asleep. In mode uffd it is region->is_busy instead: its owner
- * waits for cowd, and fork(), called by a signal handler meanwhile or not, does not wait for it.
+ * In mode uffd it is region->is_busy instead: its owner waits for cowd, and fork(), called by a signal
+ * handler meanwhile or not, does not wait for it.
  */
 void cowi_region_lock(struct cow_region *region);
 /** cowi_region_trylock() - of modes scoot and mmapcopy. Return: whether it is locked */

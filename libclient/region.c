@@ -21,9 +21,6 @@
 /* Between two attempts to hand over a region that cowd could not take. */
 #define REFUSED_PERIOD_MSEC 200
 
-/* How long who wants a region's lock stays awake for it: about what it takes to be woken. */
-#define LOCK_SPIN_NSEC 50000
-
 #define ALL_FLAGS (COW_REGION_POPULATE | COW_REGION_NO_FORK | COW_REGION_STOP_THREADS)
 
 const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode)
@@ -364,18 +361,6 @@ uint64_t cow_region_size(const struct cow_region *region)
 	return region->size_bytes;
 }
 
-/* To sleep and be woken again takes longer than most steps of the background. */
-static int lock_awake(pthread_mutex_t *lock)
-{
-	const uint64_t until_nsec = now_nsec() + LOCK_SPIN_NSEC;
-	int r;
-
-	do
-		r = pthread_mutex_trylock(lock);
-	while (r && now_nsec() < until_nsec);
-	return r;
-}
-
 static void begin_busy(struct cow_region *region)
 {
 	struct cow_client *client = region->client;
@@ -406,8 +391,7 @@ void cowi_region_lock(struct cow_region *region)
 	}
 	cowi_entry_lock();
 	atomic_fetch_add(&region->n_takers, 1);
-	if (lock_awake(&region->take_lock))
-		pthread_mutex_lock(&region->take_lock);
+	pthread_mutex_lock(&region->take_lock);
 	atomic_fetch_sub(&region->n_takers, 1);
 }
 
