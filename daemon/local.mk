@@ -62,7 +62,6 @@ libcowd_la_SOURCES = \
 	daemon/rpc/stats.h \
 	daemon/snapshot/frozen.c \
 	daemon/snapshot/frozen.h \
-	daemon/snapshot/read.c \
 	daemon/snapshot/save.c \
 	daemon/snapshot/save.h \
 	daemon/snapshot/sink.c \
@@ -72,6 +71,9 @@ libcowd_la_SOURCES = \
 	daemon/snapshot/view.c \
 	daemon/snapshot/view.h \
 	daemon/uffd/arm.c \
+	daemon/uffd/chain-read.c \
+	daemon/uffd/chain.c \
+	daemon/uffd/chain.h \
 	daemon/uffd/event.c \
 	daemon/uffd/event.h \
 	daemon/uffd/fault.c \

@@ -12,7 +12,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/rpc/session.h"
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 
 static int charge(struct region *region, Cow__V1__Mode mode)
 {
@@ -65,7 +65,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region->pid = session->pid;
 	region->uid = session->uid;
 	region->ops_tail = &region->ops;
-	region->lost_task.run = snapshot_lost_task;
+	region->lost_task.run = chain_lost_task;
 	region->moved_task.run = sweep_moved_task;
 	stock_init(&region->stock);
 	room_init(&region->room);

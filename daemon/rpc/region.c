@@ -19,6 +19,7 @@
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 
 static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
 {
@@ -214,7 +215,7 @@ static void attach_done(struct job *job)
 		r = region_serve(region);
 	rpc_finish(attach->call, r);
 	if (!r && region->session)
-		snapshot_new_ahead(region);
+		chain_new_ahead(region);
 	region_unref(region);
 	free(attach);
 }

@@ -20,6 +20,7 @@
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/frozen.h"
 #include "daemon/snapshot/view.h"
+#include "daemon/uffd/chain.h"
 
 /* --- what a client is told about a snapshot --------------------------------------------------- */
 
@@ -122,7 +123,7 @@ static void take_run(struct region_op *op)
 	int r;
 
 	if (snap->mode == COW__V1__MODE__MODE_UFFD)
-		r = snapshot_arm(snap, snap->by_move);
+		r = chain_arm(snap, snap->by_move);
 	else
 		r = extent_read_records(snap);
 	if (r == ARM_E_AGAIN && tries_again(snap, &r)) {

@@ -167,3 +167,53 @@ int extent_read_records(struct snapshot *snap)
 			r = read_record(&snap->extents[i]);
 	return r;
 }
+
+/* --- reading: the extents in their order, each over those before it ---------------------------- */
+
+static bool is_present(const struct snapshot_extent *extent, uint64_t idx)
+{
+	return !extent->record || pagebits_get(extent->record, idx);
+}
+
+/* From @off on, inside the extent, up to @limit: as long as pages are like the first one. */
+static uint64_t presence_end(const struct snapshot_extent *extent, uint64_t off, uint64_t limit)
+{
+	size_t size = page_size_bytes();
+	uint64_t idx = (off - extent->off) / size;
+	uint64_t end_idx = align_up(limit - extent->off, size) / size;
+
+	if (!extent->record)
+		return limit;
+	idx = pagebits_next(extent->record, idx, end_idx, !is_present(extent, idx));
+	return min_u64(extent->off + idx * size, limit);
+}
+
+static int read_extent(const struct snapshot_extent *extent, char *buf, uint64_t off, uint64_t end)
+{
+	uint64_t pos = max_u64(off, extent->off);
+	int r = 0;
+
+	end = min_u64(end, extent->off + extent->size_bytes);
+	while (pos < end && !r) {
+		uint64_t run_end = presence_end(extent, pos, end);
+
+		if (is_present(extent, (pos - extent->off) / page_size_bytes()))
+			r = backing_read(extent->backing, buf + (pos - off), run_end - pos,
+					 extent->backing_off + (pos - extent->off));
+		pos = run_end;
+	}
+	return r;
+}
+
+int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < snap->n_extents && !r; i++)
+		r = read_extent(&snap->extents[i], buf, off, off + len);
+	/* Its owner waits with changes until this is set. */
+	atomic_thread_fence(memory_order_acquire);
+	if (!r && snap->is_lost)
+		r = snapshot_stale(snap);
+	return r;
+}

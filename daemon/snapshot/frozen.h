@@ -29,4 +29,7 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
  */
 int extent_read_records(struct snapshot *snap);
 
+/** extent_read() - snapshot_read() of a snapshot that has extents */
+int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
+
 #endif

@@ -100,15 +100,10 @@ struct snapshot {
 
 /** snapshot_new() - of @region, charged to its user, not yet frozen. 0 or -errno */
 int snapshot_new(struct snapshot **out, struct region *region, const char *name);
-/**
- * snapshot_new_ahead() - of a region of mode uffd: have what the next one needs of the kernel
- *
- * While nobody waits for it: making it takes longer than freezing. Once the region is attached, and
- * while the sweep goes on that follows a take by a move. Best effort.
- */
-void snapshot_new_ahead(struct region *region);
 struct snapshot *snapshot_ref(struct snapshot *snap);
 struct snapshot *snapshot_unref(struct snapshot *snap);
+/** snapshot_left() - by its mode: nothing of it is left behind; frees it if nobody has it */
+void snapshot_left(struct snapshot *snap);
 DEFINE_CLEANUP(snapshot_unref, struct snapshot *)
 
 /**
@@ -128,18 +123,6 @@ int snapshot_release(struct session *session, uint64_t id);
 void snapshot_drop_holds(struct session *session);
 
 /**
- * snapshot_arm() - mode uffd: freeze now, or be ready for the client's move
- * @by_move: the latter
- *
- * Context: a region operation's run(). Return: 0; ARM_E_AGAIN, nothing is frozen: a later run()
- * may; -errno with a sentence.
- */
-int snapshot_arm(struct snapshot *snap, bool by_move);
-/** snapshot_moved() - the client has made its move; by the one
- * that serves. Resolve faults after it */
-void snapshot_moved(struct region *region);
-
-/**
  * snapshot_read() - bytes of the snapshot
  * @buf: where to
  *
@@ -147,41 +130,6 @@ void snapshot_moved(struct region *region);
  * is inside. Return: 0; -ESTALE, @buf then holds nothing of use; -EIO.
  */
 int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
-
-/**
- * snapshot_find_slot() - mode uffd: what the first store from @snap's own onward says about a page
- *
- * With region->chain_lock held. Return: STORE_EMPTY: it has not changed since; STORE_ZERO; a slot.
- */
-uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx);
-
-/**
- * snapshot_read_slot() - mode uffd: as store_pool_read(), but @snap becomes lost by -EIO
- *
- * With region->chain_lock held. Return: 0; -ESTALE; -errno with a sentence.
- */
-int snapshot_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf,
-		       size_t n_bytes);
-/* Why. */
-#define SNAPSHOT_UNREADABLE "a page that was kept for it cannot be read (back from swap)"
-
-/**
- * snapshot_lose() - make lost whoever needs page @idx from M; see fault.c
- *
- * Context: region->chain_lock held shared, by one that serves. The loop thread tells the holders.
- */
-void snapshot_lose(struct region *region, uint64_t idx, const char *because);
-
-/** snapshot_lose_one() - the same, for @snap alone */
-void snapshot_lose_one(struct snapshot *snap, const char *because);
-/**
- * snapshot_drain() - is_once: all before byte @off is saved and need not be kept
- *
- * Context: the saver's thread, without a lock. Writers that wait go on.
- */
-void snapshot_drain(struct snapshot *snap, uint64_t off);
-/** snapshot_lose_all() - the same for every snapshot of @region */
-void snapshot_lose_all(struct region *region, const char *because);
 
 /**
  * snapshot_lose_memory() - lose those of other modes than uffd that are made of file @dev, @ino
@@ -199,10 +147,14 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino);
  */
 int snapshot_set_lease(struct snapshot *snap, int *fd);
 
-/** snapshot_post_lost() - have the loop thread run the task below; any thread */
-void snapshot_post_lost(struct region *region);
-/** snapshot_lost_task() - region->lost_task: tell the holders, and let its pages go */
-void snapshot_lost_task(struct task *task);
+/**
+ * snapshot_mark_lost() - @snap cannot be shown any more; nothing happens if it was lost before
+ *
+ * Before any page that it needs is let go. Any thread. Its mode has the holders told.
+ */
+void snapshot_mark_lost(struct snapshot *snap, const char *because);
+/** snapshot_tell_lost() - tell the holders; loop thread */
+void snapshot_tell_lost(struct snapshot *snap);
 
 /** snapshot_submit_take() - run @run as a region operation, then
  * @done; holds a reference meanwhile */

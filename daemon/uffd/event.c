@@ -7,7 +7,7 @@
 #include <sched.h>
 
 #include "backends/uffdio.h"
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 
 /* In a turn. Others of the worker wait meanwhile, and signals let threads fault without a wake. */
 #define N_READS_MAX 64
@@ -42,11 +42,11 @@ static bool is_move(const struct region *region, const struct uffd_msg *msg)
 static void serve_move(struct region *region, const struct uffd_msg *msg)
 {
 	if (is_cut(region, msg)) {
-		snapshot_moved(region);
+		chain_moved(region);
 		return;
 	}
 	/* Its threads may use the new address: they are not to wait there for ever. */
-	snapshot_lose_all(region, "the client moved its region, and writes to it untracked");
+	chain_lose_all(region, "the client moved its region, and writes to it untracked");
 	(void)!uffdio_unregister(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
 	(void)!uffdio_wake(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
 }
@@ -146,6 +146,6 @@ void event_lose_removed(struct region *region, uint64_t idx)
 			return;
 		if (!snap->is_lost && !snap->is_leaving && idx >= snap->drained_pages &&
 		    event_is_in_doubt(snap, idx, idx + 1))
-			snapshot_lose_one(snap, EVENT_REMOVED);
+			chain_lose_one(snap, EVENT_REMOVED);
 	}
 }

@@ -8,7 +8,7 @@
  * What holds between turns: a page of the region that can be written is in a store of every
  * live snapshot that it could have changed under, that is, some store from that snapshot's own
  * onward has it. So a fault is needed once per page and snapshot, and when a snapshot leaves the
- * chain its pages move to the next older one (snapshot.c) and the rule goes on to hold.
+ * chain its pages move to the next older one (chain.c) and the rule goes on to hold.
  *
  * When a page cannot be kept (its uid's share is used up, no memory), the snapshots that need it
  * become lost, before the page is let go; the client's writer never waits for memory of ours.
@@ -26,7 +26,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"
 #include "daemon/uffd/prealloc.h"
 
@@ -239,7 +239,7 @@ static size_t keep_or_lose(struct region *region, uint64_t idx, size_t n)
 	if (is_over_budget(snap, n)) {
 		if (wait_for_room(region, snap))
 			return 0;
-		snapshot_lose_one(snap, "its budget of old pages is used up");
+		chain_lose_one(snap, "its budget of old pages is used up");
 		if (!is_needed(region, idx))
 			return 1;
 	}
@@ -253,7 +253,7 @@ static size_t keep_or_lose(struct region *region, uint64_t idx, size_t n)
 		return keep(region, snap, idx, 1) ? 0 : 1;
 	}
 	if (r)
-		snapshot_lose(region, idx, err_sentence());
+		chain_lose(region, idx, err_sentence());
 	return n;
 }
 
@@ -374,7 +374,7 @@ static uint64_t keep_zeroes(struct region *region, uint64_t idx, uint64_t n)
 	}
 	if (r && is_needed(region, idx)) {
 		if (!wait_for_room(region, snap)) {
-			snapshot_lose(region, idx, err_sentence());
+			chain_lose(region, idx, err_sentence());
 			return 1;
 		}
 		room_wait(region);
@@ -442,13 +442,13 @@ static int serve_msg(struct region *region, const struct uffd_msg *msg, void *bu
 static enum served_verdict give_up(struct region *region, int error)
 {
 	if (error) {
-		snapshot_lose_all(region, err_sentence());
+		chain_lose_all(region, err_sentence());
 		(void)!uffdio_unregister(region->uffd, region->addr, region->size_bytes);
 		/* Which it does not do for those who wait for write protection to go. */
 		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
 	}
 	atomic_store(&region->is_gone, true);
-	snapshot_post_lost(region); /* the loop thread closes the descriptor */
+	chain_post_lost(region); /* the loop thread closes the descriptor */
 	return SERVED_GONE;
 }
 
@@ -536,8 +536,8 @@ static int put_off(struct region *region)
 	if (!region->again_since_nsec)
 		region->again_since_nsec = now;
 	if (now - region->again_since_nsec >= AGAIN_NSEC)
-		snapshot_lose_all(region, "the program changes the mapping of the region without "
-					  "pause, so that its writes would wait");
+		chain_lose_all(region, "the program changes the mapping of the region without "
+				       "pause, so that its writes would wait");
 	return event_wake_all(region);
 }
 

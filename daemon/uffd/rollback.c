@@ -32,6 +32,7 @@
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"
 
 /* Of one job. */
@@ -101,7 +102,7 @@ static int write_page(struct rollback *rollback, uint64_t idx, uint32_t slot)
 	if (slot == STORE_ZERO)
 		r = copy_zeroes(rollback, to) ? 0 : -EFAULT;
 	else
-		r = snapshot_read_slot(rollback->snap, slot, 0, to, page_size_bytes());
+		r = chain_read_slot(rollback->snap, slot, 0, to, page_size_bytes());
 	return r == -EFAULT ? err_raise(-ENOMEM, "no memory for a region that is rolled back") : r;
 }
 
@@ -111,7 +112,7 @@ static int read_slot(struct rollback *rollback, uint32_t slot)
 	const size_t size = page_size_bytes();
 
 	if (slot != STORE_ZERO)
-		return snapshot_read_slot(rollback->snap, slot, 0, rollback->was, size);
+		return chain_read_slot(rollback->snap, slot, 0, rollback->was, size);
 	memset(rollback->was, 0, size);
 	return 0;
 }
@@ -120,7 +121,7 @@ static int read_slot(struct rollback *rollback, uint32_t slot)
 static int roll_page(struct rollback *rollback, uint64_t idx)
 {
 	struct snapshot *snap = rollback->snap;
-	uint32_t slot = snapshot_find_slot(snap, idx);
+	uint32_t slot = chain_find_slot(snap, idx);
 	int r;
 
 	if (slot == STORE_EMPTY)
@@ -233,12 +234,12 @@ static int check_page(struct rollback *rollback, uint64_t idx)
 	const size_t size = page_size_bytes();
 	int r;
 
-	if (!event_is_in_doubt(snap, idx, idx + 1) || snapshot_find_slot(snap, idx) != STORE_EMPTY)
+	if (!event_is_in_doubt(snap, idx, idx + 1) || chain_find_slot(snap, idx) != STORE_EMPTY)
 		return 0;
 	r = backing_read(snap->region->backing, rollback->now, size, idx * size);
 	if (r || !is_zero(rollback->now, size))
 		return r;
-	snapshot_lose_one(snap, EVENT_REMOVED);
+	chain_lose_one(snap, EVENT_REMOVED);
 	return snapshot_stale(snap);
 }
 

@@ -14,7 +14,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)
 static_assert(SLICE_BYTES <= BACKING_LOOK_BYTES, "all of a slice is looked at");
@@ -110,5 +110,5 @@ void sweep_moved_task(struct task *task)
 	region_ref(region);
 	job_submit(region->daemon->jobs, &region->sweep_job);
 	/* Whoever took this one has its answer by now. */
-	snapshot_new_ahead(region);
+	chain_new_ahead(region);
 }

@@ -4,8 +4,8 @@
  * its writers wait; and a save lets what it has passed go, so that a region can be rewritten as a
  * whole while it is saved, inside a small budget.
  *
- * Seen to fail: with is_over_budget() always false (daemon/uffd/fault.c), with lose_one() replaced by
- * lose() of the whole chain, without region_wake_waiters() in snapshot_drain(), and with drained
+ * Seen to fail: with is_over_budget() always false (daemon/uffd/fault.c), with chain_lose_one()
+ * losing the whole chain, without region_wake_waiters() in chain_drain(), and with drained
  * pages still needed.
  *
  * COW_BUDGET_MIB=4098 has the region that is rewritten while it is saved be so large, a multiple of

@@ -13,7 +13,7 @@
  *
  * Seen to fail when the chain is broken: with store_hand_down() dropping every page on release
  * (daemon/uffd/store.c), with overlay() looking at the snapshot's own store only
- * (daemon/snapshot/read.c), and with fault.c lifting protection before store_put().
+ * (daemon/uffd/chain-read.c), and with fault.c lifting protection before store_put().
  */
 #include "config.h"
 

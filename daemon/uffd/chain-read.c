@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Reading a snapshot's bytes, from any thread; contracts are in snapshot.h.
- *
- * Mode uffd: memory first, stores afterwards (region.h says why that order). Other modes: the
- * extents in their order, each over those before it.
+ * Reading the bytes of a uffd region's snapshot, from any thread; contracts are in chain.h. Memory
+ * first, stores afterwards: region.h says why that order.
  *
  * Holes are read like everything else, by pread(2), which gives zeroes for them without memory
  * being taken, at a speed that is little beside what is done with the bytes. Nothing is asked of
@@ -15,13 +13,15 @@
 
 #include <string.h>
 
-#include "backends/pagebits.h"
 #include "common/err.h"
 #include "daemon/region/backing.h"
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"
 
-/* --- mode uffd, with region->chain_lock held shared ------------------------------------------- */
+/* Why a snapshot is lost. */
+#define UNREADABLE "a page that was kept for it cannot be read (back from swap)"
+
+/* --- with region->chain_lock held shared ------------------------------------------------------ */
 
 /* Pages that are looked up together. */
 #define LOOKUP_PAGES ((size_t)256)
@@ -59,7 +59,7 @@ static void find_slots(const struct snapshot *snap, uint64_t first, uint32_t *sl
 		n_found += find_in_store(&snap->store, first, slots, n);
 }
 
-uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx)
+uint32_t chain_find_slot(const struct snapshot *snap, uint64_t idx)
 {
 	uint32_t slot = STORE_EMPTY;
 
@@ -67,14 +67,13 @@ uint32_t snapshot_find_slot(const struct snapshot *snap, uint64_t idx)
 	return slot;
 }
 
-int snapshot_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf,
-		       size_t n_bytes)
+int chain_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf, size_t n_bytes)
 {
 	int r = store_pool_read(snap->store.pool, slot, in_page, buf, n_bytes);
 
 	if (r != -EIO)
 		return r;
-	snapshot_lose_one(snap, SNAPSHOT_UNREADABLE);
+	chain_lose_one(snap, UNREADABLE);
 	return snapshot_stale(snap);
 }
 
@@ -114,7 +113,7 @@ static int overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 		if (*slot == STORE_ZERO)
 			memset(buf + done, 0, n);
 		else if (*slot != STORE_EMPTY)
-			r = snapshot_read_slot(snap, *slot, in_page, buf + done, n);
+			r = chain_read_slot(snap, *slot, in_page, buf + done, n);
 	}
 	return r;
 }
@@ -129,9 +128,9 @@ static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64
 	if (!event_is_in_doubt(snap, idx, idx + 1) || !is_zero(buf, len))
 		return 0;
 	pthread_rwlock_rdlock(&snap->region->chain_lock);
-	is_removed = !snap->is_lost && snapshot_find_slot(snap, idx) == STORE_EMPTY;
+	is_removed = !snap->is_lost && chain_find_slot(snap, idx) == STORE_EMPTY;
 	if (is_removed)
-		snapshot_lose_one(snap, EVENT_REMOVED);
+		chain_lose_one(snap, EVENT_REMOVED);
 	else if (!snap->is_lost)
 		r = overlay(snap, buf, len, off);
 	pthread_rwlock_unlock(&snap->region->chain_lock);
@@ -154,7 +153,9 @@ static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t of
 	return r;
 }
 
-static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off)
+/* ---------------------------------------------------------------------------------------------- */
+
+int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
 	struct region *region = snap->region;
 	int r;
@@ -172,82 +173,4 @@ static int read_chain(struct snapshot *snap, void *buf, size_t len, uint64_t off
 		r = overlay(snap, buf, len, off);
 	pthread_rwlock_unlock(&region->chain_lock);
 	return r ? r : check_doubt(snap, buf, len, off);
-}
-
-/* --- other modes ------------------------------------------------------------------------------ */
-
-static bool is_present(const struct snapshot_extent *extent, uint64_t idx)
-{
-	return !extent->record || pagebits_get(extent->record, idx);
-}
-
-/* From @off on, inside the extent, up to @limit: as long as pages are like the first one. */
-static uint64_t presence_end(const struct snapshot_extent *extent, uint64_t off, uint64_t limit)
-{
-	size_t size = page_size_bytes();
-	uint64_t idx = (off - extent->off) / size;
-	uint64_t end_idx = align_up(limit - extent->off, size) / size;
-
-	if (!extent->record)
-		return limit;
-	idx = pagebits_next(extent->record, idx, end_idx, !is_present(extent, idx));
-	return min_u64(extent->off + idx * size, limit);
-}
-
-static int read_extent(const struct snapshot_extent *extent, char *buf, uint64_t off, uint64_t end)
-{
-	uint64_t pos = max_u64(off, extent->off);
-	int r = 0;
-
-	end = min_u64(end, extent->off + extent->size_bytes);
-	while (pos < end && !r) {
-		uint64_t run_end = presence_end(extent, pos, end);
-
-		if (is_present(extent, (pos - extent->off) / page_size_bytes()))
-			r = backing_read(extent->backing, buf + (pos - off), run_end - pos,
-					 extent->backing_off + (pos - extent->off));
-		pos = run_end;
-	}
-	return r;
-}
-
-static int read_extents(struct snapshot *snap, void *buf, size_t len, uint64_t off)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < snap->n_extents && !r; i++)
-		r = read_extent(&snap->extents[i], buf, off, off + len);
-	/* Its owner waits with changes until this is set. */
-	atomic_thread_fence(memory_order_acquire);
-	if (!r && snap->is_lost)
-		r = snapshot_stale(snap);
-	return r;
-}
-
-/* ---------------------------------------------------------------------------------------------- */
-
-/*
- * A client whose move has returned may read before the worker, who has the report of the move in
- * its hands, has done with it: the worker holds served.lock from before it took the report.
- */
-static int check_readable(struct snapshot *snap)
-{
-	if (!atomic_load(&snap->is_frozen)) {
-		served_lock(&snap->region->served);
-		served_unlock(&snap->region->served);
-		if (!atomic_load(&snap->is_frozen))
-			return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
-					 (unsigned long long)snap->id);
-	}
-	return snap->is_lost ? snapshot_stale(snap) : 0;
-}
-
-int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
-{
-	int r = check_readable(snap);
-
-	if (r)
-		return r;
-	return snap->mode == COW__V1__MODE__MODE_UFFD ? read_chain(snap, buf, len, off)
-						      : read_extents(snap, buf, len, off);
 }

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A region's chain of stores: snapshots come, are lost and leave; contracts are in chain.h.
+ *
+ * A snapshot leaves the chain when nobody has it any more, or when it is lost: its pages go to the
+ * next older snapshot, unless that has them already. This is done in pieces, with the chain lock
+ * let go in between, and stops for others who want a turn. A fault worker may put further pages
+ * into the store meanwhile, for older snapshots' sake, so the last piece goes over the store once
+ * more and takes it out of the chain.
+ */
+#include "config.h"
+
+#include "daemon/uffd/chain.h"
+
+#include "common/clock.h"
+#include "common/err.h"
+#include "daemon/daemon.h"
+#include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/prealloc.h"
+
+/* Pages handed down with the chain lock held. */
+#define HAND_DOWN_PAGES ((uint64_t)1 << 12)
+/* Pages saved between two drains of a store. */
+#define DRAIN_PAGES     ((uint64_t)256)
+
+/* --- stores ----------------------------------------------------------------------------------- */
+
+static int need_pool(struct region *region)
+{
+	return region->pool ? 0 : store_pool_new(&region->pool, region->n_pages, region->user);
+}
+
+int chain_init_store(struct snapshot *snap)
+{
+	struct region *region = snap->region;
+	int r = need_pool(region);
+
+	return r ? r : store_init(&snap->store, region->pool, region->n_pages);
+}
+
+void chain_new_ahead(struct region *region)
+{
+	/* What fails the first snapshot will meet as well, and say so. */
+	if (!need_pool(region))
+		store_init_ahead(region->pool, region->n_pages);
+}
+
+/* --- the cut ---------------------------------------------------------------------------------- */
+
+/* With served.lock held. */
+static void append(struct region *region, struct snapshot *snap)
+{
+	pthread_rwlock_wrlock(&region->chain_lock);
+	snap->older = region->newest;
+	if (snap->older)
+		snap->older->newer = snap;
+	else
+		region->oldest = snap;
+	region->newest = snap;
+	atomic_fetch_add(&region->n_chained, 1);
+	pthread_rwlock_unlock(&region->chain_lock);
+	snap->is_chained = true;
+	atomic_store(&snap->is_frozen, true);
+}
+
+static int arm_with_lock(struct region *region, struct snapshot *snap, bool by_move)
+{
+	int r;
+
+	if (by_move && region->pending)
+		return err_raise(-EBUSY, "another snapshot of region %llu is being taken",
+				 (unsigned long long)region->id);
+	r = by_move ? arm_prepare(region) : arm_eagerly(region);
+	if (r)
+		return r;
+	if (by_move)
+		region->pending = snap;
+	else
+		append(region, snap);
+	return 0;
+}
+
+int chain_arm(struct snapshot *snap, bool by_move)
+{
+	struct region *region = snap->region;
+	uint64_t started_usec = now_usec();
+	int r;
+
+	/*
+	 * While served.lock is held no fault of the region is resolved: whoever writes to a page
+	 * that is protected already waits until all of them are. So no write that is made because
+	 * of another one is in the snapshot without it.
+	 */
+	served_lock(&region->served);
+	r = arm_with_lock(region, snap, by_move);
+	served_unlock(&region->served);
+	region_wake_waiters(region); /* the newest snapshot, whose room matters, is another one */
+	snap->taken_usec = now_usec();
+	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
+	return r;
+}
+
+void chain_moved(struct region *region)
+{
+	if (region->pending)
+		append(region, region->pending);
+	region->pending = NULL;
+	atomic_store(&region->sweep_off, 0);
+	region->wants_sweep = true;
+}
+
+/* --- leaving ---------------------------------------------------------------------------------- */
+
+static void unlink_from_chain(struct region *region, struct snapshot *snap)
+{
+	if (snap->older)
+		snap->older->newer = snap->newer;
+	else
+		region->oldest = snap->newer;
+	if (snap->newer)
+		snap->newer->older = snap->older;
+	else
+		region->newest = snap->older;
+	atomic_fetch_sub(&region->n_chained, 1);
+}
+
+/* Whether it was in the chain at all; if not, a move that comes now finds nothing pending. */
+static bool cancel_pending(struct region *region, struct snapshot *snap)
+{
+	bool is_chained;
+
+	served_lock(&region->served);
+	if (region->pending == snap)
+		region->pending = NULL;
+	is_chained = snap->is_chained;
+	served_unlock(&region->served);
+	return is_chained;
+}
+
+/* Whether all is handed down that was there when it came by. */
+static bool hand_down(struct region *region, struct snapshot *snap)
+{
+	struct store *store = &snap->store;
+	uint64_t since_nsec = now_nsec();
+
+	for (uint64_t first = store_next_touched(store, 0); first < store->n_pages;
+	     first = store_next_touched(store, first + HAND_DOWN_PAGES)) {
+		if (region_should_yield(region))
+			return false;
+		pthread_rwlock_wrlock(&region->chain_lock);
+		store_hand_down(store, snap->older ? &snap->older->store : NULL, first,
+				min_u64(first + HAND_DOWN_PAGES, store->n_pages));
+		pthread_rwlock_unlock(&region->chain_lock);
+		job_give_way(&since_nsec);
+	}
+	return true;
+}
+
+static void leave_run(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+	struct region *region = snap->region;
+
+	if (!atomic_exchange(&snap->is_leaving, true) && !cancel_pending(region, snap)) {
+		snap->has_left = true;
+		return;
+	}
+	if (!hand_down(region, snap))
+		return;
+	pthread_rwlock_wrlock(&region->chain_lock);
+	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0,
+			snap->store.n_pages);
+	unlink_from_chain(region, snap);
+	snap->is_chained = false;
+	pthread_rwlock_unlock(&region->chain_lock);
+	snap->has_left = true;
+	store_deinit(&snap->store);
+	region_wake_waiters(region);
+}
+
+void chain_drain(struct snapshot *snap, uint64_t off)
+{
+	struct region *region = snap->region;
+	uint64_t first = snap->drained_pages;
+	uint64_t end = off / page_size_bytes();
+
+	if (end <= first || (end - first < DRAIN_PAGES && off < snap->size_bytes &&
+			     !atomic_load(&region->has_waiters)))
+		return;
+	pthread_rwlock_wrlock(&region->chain_lock);
+	atomic_store(&snap->drained_pages, end);
+	/* It leaves the chain when it is lost, whoever saves it. */
+	if (snap->is_chained)
+		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL,
+				align_down(first, STORE_TOUCH_PAGES), end);
+	pthread_rwlock_unlock(&region->chain_lock);
+	region_wake_waiters(region);
+}
+
+static void leave_done(struct region_op *op)
+{
+	struct snapshot *snap = container_of(op, struct snapshot, op);
+
+	if (!snap->has_left) {
+		op->is_background =
+			true; /* if the cut came after all there are pages to hand down */
+		region_submit(snap->region, op);
+		return;
+	}
+	atomic_fetch_sub(&snap->region->n_leaving, 1);
+	arm_calm(snap->region);
+	stock_trim(snap->region);
+	snapshot_left(snap);
+}
+
+void chain_leave(struct snapshot *snap)
+{
+	if (snap->op.region)
+		return;
+	snap->op.run = leave_run;
+	snap->op.done = leave_done;
+	/* One whose cut was not made is in the way of the next take, and leaves at once. */
+	snap->op.is_background = atomic_load(&snap->is_frozen);
+	atomic_fetch_add(&snap->region->n_leaving, 1);
+	region_submit(snap->region, &snap->op);
+}
+
+/* --- lost ------------------------------------------------------------------------------------- */
+
+void chain_post_lost(struct region *region)
+{
+	if (!atomic_exchange(&region->is_lost_posted, true))
+		loop_post(region->daemon->loop, &region->lost_task);
+}
+
+void chain_lose(struct region *region, uint64_t idx, const char *because)
+{
+	struct snapshot *snap = region->newest;
+
+	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
+		snapshot_mark_lost(snap, because);
+	chain_post_lost(region);
+}
+
+void chain_lose_one(struct snapshot *snap, const char *because)
+{
+	snapshot_mark_lost(snap, because);
+	chain_post_lost(snap->region);
+}
+
+void chain_lose_all(struct region *region, const char *because)
+{
+	pthread_rwlock_rdlock(&region->chain_lock);
+	for (struct snapshot *snap = region->newest; snap; snap = snap->older)
+		snapshot_mark_lost(snap, because);
+	pthread_rwlock_unlock(&region->chain_lock);
+	chain_post_lost(region);
+}
+
+static void await_chain_run(struct job *job)
+{
+	struct region *region = container_of(job, struct region, chain_job);
+
+	pthread_rwlock_rdlock(&region->chain_lock);
+	pthread_rwlock_unlock(&region->chain_lock);
+}
+
+static void await_chain_done(struct job *job)
+{
+	struct region *region = container_of(job, struct region, chain_job);
+
+	region->is_awaiting_chain = false;
+	chain_post_lost(region);
+	region_unref(region);
+}
+
+/* Look again at what was lost when the chain's lock is free. */
+static void await_chain(struct region *region)
+{
+	if (region->is_awaiting_chain)
+		return;
+	region->is_awaiting_chain = true;
+	region->chain_job = (struct job){
+		.run = await_chain_run, .done = await_chain_done, .client_id = region->client_id};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &region->chain_job);
+}
+
+void chain_lost_task(struct task *task)
+{
+	struct region *region = container_of(task, struct region, lost_task);
+	struct snapshot *snap;
+
+	atomic_store(&region->is_lost_posted, false);
+	/* Nobody has it or a snapshot of it any more: its end is on its way, and closes what is
+	 * open. */
+	if (!region->n_refs)
+		return;
+	/* The loop waits for no lock that others hold while a client's address space is busy. */
+	if (pthread_rwlock_tryrdlock(&region->chain_lock)) {
+		await_chain(region);
+		return;
+	}
+	for (snap = region->oldest; snap; snap = snap->newer) {
+		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
+		if (!snap->is_lost || snap->is_lost_told || snap->op.region || snap->has_left)
+			continue;
+		snap->is_lost_told = true;
+		snapshot_tell_lost(snap);
+		chain_leave(snap);
+	}
+	pthread_rwlock_unlock(&region->chain_lock);
+	if (region->is_gone)
+		region_gone(region);
+}
