@@ -42,6 +42,7 @@ libcowd_la_SOURCES = \
 	daemon/region/backing.h \
 	daemon/region/children.c \
 	daemon/region/children.h \
+	daemon/region/ops.h \
 	daemon/region/region.c \
 	daemon/region/region.h \
 	daemon/rpc/hello.c \
@@ -88,6 +89,8 @@ libcowd_la_SOURCES = \
 	daemon/uffd/slots.h \
 	daemon/uffd/store.c \
 	daemon/uffd/sweep.c \
+	daemon/uffd/tracker.c \
+	daemon/uffd/tracker.h \
 	daemon/uffd/worker.c \
 	daemon/uffd/worker.h \
 	$(NULL)

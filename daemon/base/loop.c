@@ -23,6 +23,7 @@
 #define BATCH 64
 
 struct loop {
+	pthread_t thread;
 	int epoll_fd;
 	struct watch wakeup; /* an eventfd, raised when the list of tasks stops being empty */
 	bool is_stopped;
@@ -80,7 +81,8 @@ int loop_new(struct loop **out)
 	loop = malloc(sizeof(*loop));
 	if (!loop)
 		return err_oom(sizeof(*loop), "the event loop");
-	*loop = (struct loop){.epoll_fd = -1,
+	*loop = (struct loop){.thread = pthread_self(),
+			      .epoll_fd = -1,
 			      .wakeup = {.fd = -1, .on_ready = wakeup_on_ready},
 			      .lock = PTHREAD_MUTEX_INITIALIZER};
 	loop->last = &loop->first;
@@ -140,6 +142,11 @@ void loop_unwatch(struct watch *watch)
 		if (loop->batch[i].data.ptr == watch)
 			loop->batch[i].data.ptr = NULL;
 	}
+}
+
+bool loop_is_mine(const struct loop *loop)
+{
+	return pthread_equal(loop->thread, pthread_self());
 }
 
 void loop_post(struct loop *loop, struct task *task)

@@ -47,6 +47,9 @@ int loop_rewatch(struct watch *watch, uint32_t events);
 /** loop_unwatch() - stop; idempotent; no call of on_ready follows, not even one already gathered */
 void loop_unwatch(struct watch *watch);
 
+/** loop_is_mine() - whether the calling thread is the loop's, which is the one that made it */
+bool loop_is_mine(const struct loop *loop);
+
 /** loop_post() - have @task run in the loop thread; from any thread, including the loop's own.
  * It may still be in there when the task is run: threads that post are joined before loop_free() */
 void loop_post(struct loop *loop, struct task *task);

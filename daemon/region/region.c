@@ -4,50 +4,26 @@
 
 #include "daemon/region/region.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <utlist.h>
 
-#include "backends/uffdio.h"
 #include "common/err.h"
+#include "common/wire.h"
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/rpc/session.h"
-#include "daemon/uffd/chain.h"
-
-static int charge(struct region *region, Cow__V1__Mode mode)
-{
-	int r;
-
-	r = quota_charge(&region->charge, region->user, QUOTA_REGIONS, 1);
-	if (!r && mode == COW__V1__MODE__MODE_UFFD)
-		r = quota_charge(&region->fds_charge, region->user, QUOTA_FDS, 1);
-	return r > 0 ? -EDQUOT : r;
-}
-
-static int init_locks(struct region *region)
-{
-	pthread_rwlockattr_t attr;
-	int r;
-
-	pthread_rwlockattr_init(&attr);
-	/* Else a stream of readers would keep a snapshot from being taken. */
-	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-	r = pthread_rwlock_init(&region->chain_lock, &attr);
-	pthread_rwlockattr_destroy(&attr);
-	return r ? err_raise(-r, "cannot make a lock") : 0;
-}
 
 static void region_free(struct region *region)
 {
 	charge_deinit(&region->charge);
-	charge_deinit(&region->fds_charge);
 	backing_unref(region->backing);
 	quota_user_unref(region->user);
 	free(region);
 }
 
 int region_new(struct region **out, struct session *session, struct backing *backing,
-	       Cow__V1__Mode mode, const char *name)
+	       const struct region_ops *ops, Cow__V1__Mode mode, const char *name)
 {
 	struct daemon *daemon = session->daemon;
 	struct region *region;
@@ -56,7 +32,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region = malloc(sizeof(*region));
 	if (!region)
 		return err_oom(sizeof(*region), "a region");
-	*region = (struct region){.n_refs = 1, .daemon = daemon, .uffd = -1, .mode = mode};
+	*region = (struct region){.n_refs = 1, .daemon = daemon, .ops = ops, .mode = mode};
 	region->user = quota_user_ref(session->user);
 	region->backing = backing_ref(backing);
 	region->size_bytes = backing->size_bytes;
@@ -64,26 +40,20 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	region->client_id = session->id;
 	region->pid = session->pid;
 	region->uid = session->uid;
-	region->ops_tail = &region->ops;
-	region->lost_task.run = chain_lost_task;
-	region->moved_task.run = sweep_moved_task;
-	stock_init(&region->stock);
-	room_init(&region->room);
+	region->queue_tail = &region->queue;
 	(void)snprintf(region->name, sizeof(region->name), "%s", name ? name : "");
 
-	r = charge(region, mode);
-	if (!r)
-		r = init_locks(region);
+	r = quota_charge(&region->charge, region->user, QUOTA_REGIONS, 1);
+	if (!r && ops->init)
+		r = ops->init(region);
 	if (r) {
 		region_free(region);
-		return r;
+		return r > 0 ? -EDQUOT : r;
 	}
 	region->id = daemon_new_id(daemon);
 	HASH_ADD(hh, daemon->regions, id, sizeof(region->id), region);
 	region->session = session;
 	DL_PREPEND(session->regions, region);
-	if (mode == COW__V1__MODE__MODE_UFFD)
-		priority_await(daemon, 1);
 	*out = region;
 	return 0;
 }
@@ -94,31 +64,20 @@ struct region *region_ref(struct region *region)
 	return region;
 }
 
-/*
- * Closing a userfaultfd takes the client's mmap lock and walks its page tables, and so may a turn
- * of the worker that is under way: a job waits for both.
- */
 static void end_run(struct job *job)
 {
 	struct region *region = container_of(job, struct region, end_job);
 
-	if (region->served.is_ready)
-		worker_remove(&region->served);
-	room_deinit(&region->room);
-	if (region->uffd >= 0 && !region->is_gone)
-		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
-	region->uffd = fd_close(region->uffd);
-	region->pool = store_pool_free(region->pool);
+	if (region->ops->end)
+		region->ops->end(region);
 }
 
 static void end_done(struct job *job)
 {
 	struct region *region = container_of(job, struct region, end_job);
 
-	if (region->mode == COW__V1__MODE__MODE_UFFD)
-		priority_await(region->daemon, -1);
-	served_deinit(&region->served);
-	pthread_rwlock_destroy(&region->chain_lock);
+	if (region->ops->deinit)
+		region->ops->deinit(region);
 	region_free(region);
 }
 
@@ -145,35 +104,50 @@ struct region *region_find(struct session *session, uint64_t id)
 	return NULL;
 }
 
-/* --- mode uffd -------------------------------------------------------------------------------- */
+/* --- what the mode does; contracts are in ops.h ------------------------------------------------ */
 
-int region_register(struct region *region)
+static bool in_loop(const struct region *region)
 {
-	const struct probe *probe = &region->daemon->probe;
-	const uint64_t to_move =
-		UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_EVENT_REMAP;
-	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID |
-			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EVENT_REMOVE;
+	return loop_is_mine(region->daemon->loop);
+}
+
+/* An error has a sentence. */
+static int checked(int r)
+{
+	assert(r >= 0 || *err_sentence());
+	return r;
+}
+
+int region_check_mode(const struct region_ops *ops, const struct daemon *daemon)
+{
+	int r = ops->check ? checked(ops->check(daemon)) : 0;
+
+	assert(r <= 0);
+	return r;
+}
+
+int region_check_attach(const struct region *region, const struct fdset *fds)
+{
 	int r;
 
-	region->can_move = probe->has_lazy && probe->has_dontunmap &&
-			   (probe->uffd_features & to_move) == to_move;
-	if (region->can_move)
-		features |= to_move;
-	r = uffdio_set_nonblock(region->uffd);
-	if (!r)
-		r = uffdio_api(region->uffd, features & probe->uffd_features, NULL);
-	/* To see now that it can be: until there is a snapshot it need not be. */
-	if (!r)
-		r = uffdio_register(region->uffd, region->addr, region->size_bytes,
-				    UFFDIO_REGISTER_MODE_WP);
-	if (!r)
-		r = uffdio_unregister(region->uffd, region->addr, region->size_bytes);
-	if (r == UFFDIO_E_GONE)
-		return err_raise(-ESRCH, "the client's process has ended");
-	if (r > 0)
-		return err_raise(-EFAULT, "the region is not mapped at %#llx",
-				 (unsigned long long)region->addr);
+	assert(in_loop(region) && region->session && fds->n_fds <= WIRE_FDS_MAX);
+	r = checked(region->ops->check_attach(region, fds));
+	assert(r <= 0 || r == REGION_E_PROTOCOL);
+	return r;
+}
+
+bool region_has_to_attach(const struct region *region)
+{
+	return region->ops->attach;
+}
+
+int region_attach(struct region *region, int *fd)
+{
+	int r;
+
+	assert(!in_loop(region) && region->is_attaching && region->addr && *fd >= 0);
+	r = checked(region->ops->attach(region, fd));
+	assert(r <= 0 && (*fd < 0) == !r);
 	return r;
 }
 
@@ -181,58 +155,43 @@ int region_serve(struct region *region)
 {
 	int r;
 
-	if (!region->served.is_ready) {
-		r = served_init(&region->served, region->uffd, fault_serve_region);
-		if (r)
-			return r;
-	}
-	r = worker_add(region->daemon->workers, &region->served);
-	if (!r)
-		region->is_attached = true;
+	assert(in_loop(region) && !region->is_attached);
+	r = checked(region->ops->serve(region));
+	assert(r <= 0);
 	return r;
 }
 
-/*
- * A userfaultfd that nobody reads would keep the client's next mremap() waiting, so it is closed,
- * once nobody else uses it: operations wait for it to be gone by served.lock, a sweep is waited for
- * here.
- */
-static void close_run(struct job *job)
+void region_attached(struct region *region)
 {
-	struct region *region = container_of(job, struct region, close_job);
-
-	worker_remove(&region->served);
-	served_lock(&region->served);
-	region->uffd = fd_close(region->uffd);
-	served_unlock(&region->served);
+	assert(in_loop(region) && region->is_attached && region->session);
+	if (region->ops->attached)
+		region->ops->attached(region);
 }
 
-static void close_done(struct job *job)
+bool region_can_resume(const struct region *region)
 {
-	struct region *region = container_of(job, struct region, close_job);
-
-	region_unref(region);
+	assert(in_loop(region));
+	return region->ops->can_resume && region->is_attached && !region->is_freed &&
+	       region->ops->can_resume(region);
 }
 
-void region_wake_waiters(struct region *region)
+void region_resumed(struct region *region)
 {
-	if (!atomic_exchange(&region->has_waiters, false))
-		return;
-	served_lock(&region->served);
-	if (region->uffd >= 0)
-		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
-	served_unlock(&region->served);
+	assert(in_loop(region) && region->session && region->is_resumed);
+	region->ops->resumed(region);
 }
 
-void region_gone(struct region *region)
+uint64_t region_kept_bytes(const struct region *region)
 {
-	if (region->is_closing || region->is_sweeping || !region->is_attached)
-		return;
-	region->is_closing = true;
-	region->close_job =
-		(struct job){.run = close_run, .done = close_done, .client_id = region->client_id};
-	region_ref(region);
-	job_submit(region->daemon->jobs, &region->close_job);
+	assert(in_loop(region));
+	return region->ops->kept_bytes ? region->ops->kept_bytes(region) : 0;
+}
+
+void region_list(const struct region *region, Cow__V1__RegionInfo *row)
+{
+	assert(in_loop(region));
+	if (region->ops->list)
+		region->ops->list(region, row);
 }
 
 /* --- operations on the chain ------------------------------------------------------------------ */
@@ -254,11 +213,11 @@ static void op_done(struct job *job)
 		job_submit(region->daemon->jobs, &op->job);
 		return;
 	}
-	region->ops = op->next;
-	if (!region->ops)
-		region->ops_tail = &region->ops;
+	region->queue = op->next;
+	if (!region->queue)
+		region->queue_tail = &region->queue;
 	else
-		job_submit(region->daemon->jobs, &region->ops->job);
+		job_submit(region->daemon->jobs, &region->queue->job);
 	op->region = NULL;
 	op->next = NULL;
 	if (!op->is_background)
@@ -271,11 +230,6 @@ static void op_done(struct job *job)
  * without end does not outrun its own leftovers. */
 #define N_LEAVING_MAX 8
 
-bool region_is_frozen(const struct region *region)
-{
-	return atomic_load(&region->n_chained);
-}
-
 bool region_should_yield(const struct region *region)
 {
 	return atomic_load(&region->n_urgent) && atomic_load(&region->n_leaving) <= N_LEAVING_MAX;
@@ -287,10 +241,10 @@ bool region_should_yield(const struct region *region)
  */
 static struct region_op **find_place(struct region *region, const struct region_op *op)
 {
-	struct region_op **link = region->ops ? &region->ops->next : &region->ops;
+	struct region_op **link = region->queue ? &region->queue->next : &region->queue;
 
 	if (op->is_background || atomic_load(&region->n_leaving) > N_LEAVING_MAX)
-		return region->ops_tail;
+		return region->queue_tail;
 	for (struct region_op **at = link; *at; at = &(*at)->next)
 		if (!(*at)->is_background)
 			link = &(*at)->next;
@@ -308,8 +262,8 @@ void region_submit(struct region *region, struct region_op *op)
 	op->next = *link;
 	*link = op;
 	if (!op->next)
-		region->ops_tail = &op->next;
-	if (region->ops == op)
+		region->queue_tail = &op->next;
+	if (region->queue == op)
 		job_submit(region->daemon->jobs, &op->job);
 }
 

@@ -59,6 +59,7 @@
 
 #include "daemon/base/job.h"
 #include "daemon/base/quota.h"
+#include "daemon/region/ops.h"
 #include "daemon/uffd/follow.h"
 #include "daemon/uffd/prealloc.h"
 #include "daemon/uffd/quota-wait.h"
@@ -103,17 +104,18 @@ struct region {
 	pid_t pid;
 	uid_t uid;
 	char name[64];
+	const struct region_ops *ops; /* its mode's, ops.h */
 	Cow__V1__Mode mode;
 	uint64_t addr;
 	uint64_t size_bytes;
 	uint64_t n_pages;
 	struct backing *backing; /* M; a reference */
 	struct charge charge;
-	struct charge fds_charge;
 	unsigned int n_snapshots;
 	unsigned int n_children; /* children.h: each holds a reference */
 
 	/* mode uffd */
+	struct charge fds_charge;
 	int uffd; /* -1: not attached, or the process has gone */
 	bool is_attached;
 	bool is_freed;   /* by its owner, who has nothing there any more */
@@ -161,10 +163,10 @@ struct region {
 	_Atomic bool is_moved_posted;
 	struct task lost_task; /* tells the loop thread that snapshots were lost */
 	_Atomic bool is_lost_posted;
-	bool is_attaching; /* region_register() is under way */
+	bool is_attaching; /* region_attach() is under way */
 
-	struct region_op *ops; /* queue; the first one is running */
-	struct region_op **ops_tail;
+	struct region_op *queue; /* of operations; the first one is running */
+	struct region_op **queue_tail;
 	struct job end_job; /* after the last reference */
 
 	struct region *prev; /* in session->regions, a list of utlist.h */
@@ -179,7 +181,7 @@ struct region {
  * Return: 0 with a reference for @session, in whose list it is; -EDQUOT, -ENOMEM.
  */
 int region_new(struct region **out, struct session *session, struct backing *backing,
-	       Cow__V1__Mode mode, const char *name);
+	       const struct region_ops *ops, Cow__V1__Mode mode, const char *name);
 struct region *region_ref(struct region *region);
 /** region_unref() - with the last one the region goes and nobody is kept waiting in its memory */
 struct region *region_unref(struct region *region);
@@ -189,25 +191,12 @@ DEFINE_CLEANUP(region_unref, struct region *)
 struct region *region_find(struct session *session, uint64_t id);
 
 /**
- * region_register() - mode uffd: take over the client's userfaultfd
- *
- * Waits for the client's mmap lock, so in a job thread. region->addr and ->uffd are set; on an
- * error the caller takes ->uffd back. Return: 0; -errno.
- */
-int region_register(struct region *region);
-/** region_serve() - after region_register(): have a worker wait for its faults; loop thread. 0 or
- * -errno */
-int region_serve(struct region *region);
-
-/**
  * region_submit() - run @op when those before it are done; loop thread
  *
  * A take does not wait for what earlier snapshots left behind: an operation that is not a background
  * one goes before those that are. Leaves that pile up are an end of that.
  */
 void region_submit(struct region *region, struct region_op *op);
-/** region_is_frozen() - whether a snapshot needs what its memory has; any thread */
-bool region_is_frozen(const struct region *region);
 /** region_should_yield() - whether a background operation is to end soon, to be submitted again */
 bool region_should_yield(const struct region *region);
 
@@ -215,41 +204,5 @@ bool region_should_yield(const struct region *region);
 void region_disown(struct region *region);
 /** region_drop_all() - session_end(): disown all of its regions, and its backings */
 void region_drop_all(struct session *session);
-
-/** region_wake_waiters() - there may be room again, or no need of it; no lock held; not the loop */
-void region_wake_waiters(struct region *region);
-
-/** region_gone() - it can be served no more: close its userfaultfd; loop thread; idempotent */
-void region_gone(struct region *region);
-
-/* --- arm.c: with served.lock held, in a region operation's run(); 0 or -errno ----------------- */
-
-/* The client changes its address space, and cowd has not read of it yet: a worker does, which needs
- * served.lock for that. */
-#define ARM_E_AGAIN 1
-/** arm_eagerly() - protect every page now; served.lock is held. 0; ARM_E_AGAIN; -errno */
-int arm_eagerly(struct region *region);
-/** arm_prepare() - have every touch after the client's move be a fault */
-int arm_prepare(struct region *region);
-/** arm_calm() - loop thread: if no snapshot is left, have the region unregistered */
-void arm_calm(struct region *region);
-
-/* --- sweep.c ---------------------------------------------------------------------------------- */
-
-/** sweep_moved_task() - region->moved_task: sweep from the start */
-void sweep_moved_task(struct task *task);
-
-/* --- fault.c ---------------------------------------------------------------------------------- */
-
-/**
- * fault_keep() - page @idx of memory is about to be changed by cowd itself
- *
- * With served.lock, and chain_lock held shared. Return: 0, no live snapshot needs it from memory
- * any more; STORE_E_QUOTA, -errno: with a sentence, and nothing is lost.
- */
-int fault_keep(struct region *region, uint64_t idx);
-
-/** fault_serve_region() - one turn of a region's faults; a served.serve function */
-enum served_verdict fault_serve_region(struct served *served, void *buf);
 
 #endif

@@ -18,7 +18,6 @@
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
-#include "daemon/uffd/slots.h"
 #include "daemon/uffd/worker.h"
 
 /* Second field of /proc/self/statm, proc(5); the file was opened before the sandbox closed. */
@@ -88,8 +87,7 @@ static void add_up(Cow__V1__ClientInfo *row, const struct session *session)
 	for (const struct region *region = session->regions; region; region = region->next) {
 		row->n_regions++;
 		row->region_bytes += region->size_bytes;
-		if (region->pool)
-			row->kept_bytes += store_pool_used(region->pool) * page_size_bytes();
+		row->kept_bytes += region_kept_bytes(region);
 	}
 	row->n_snapshots = HASH_COUNT(session->holds);
 }

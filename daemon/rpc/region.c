@@ -5,11 +5,9 @@
 #include "daemon/region/region.h"
 
 #include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <utlist.h>
 
-#include "backends/uffdio.h"
 #include "common/err.h"
 #include "common/format.h"
 #include "daemon/base/outcome.h"
@@ -19,33 +17,20 @@
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
-#include "daemon/uffd/chain.h"
 
-static int check_mode(const struct daemon *daemon, Cow__V1__Mode mode)
+/* The modes that there are. */
+static const struct region_ops *const modes[] = {
+	[COW__V1__MODE__MODE_UFFD] = &region_ops_uffd,
+	[COW__V1__MODE__MODE_SCOOT] = &region_ops_frozen,
+	[COW__V1__MODE__MODE_MMAPCOPY] = &region_ops_frozen,
+};
+
+static int find_mode(const struct region_ops **ops, const struct daemon *daemon, Cow__V1__Mode mode)
 {
-	switch (mode) {
-	case COW__V1__MODE__MODE_UFFD:
-		if (daemon->uffd_device_fd < 0)
-			return err_raise(-ENODEV,
-					 "cowd cannot use /dev/userfaultfd (%s), which mode uffd "
-					 "needs: cowd(8) says how to give it one; modes scoot and "
-					 "mmapcopy work without",
-					 strerrordesc_np(daemon->uffd_device_errno));
-		if (!daemon->probe.has_uffd)
-			return err_raise(-ENOSYS,
-					 "this kernel (%s) serves no write-protect faults "
-					 "on shared memory: mode uffd needs Linux 5.19",
-					 daemon->probe.release);
-		if (daemon->options.lend == LEND_NO)
-			return err_raise(-EPERM, "cowd lends no userfaultfd: see lend= in "
-						 "cowd.conf(5), or use mode scoot");
-		return 0;
-	case COW__V1__MODE__MODE_SCOOT:
-	case COW__V1__MODE__MODE_MMAPCOPY:
-		return 0;
-	default:
+	*ops = (size_t)mode < ARRAY_SIZE(modes) ? modes[mode] : NULL;
+	if (!*ops)
 		return err_raise(-EINVAL, "there is no mode %d", (int)mode);
-	}
+	return region_check_mode(*ops, daemon);
 }
 
 static int reply_region(struct rpc_call *call, const struct region *region)
@@ -64,15 +49,15 @@ static int reply_region(struct rpc_call *call, const struct region *region)
 	return 0;
 }
 
-static int make_region(struct rpc_call *call, struct backing *backing, Cow__V1__Mode mode,
-		       const char *name)
+static int make_region(struct rpc_call *call, struct backing *backing, const struct region_ops *ops,
+		       Cow__V1__Mode mode, const char *name)
 {
 	struct region *region = NULL;
 	char clean[sizeof(region->name)];
 	int r;
 
 	format_clean(clean, sizeof(clean), name);
-	r = region_new(&region, call->session, backing, mode, clean);
+	r = region_new(&region, call->session, backing, ops, mode, clean);
 	if (r)
 		return r;
 	r = reply_region(call, region);
@@ -85,12 +70,13 @@ int rpc_region_create(struct rpc_call *call)
 {
 	const Cow__V1__RegionCreate *create = call->request->region_create;
 	CLEANUP(backing_unrefp) struct backing *backing = NULL;
+	const struct region_ops *ops;
 	int r;
 
-	r = check_mode(call->session->daemon, create->mode);
+	r = find_mode(&ops, call->session->daemon, create->mode);
 	if (!r)
 		r = backing_new(&backing, call->session, create->size_bytes);
-	return r ? r : make_region(call, backing, create->mode, create->name);
+	return r ? r : make_region(call, backing, ops, create->mode, create->name);
 }
 
 /* Only memory has seals; fstat() of another file could wait for whoever serves that. */
@@ -119,10 +105,9 @@ static void lose_earlier(struct daemon *daemon, int memfd)
 static bool is_resumable(const struct region *region, const struct session *session,
 			 const struct stat *st)
 {
-	return region->mode == COW__V1__MODE__MODE_UFFD && region->pid == session->pid &&
-	       region->uid == session->uid && region->backing->memory->key.dev == st->st_dev &&
-	       region->backing->memory->key.ino == st->st_ino && region->is_attached &&
-	       !region->is_freed && !region->is_gone && !region->is_closing;
+	return region->pid == session->pid && region->uid == session->uid &&
+	       region->backing->memory->key.dev == st->st_dev &&
+	       region->backing->memory->key.ino == st->st_ino && region_can_resume(region);
 }
 
 /*
@@ -132,15 +117,15 @@ static bool is_resumable(const struct region *region, const struct session *sess
  *
  * Return: lent; NULL when there is none.
  */
-static struct region *resume(struct session *session, int memfd)
+static struct region *resume(struct session *session, const struct region_ops *ops, int memfd)
 {
 	struct region *region;
 	struct stat st;
 
-	if (!is_writable_memory(memfd, &st))
+	if (!ops->can_resume || !is_writable_memory(memfd, &st))
 		return NULL;
 	for (region = session->daemon->regions; region; region = region->hh.next) {
-		if (is_resumable(region, session, &st))
+		if (region->ops == ops && is_resumable(region, session, &st))
 			break;
 	}
 	if (!region)
@@ -153,11 +138,8 @@ static struct region *resume(struct session *session, int memfd)
 	region->backing->owner_id = session->id;
 	region->is_resumed = true;
 	DL_PREPEND(session->regions, region);
-	/* What was left undone without an owner: pages to be mapped, or all to be calmed. */
 	atomic_store(&region->is_disowned, false);
-	if (!atomic_exchange(&region->is_moved_posted, true))
-		loop_post(region->daemon->loop, &region->moved_task);
-	arm_calm(region);
+	region_resumed(region);
 	return region;
 }
 
@@ -166,13 +148,14 @@ int rpc_region_restore(struct rpc_call *call)
 	const Cow__V1__RegionRestore *restore = call->request->region_restore;
 	CLEANUP(backing_unrefp) struct backing *backing = NULL;
 	int *memfd = &call->fds.fds[0];
+	const struct region_ops *ops;
 	struct region *region = NULL;
 	int r;
 
 	lose_earlier(call->session->daemon, *memfd);
-	r = check_mode(call->session->daemon, restore->mode);
-	if (!r && restore->mode == COW__V1__MODE__MODE_UFFD)
-		region = resume(call->session, *memfd);
+	r = find_mode(&ops, call->session->daemon, restore->mode);
+	if (!r)
+		region = resume(call->session, ops, *memfd);
 	if (region) {
 		r = reply_region(call, region);
 		if (r)
@@ -181,7 +164,7 @@ int rpc_region_restore(struct rpc_call *call)
 	}
 	if (!r)
 		r = backing_new_from(&backing, call->session, restore->size_bytes, memfd);
-	return r ? r : make_region(call, backing, restore->mode, restore->name);
+	return r ? r : make_region(call, backing, ops, restore->mode, restore->name);
 }
 
 /* --- attaching: the client's mmap lock is needed, so a job does it ---------------------------- */
@@ -190,17 +173,16 @@ struct attach {
 	struct job job;
 	struct rpc_call *call;
 	struct region *region; /* a reference */
+	int fd;
 	struct outcome outcome;
 };
 
 static void attach_run(struct job *job)
 {
 	struct attach *attach = container_of(job, struct attach, job);
-	struct region *region = attach->region;
 
-	outcome_set(&attach->outcome, region_register(region));
-	if (attach->outcome.error)
-		region->uffd = fd_close(region->uffd);
+	outcome_set(&attach->outcome, region_attach(attach->region, &attach->fd));
+	attach->fd = fd_close(attach->fd);
 }
 
 static void attach_done(struct job *job)
@@ -209,39 +191,34 @@ static void attach_done(struct job *job)
 	struct region *region = attach->region;
 	int r;
 
-	region->is_attaching = false;
 	r = outcome_raise(&attach->outcome);
-	if (!r)
+	if (r)
+		region->is_attaching = false;
+	else
 		r = region_serve(region);
+	if (!r) {
+		region->is_attaching = false;
+		region->is_attached = true;
+	}
 	rpc_finish(attach->call, r);
 	if (!r && region->session)
-		chain_new_ahead(region);
+		region_attached(region);
 	region_unref(region);
 	free(attach);
 }
 
 static int check_attach(const struct rpc_call *call, const struct region *region, uint64_t addr)
 {
-	const struct daemon *daemon = region->daemon;
+	int r;
 
-	if (region->is_resumed ? addr != region->addr
-			       : region->is_attached || region->is_attaching || region->uffd >= 0)
+	if (region->is_resumed ? addr != region->addr : region->is_attached || region->is_attaching)
 		return err_raise(-EBUSY, "region %llu is attached already",
 				 (unsigned long long)region->id);
 	if (!addr || addr % page_size_bytes() || addr + region->size_bytes < addr)
 		return err_raise(-EINVAL, "%#llx is no address for a region",
 				 (unsigned long long)addr);
-	if (region->mode != COW__V1__MODE__MODE_UFFD && call->fds.n_fds)
-		return err_raise(RPC_E_FATAL,
-				 "attaching a region of mode scoot or mmapcopy with a descriptor");
-	if (region->mode != COW__V1__MODE__MODE_UFFD)
-		return 0;
-	if (call->fds.n_fds != 1)
-		return err_raise(RPC_E_FATAL,
-				 "attaching a region of mode uffd without a descriptor");
-	if (!uffdio_is_uffd(daemon->proc_self_fd_fd, call->fds.fds[0]))
-		return err_raise(RPC_E_FATAL, "the descriptor of a region is no userfaultfd");
-	return 0;
+	r = region_check_attach(region, &call->fds);
+	return r == REGION_E_PROTOCOL ? RPC_E_FATAL : r;
 }
 
 int rpc_region_attach(struct rpc_call *call)
@@ -262,7 +239,7 @@ int rpc_region_attach(struct rpc_call *call)
 		return 0;
 	}
 	region->addr = request->addr;
-	if (region->mode != COW__V1__MODE__MODE_UFFD) {
+	if (!region_has_to_attach(region)) {
 		region->is_attached = true;
 		return 0;
 	}
@@ -273,7 +250,7 @@ int rpc_region_attach(struct rpc_call *call)
 	attach->job.run = attach_run;
 	attach->job.done = attach_done;
 	attach->job.client_id = region->client_id;
-	region->uffd = fdset_take(&call->fds, 0);
+	attach->fd = fdset_take(&call->fds, 0);
 	region->is_attaching = true;
 	job_submit(region->daemon->jobs, &attach->job);
 	return RPC_E_DEFERRED;
@@ -368,7 +345,6 @@ int rpc_backing_release(struct rpc_call *call)
 static int add_region(struct rpc_call *call, Cow__V1__RegionList *list, const struct region *region)
 {
 	Cow__V1__RegionInfo *row = rpc_alloc(call, sizeof(*row));
-	int cpu = worker_cpu(&region->served);
 
 	if (!row)
 		return -ENOMEM;
@@ -386,12 +362,8 @@ static int add_region(struct rpc_call *call, Cow__V1__RegionList *list, const st
 	row->used_bytes = backing_used_bytes(region->backing);
 	row->n_snapshots = region->n_snapshots;
 	row->n_children = region->n_children;
-	row->n_faults = atomic_load_explicit(&region->n_faults, memory_order_relaxed);
-	row->cpu = cpu < 0 ? 0 : (uint32_t)cpu;
-	row->is_served = cpu >= 0;
-	row->is_waiting = atomic_load(&region->has_waiters);
 	row->is_ownerless = !region->session;
-	row->n_moves = atomic_load_explicit(&region->served.n_moves, memory_order_relaxed);
+	region_list(region, row);
 	list->regions[list->n_regions++] = row;
 	return 0;
 }

@@ -4,12 +4,8 @@
 
 #include "daemon/snapshot/snapshot.h"
 
-#include <fcntl.h>
 #include <poll.h>
-#include <stdio.h>
-#include <string.h>
 
-#include "backends/uffdio.h"
 #include "common/clock.h"
 #include "common/err.h"
 #include "common/format.h"
@@ -18,9 +14,7 @@
 #include "daemon/region/region.h"
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
-#include "daemon/snapshot/frozen.h"
 #include "daemon/snapshot/view.h"
-#include "daemon/uffd/chain.h"
 
 /* --- what a client is told about a snapshot --------------------------------------------------- */
 
@@ -88,9 +82,6 @@ static int reply_snapshot(struct rpc_call *call, const struct snapshot *snap, bo
 	return 0;
 }
 
-/* Smaller regions are protected faster than two processes can talk about a move. */
-#define MOVE_MIN_BYTES ((uint64_t)8 << 20)
-
 /* --- take ------------------------------------------------------------------------------------- */
 
 /* How long a take is tried again while its client changes its address space, and how often. */
@@ -122,16 +113,11 @@ static void take_run(struct region_op *op)
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 	int r;
 
-	if (snap->mode == COW__V1__MODE__MODE_UFFD)
-		r = chain_arm(snap, snap->by_move);
-	else
-		r = extent_read_records(snap);
-	if (r == ARM_E_AGAIN && tries_again(snap, &r)) {
+	r = snapshot_take(snap);
+	if (r == TAKE_E_AGAIN && tries_again(snap, &r)) {
 		op->goes_on = true;
 		return;
 	}
-	if (snap->mode != COW__V1__MODE__MODE_UFFD)
-		atomic_store(&snap->is_frozen, !r);
 	outcome_set(&snap->outcome, r);
 }
 
@@ -178,57 +164,6 @@ static struct region *find_region(struct session *session, uint64_t id)
 	return NULL;
 }
 
-/*
- * By its name, which only the kernel's own pipes have: asking a file of a client's for its type
- * could wait for whoever serves it, and asking a pipe for its size waits for whoever uses it.
- */
-static bool is_lease(int proc_self_fd, int fd)
-{
-	static const char want[] = "pipe:[";
-	char name[16], target[64];
-	ssize_t n;
-
-	(void)snprintf(name, sizeof(name), "%d", fd);
-	n = readlinkat(proc_self_fd, name, target, sizeof(target));
-	return n > (ssize_t)sizeof(want) && !memcmp(target, want, sizeof(want) - 1) &&
-	       (fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_WRONLY;
-}
-
-static int check_lease(const struct rpc_call *call, const struct region *region)
-{
-	if (region->mode == COW__V1__MODE__MODE_UFFD && call->fds.n_fds)
-		return err_raise(RPC_E_FATAL, "a snapshot of mode uffd with a descriptor");
-	if (region->mode == COW__V1__MODE__MODE_UFFD)
-		return 0;
-	if (call->fds.n_fds != 1)
-		return err_raise(RPC_E_FATAL,
-				 "a snapshot of mode scoot or mmapcopy without a lease");
-	if (!is_lease(region->daemon->proc_self_fd_fd, call->fds.fds[0]))
-		return err_raise(RPC_E_FATAL, "the lease of a snapshot is no pipe's write end");
-	return 0;
-}
-
-static int check_take(const struct session *session, const struct region *region,
-		      const Cow__V1__SnapshotTake *take)
-{
-	if (region->session != session && region->mode != COW__V1__MODE__MODE_UFFD)
-		return err_raise(-EOPNOTSUPP,
-				 "region %llu is not of mode uffd: only its own process "
-				 "can freeze it",
-				 (unsigned long long)region->id);
-	if (region->mode != COW__V1__MODE__MODE_UFFD)
-		return 0;
-	if (!region->is_attached)
-		return err_raise(-EINVAL, "region %llu is not attached",
-				 (unsigned long long)region->id);
-	if (take->budget_bytes && take->budget_bytes < page_size_bytes())
-		return err_raise(-EINVAL, "a budget of %llu bytes holds no page",
-				 (unsigned long long)take->budget_bytes);
-	if (take->n_extents)
-		return err_raise(-EINVAL, "a snapshot of mode uffd is not made of extents");
-	return 0;
-}
-
 int rpc_snapshot_take(struct rpc_call *call)
 {
 	const Cow__V1__SnapshotTake *take = call->request->snapshot_take;
@@ -240,27 +175,18 @@ int rpc_snapshot_take(struct rpc_call *call)
 	region = find_region(call->session, take->region_id);
 	if (!region)
 		return -ENOENT;
-	r = check_take(call->session, region, take);
-	if (!r)
-		r = check_lease(call, region);
+	r = snapshot_check_take(region, call->session, take, &call->fds);
 	if (r)
-		return r;
+		return r == REGION_E_PROTOCOL ? RPC_E_FATAL : r;
 	format_clean(clean, sizeof(clean), take->name);
 	r = snapshot_new(&snap, region, clean);
 	if (r)
 		return r;
-	if (region->mode != COW__V1__MODE__MODE_UFFD) {
-		r = snapshot_set_lease(snap, &call->fds.fds[0]);
-		if (!r)
-			r = extent_parse(snap, call->session, take->extents, take->n_extents);
-		if (r)
-			return r;
-	}
+	r = snapshot_prepare(snap, call->session, take, &call->fds);
+	if (r)
+		return r;
 	snap->budget_pages = take->budget_bytes / page_size_bytes();
 	snap->can_wait = take->wait;
-	snap->is_once = take->once && snap->mode == COW__V1__MODE__MODE_UFFD;
-	snap->by_move = take->can_move && region->session == call->session && region->can_move &&
-			region->size_bytes >= MOVE_MIN_BYTES;
 	snap->call = call;
 	snapshot_submit_take(snap, take_run, take_done);
 	return RPC_E_DEFERRED;
@@ -278,7 +204,7 @@ int rpc_snapshot_take(struct rpc_call *call)
  */
 static bool gets_memory(const struct session *session, const struct snapshot *snap)
 {
-	return snap->mode != COW__V1__MODE__MODE_UFFD && session->uid == snap->uid;
+	return snap->n_extents && session->uid == snap->uid;
 }
 
 int rpc_snapshot_open(struct rpc_call *call)
@@ -419,7 +345,7 @@ static int add_snapshot(struct rpc_call *call, Cow__V1__SnapshotList *list,
 	row->state = is_lost ? COW__V1__SNAPSHOT_STATE__SNAPSHOT_LOST
 			     : COW__V1__SNAPSHOT_STATE__SNAPSHOT_LIVE;
 	row->size_bytes = snap->size_bytes;
-	row->kept_bytes = atomic_load(&snap->store.n_slots) * page_size_bytes();
+	row->kept_bytes = snapshot_bytes(snap);
 	row->age_usec = now - snap->taken_usec;
 	row->n_holders = snap->n_holders;
 	row->budget_bytes = snap->budget_pages * page_size_bytes();

@@ -7,10 +7,16 @@
 
 #include "daemon/snapshot/frozen.h"
 
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <utlist.h>
 
 #include "backends/pagebits.h"
 #include "common/err.h"
+#include "common/wire.h"
+#include "daemon/base/closer.h"
+#include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 
 static bool is_inside(uint64_t off, uint64_t n_bytes, uint64_t size_bytes)
@@ -217,3 +223,114 @@ int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 		r = snapshot_stale(snap);
 	return r;
 }
+
+/* --- the mode: contracts are in daemon/region/ops.h --------------------------------------------- */
+
+static void free_extents(struct snapshot *snap)
+{
+	for (size_t i = 0; i < snap->n_extents; i++) {
+		struct snapshot_extent *extent = &snap->extents[i];
+
+		if (extent->user)
+			DL_DELETE2(extent->backing->memory->uses, extent, prev_use, next_use);
+		free(extent->record);
+		backing_unref(extent->backing);
+	}
+	free(snap->extents);
+	charge_deinit(&snap->extents_charge);
+	snap->extents = NULL;
+	snap->n_extents = 0;
+}
+
+/* By a thread that may wait: a client that writes to the pipe, or reads it, can hold its lock. */
+void extent_end_lease(struct snapshot *snap)
+{
+	if (snap->lease_fd >= 0)
+		closer_give(snap->daemon->closer, snap->region->user, &snap->lease_fd, 1,
+			    &snap->lease_charge, 1);
+}
+
+static int set_lease(struct snapshot *snap, int *fd)
+{
+	int r = quota_charge(&snap->lease_charge, snap->region->user, QUOTA_FDS, 1);
+
+	if (r)
+		return r > 0 ? -EDQUOT : r;
+	snap->lease_fd = fd_steal(fd);
+	return 0;
+}
+
+/*
+ * By its name, which only the kernel's own pipes have: asking a file of a client's for its type
+ * could wait for whoever serves it, and asking a pipe for its size waits for whoever uses it.
+ */
+static bool is_lease(int proc_self_fd, int fd)
+{
+	static const char want[] = "pipe:[";
+	char name[16], target[64];
+	ssize_t n;
+
+	(void)snprintf(name, sizeof(name), "%d", fd);
+	n = readlinkat(proc_self_fd, name, target, sizeof(target));
+	return n > (ssize_t)sizeof(want) && !memcmp(target, want, sizeof(want) - 1) &&
+	       (fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_WRONLY;
+}
+
+static int check_attach(const struct region *region, const struct fdset *fds)
+{
+	(void)region;
+	if (fds->n_fds)
+		return err_raise(REGION_E_PROTOCOL,
+				 "attaching a region of mode scoot or mmapcopy with a descriptor");
+	return 0;
+}
+
+static int check_take(const struct region *region, const struct session *session,
+		      const Cow__V1__SnapshotTake *take, const struct fdset *fds)
+{
+	(void)take; /* its extents are checked when they are parsed */
+	if (region->session != session)
+		return err_raise(-EOPNOTSUPP,
+				 "region %llu is not of mode uffd: only its own process "
+				 "can freeze it",
+				 (unsigned long long)region->id);
+	if (fds->n_fds != 1)
+		return err_raise(REGION_E_PROTOCOL,
+				 "a snapshot of mode scoot or mmapcopy without a lease");
+	if (!is_lease(region->daemon->proc_self_fd_fd, fds->fds[0]))
+		return err_raise(REGION_E_PROTOCOL,
+				 "the lease of a snapshot is no pipe's write end");
+	return 0;
+}
+
+static int prepare(struct snapshot *snap, struct session *session,
+		   const Cow__V1__SnapshotTake *take, struct fdset *fds)
+{
+	int r = set_lease(snap, &fds->fds[0]);
+
+	return r ? r : extent_parse(snap, session, take->extents, take->n_extents);
+}
+
+static int take(struct snapshot *snap)
+{
+	int r = extent_read_records(snap);
+
+	atomic_store(&snap->is_frozen, !r);
+	return r;
+}
+
+static void drop(struct snapshot *snap)
+{
+	free_extents(snap);
+	extent_end_lease(snap);
+}
+
+const struct region_ops region_ops_frozen = {
+	.is_inherited = true,
+	.check_attach = check_attach,
+	.check_take = check_take,
+	.prepare = prepare,
+	.take = take,
+	.read = extent_read,
+	.drop = drop,
+};

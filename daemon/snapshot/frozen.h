@@ -29,6 +29,9 @@ int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent
  */
 int extent_read_records(struct snapshot *snap);
 
+/** extent_end_lease() - close the lease, in the background; idempotent */
+void extent_end_lease(struct snapshot *snap);
+
 /** extent_read() - snapshot_read() of a snapshot that has extents */
 int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 

@@ -31,7 +31,6 @@
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/sink.h"
 #include "daemon/snapshot/snapshot.h"
-#include "daemon/uffd/chain.h"
 
 #define BUF_BYTES            ((size_t)256 * 1024)
 #define STREAM_BYTES         ((size_t)64 * 1024) /* what a pipe holds */
@@ -188,7 +187,7 @@ static int save_slice(struct save *save, char *buf)
 			return 0;
 		r = save_piece(save, buf);
 		if (!r && save->snap->is_once)
-			chain_drain(save->snap, save->off);
+			snapshot_drain(save->snap, save->off);
 	}
 	if (r || save->end == SLICE_WAIT)
 		return r;

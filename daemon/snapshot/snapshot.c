@@ -7,6 +7,7 @@
 
 #include "daemon/snapshot/snapshot.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <utlist.h>
 
@@ -18,47 +19,10 @@
 #include "daemon/region/backing.h"
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/frozen.h"
-#include "daemon/uffd/chain.h"
-
-static void free_extents(struct snapshot *snap)
-{
-	for (size_t i = 0; i < snap->n_extents; i++) {
-		struct snapshot_extent *extent = &snap->extents[i];
-
-		if (extent->user)
-			DL_DELETE2(extent->backing->memory->uses, extent, prev_use, next_use);
-		free(extent->record);
-		backing_unref(extent->backing);
-	}
-	free(snap->extents);
-	charge_deinit(&snap->extents_charge);
-	snap->extents = NULL;
-	snap->n_extents = 0;
-}
-
-/* By a thread that may wait: a client that writes to the pipe, or reads it, can hold its lock. */
-static void end_lease(struct snapshot *snap)
-{
-	if (snap->lease_fd >= 0)
-		closer_give(snap->daemon->closer, snap->region->user, &snap->lease_fd, 1,
-			    &snap->lease_charge, 1);
-}
-
-int snapshot_set_lease(struct snapshot *snap, int *fd)
-{
-	int r = quota_charge(&snap->lease_charge, snap->region->user, QUOTA_FDS, 1);
-
-	if (r)
-		return r > 0 ? -EDQUOT : r;
-	snap->lease_fd = fd_steal(fd);
-	return 0;
-}
 
 static void snapshot_free(struct snapshot *snap)
 {
-	store_deinit(&snap->store);
-	free_extents(snap);
-	end_lease(snap);
+	snap->region->ops->drop(snap);
 	charge_deinit(&snap->charge);
 	snap->region->n_snapshots--;
 	region_unref(snap->region);
@@ -92,8 +56,6 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 	r = quota_charge(&snap->charge, region->user, QUOTA_SNAPSHOTS, 1);
 	if (r > 0)
 		r = -EDQUOT;
-	if (!r && region->mode == COW__V1__MODE__MODE_UFFD)
-		r = chain_init_store(snap);
 	if (r) {
 		snapshot_free(snap);
 		return r;
@@ -118,7 +80,7 @@ struct snapshot *snapshot_unref(struct snapshot *snap)
 	if (snap->op.region)
 		return NULL; /* snapshot_left() frees it */
 	if (snap->was_taken && !snap->has_left)
-		chain_leave(snap);
+		snap->region->ops->leave(snap);
 	else
 		snapshot_free(snap);
 	return NULL;
@@ -130,11 +92,44 @@ void snapshot_left(struct snapshot *snap)
 		snapshot_free(snap);
 }
 
+int snapshot_check_take(const struct region *region, const struct session *session,
+			const Cow__V1__SnapshotTake *take, const struct fdset *fds)
+{
+	int r;
+
+	assert(loop_is_mine(region->daemon->loop));
+	r = region->ops->check_take(region, session, take, fds);
+	assert(r == 0 || r == REGION_E_PROTOCOL || (r < 0 && *err_sentence()));
+	return r;
+}
+
+int snapshot_prepare(struct snapshot *snap, struct session *session,
+		     const Cow__V1__SnapshotTake *take, struct fdset *fds)
+{
+	int r;
+
+	assert(loop_is_mine(snap->daemon->loop) && !snap->op.region && !snap->was_taken);
+	r = snap->region->ops->prepare(snap, session, take, fds);
+	assert(r <= 0 && (!r || *err_sentence()));
+	return r;
+}
+
+int snapshot_take(struct snapshot *snap)
+{
+	int r;
+
+	assert(!loop_is_mine(snap->daemon->loop) && snap->op.region == snap->region);
+	assert(!atomic_load(&snap->is_frozen));
+	r = snap->region->ops->take(snap);
+	assert(r == 0 || r == TAKE_E_AGAIN || (r < 0 && *err_sentence()));
+	return r;
+}
+
 void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *op),
 			  void (*done)(struct region_op *op))
 {
 	snapshot_ref(snap);
-	snap->was_taken = snap->mode == COW__V1__MODE__MODE_UFFD;
+	snap->was_taken = snap->region->ops->leave;
 	snap->op.run = run;
 	snap->op.done = done;
 	region_submit(snap->region, &snap->op);
@@ -142,9 +137,8 @@ void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *o
 
 void snapshot_take_done(struct snapshot *snap)
 {
-	/* Lost before anybody had it: its holders are told soon. */
-	if (snap->is_lost)
-		chain_post_lost(snap->region);
+	if (snap->region->ops->taken)
+		snap->region->ops->taken(snap);
 	snapshot_unref(snap);
 }
 
@@ -269,36 +263,35 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 			"again");
 		snap->is_lost_told = true;
 		snapshot_tell_lost(snap);
-		end_lease(snap); /* who is reading it here finds it lost afterwards */
+		extent_end_lease(snap); /* who is reading it here finds it lost afterwards */
 	}
 }
 
 /* --- read -------------------------------------------------------------------------------------- */
 
-/*
- * A client whose move has returned may read before the worker, who has the report of the move in
- * its hands, has done with it: the worker holds served.lock from before it took the report.
- */
-static int check_readable(struct snapshot *snap)
-{
-	if (!atomic_load(&snap->is_frozen)) {
-		served_lock(&snap->region->served);
-		served_unlock(&snap->region->served);
-		if (!atomic_load(&snap->is_frozen))
-			return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
-					 (unsigned long long)snap->id);
-	}
-	return snap->is_lost ? snapshot_stale(snap) : 0;
-}
-
 int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
-	int r = check_readable(snap);
+	int r;
 
-	if (r)
-		return r;
-	return snap->mode == COW__V1__MODE__MODE_UFFD ? chain_read(snap, buf, len, off)
-						      : extent_read(snap, buf, len, off);
+	assert(off <= snap->size_bytes && len <= snap->size_bytes - off);
+	if (snap->is_lost)
+		return snapshot_stale(snap);
+	r = snap->region->ops->read(snap, buf, len, off);
+	assert(r <= 0 && (!r || *err_sentence()));
+	return r;
+}
+
+void snapshot_drain(struct snapshot *snap, uint64_t off)
+{
+	assert(snap->is_once && off <= snap->size_bytes);
+	snap->region->ops->drain(snap, off);
+}
+
+uint64_t snapshot_bytes(const struct snapshot *snap)
+{
+	const struct region_ops *ops = snap->region->ops;
+
+	return ops->snapshot_bytes ? ops->snapshot_bytes(snap) : 0;
 }
 
 /* ---------------------------------------------------------------------------------------------- */

@@ -85,7 +85,7 @@ struct snapshot {
 	struct outcome outcome;    /* of the take */
 	struct rpc_call *call;     /* that asked for the take */
 	bool by_move;              /* how it is taken */
-	uint64_t again_until_usec; /* since ARM_E_AGAIN: when its take gives up; 0: none yet */
+	uint64_t again_until_usec; /* since TAKE_E_AGAIN: when its take gives up; 0: none yet */
 
 	/* other modes */
 	int lease_fd; /* a pipe's write end: its client changes nothing as long as this is open */
@@ -140,14 +140,6 @@ int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino);
 
 /**
- * snapshot_set_lease() - the client gives @fd, charged to its user
- * @fd: taken on success
- *
- * Closed when nothing here reads the snapshot's bytes any more. Return: 0; -EDQUOT.
- */
-int snapshot_set_lease(struct snapshot *snap, int *fd);
-
-/**
  * snapshot_mark_lost() - @snap cannot be shown any more; nothing happens if it was lost before
  *
  * Before any page that it needs is let go. Any thread. Its mode has the holders told.
@@ -155,6 +147,23 @@ int snapshot_set_lease(struct snapshot *snap, int *fd);
 void snapshot_mark_lost(struct snapshot *snap, const char *because);
 /** snapshot_tell_lost() - tell the holders; loop thread */
 void snapshot_tell_lost(struct snapshot *snap);
+
+/* --- what the mode does: wrappers of ops.h ----------------------------------------------------- */
+
+/** snapshot_check_take() - 0; REGION_E_PROTOCOL; -errno */
+int snapshot_check_take(const struct region *region, const struct session *session,
+			const Cow__V1__SnapshotTake *take, const struct fdset *fds) MUST_CHECK;
+/** snapshot_prepare() - of a new one, before its take. 0 or -errno */
+int snapshot_prepare(struct snapshot *snap, struct session *session,
+		     const Cow__V1__SnapshotTake *take, struct fdset *fds) MUST_CHECK;
+/** snapshot_take() - in the region operation of a take. 0; TAKE_E_AGAIN; -errno */
+int snapshot_take(struct snapshot *snap) MUST_CHECK;
+/** snapshot_drain() - is_once: all before byte @off is saved and need not be kept; saver's thread */
+void snapshot_drain(struct snapshot *snap, uint64_t off);
+/** snapshot_bytes() - memory that it has of cowd */
+uint64_t snapshot_bytes(const struct snapshot *snap);
+
+/* ---------------------------------------------------------------------------------------------- */
 
 /** snapshot_submit_take() - run @run as a region operation, then
  * @done; holds a reference meanwhile */

@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/region.h"
 #include "daemon/uffd/event.h"
+#include "daemon/uffd/tracker.h"
 
 /* The client's mmap lock, taken to read, is let go after protecting so much. */
 #define PROTECT_BYTES    ((uint64_t)64 << 20)
@@ -24,7 +25,7 @@ static int raise_outcome(int r)
 	case UFFDIO_E_UNMAPPED:
 		return err_raise(-EFAULT, "the region is no longer mapped as it was registered");
 	case UFFDIO_E_AGAIN:
-		return ARM_E_AGAIN;
+		return TAKE_E_AGAIN;
 	default:
 		return r;
 	}
@@ -115,7 +116,7 @@ int arm_prepare(struct region *region)
 /* With served.lock held: whether the region is frozen, or will be by a move that is on its way. */
 static bool is_frozen(struct region *region)
 {
-	return region_is_frozen(region) || region->pending;
+	return tracker_is_frozen(region) || region->pending;
 }
 
 /*

@@ -155,11 +155,29 @@ static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t of
 
 /* ---------------------------------------------------------------------------------------------- */
 
+/*
+ * A client whose move has returned may read before the worker, who has the report of the move in
+ * its hands, has done with it: the worker holds served.lock from before it took the report.
+ */
+static int check_frozen(struct snapshot *snap)
+{
+	if (atomic_load(&snap->is_frozen))
+		return 0;
+	served_lock(&snap->region->served);
+	served_unlock(&snap->region->served);
+	if (atomic_load(&snap->is_frozen))
+		return 0;
+	return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
+			 (unsigned long long)snap->id);
+}
+
 int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
 	struct region *region = snap->region;
-	int r;
+	int r = check_frozen(snap);
 
+	if (r)
+		return r;
 	pthread_rwlock_rdlock(&region->chain_lock);
 	r = backing_read(region->backing, buf, len, off);
 	/* What was read of memory is ordered before what is read of the stores. */

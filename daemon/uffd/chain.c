@@ -15,8 +15,8 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/daemon.h"
-#include "daemon/snapshot/snapshot.h"
 #include "daemon/uffd/prealloc.h"
+#include "daemon/uffd/tracker.h"
 
 /* Pages handed down with the chain lock held. */
 #define HAND_DOWN_PAGES ((uint64_t)1 << 12)
@@ -80,7 +80,7 @@ static int arm_with_lock(struct region *region, struct snapshot *snap, bool by_m
 	return 0;
 }
 
-int chain_arm(struct snapshot *snap, bool by_move)
+int chain_take(struct snapshot *snap)
 {
 	struct region *region = snap->region;
 	uint64_t started_usec = now_usec();
@@ -92,9 +92,9 @@ int chain_arm(struct snapshot *snap, bool by_move)
 	 * of another one is in the snapshot without it.
 	 */
 	served_lock(&region->served);
-	r = arm_with_lock(region, snap, by_move);
+	r = arm_with_lock(region, snap, snap->by_move);
 	served_unlock(&region->served);
-	region_wake_waiters(region); /* the newest snapshot, whose room matters, is another one */
+	tracker_wake_waiters(region); /* the newest snapshot, whose room matters, is another one */
 	snap->taken_usec = now_usec();
 	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
 	return r;
@@ -175,7 +175,7 @@ static void leave_run(struct region_op *op)
 	pthread_rwlock_unlock(&region->chain_lock);
 	snap->has_left = true;
 	store_deinit(&snap->store);
-	region_wake_waiters(region);
+	tracker_wake_waiters(region);
 }
 
 void chain_drain(struct snapshot *snap, uint64_t off)
@@ -194,7 +194,7 @@ void chain_drain(struct snapshot *snap, uint64_t off)
 		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL,
 				align_down(first, STORE_TOUCH_PAGES), end);
 	pthread_rwlock_unlock(&region->chain_lock);
-	region_wake_waiters(region);
+	tracker_wake_waiters(region);
 }
 
 static void leave_done(struct region_op *op)
@@ -311,5 +311,5 @@ void chain_lost_task(struct task *task)
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
 	if (region->is_gone)
-		region_gone(region);
+		tracker_gone(region);
 }

@@ -22,13 +22,12 @@ int chain_init_store(struct snapshot *snap);
 void chain_new_ahead(struct region *region);
 
 /**
- * chain_arm() - freeze now, or be ready for the client's move
- * @by_move: the latter
+ * chain_take() - freeze now, or, if @snap is taken by_move, be ready for the client's move
  *
- * Context: a region operation's run(). Return: 0; ARM_E_AGAIN, nothing is frozen: a later run()
+ * Context: a region operation's run(). Return: 0; TAKE_E_AGAIN, nothing is frozen: a later run()
  * may; -errno with a sentence.
  */
-int chain_arm(struct snapshot *snap, bool by_move);
+int chain_take(struct snapshot *snap);
 /**
  * chain_moved() - the client has made its move
  *

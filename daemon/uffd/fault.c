@@ -29,6 +29,7 @@
 #include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"
 #include "daemon/uffd/prealloc.h"
+#include "daemon/uffd/tracker.h"
 
 /* Messages of a turn. */
 #define N_MSGS           32

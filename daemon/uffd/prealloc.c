@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/region.h"
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/tracker.h"
 
 #define SLOTS_MIN  64u
 #define SLOTS_MAX  2048u
@@ -80,7 +81,7 @@ void stock_want(struct region *region)
 /* Unused slots that keep their memory: none, when somebody waits for as much as one. */
 static size_t n_to_keep(struct region *region)
 {
-	return !quota_has_waiters(region->user) && region_is_frozen(region) ? WARM_SLOTS : 0;
+	return !quota_has_waiters(region->user) && tracker_is_frozen(region) ? WARM_SLOTS : 0;
 }
 
 static void trim_run(struct region_op *op)

@@ -7,6 +7,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/region.h"
 #include "daemon/uffd/prealloc.h"
+#include "daemon/uffd/tracker.h"
 
 static void post(struct room *room)
 {
@@ -28,7 +29,7 @@ static void wake_run(struct job *job)
 {
 	struct room *room = container_of(job, struct room, job);
 
-	region_wake_waiters(container_of(room, struct region, room));
+	tracker_wake_waiters(container_of(room, struct region, room));
 }
 
 static void wake(struct room *room);

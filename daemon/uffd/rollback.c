@@ -34,6 +34,7 @@
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"
+#include "daemon/uffd/tracker.h"
 
 /* Of one job. */
 #define TURN_USEC 10000
@@ -315,7 +316,7 @@ static void rollback_run(struct region_op *op)
 	if (op->goes_on)
 		return;
 	outcome_set(&rollback->outcome, r);
-	region_wake_waiters(rollback->snap->region); /* pages that left a store made room */
+	tracker_wake_waiters(rollback->snap->region); /* pages that left a store made room */
 }
 
 static void rollback_free(struct rollback *rollback)

@@ -15,6 +15,7 @@
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
 #include "daemon/uffd/chain.h"
+#include "daemon/uffd/tracker.h"
 
 #define SLICE_BYTES ((uint64_t)4 << 20)
 static_assert(SLICE_BYTES <= BACKING_LOOK_BYTES, "all of a slice is looked at");
@@ -80,7 +81,7 @@ static bool is_wanted(struct region *region)
 	if (region->is_gone || region->is_disowned ||
 	    atomic_load(&region->sweep_off) >= region->size_bytes)
 		return false;
-	return region_is_frozen(region);
+	return tracker_is_frozen(region);
 }
 
 static void sweep_done(struct job *job)
@@ -93,7 +94,7 @@ static void sweep_done(struct job *job)
 	}
 	region->is_sweeping = false;
 	if (region->is_gone)
-		region_gone(region);
+		tracker_gone(region);
 	region_unref(region);
 }
 

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Life of a region in mode uffd, and the table of the mode; contracts are in tracker.h, ops.h. */
+#include "config.h"
+
+#include "daemon/uffd/tracker.h"
+
+#include <string.h>
+
+#include "backends/uffdio.h"
+#include "common/err.h"
+#include "common/wire.h"
+#include "daemon/daemon.h"
+#include "daemon/process/priority.h"
+#include "daemon/uffd/chain.h"
+
+static int check(const struct daemon *daemon)
+{
+	if (daemon->uffd_device_fd < 0)
+		return err_raise(-ENODEV,
+				 "cowd cannot use /dev/userfaultfd (%s), which mode uffd "
+				 "needs: cowd(8) says how to give it one; modes scoot and "
+				 "mmapcopy work without",
+				 strerrordesc_np(daemon->uffd_device_errno));
+	if (!daemon->probe.has_uffd)
+		return err_raise(-ENOSYS,
+				 "this kernel (%s) serves no write-protect faults "
+				 "on shared memory: mode uffd needs Linux 5.19",
+				 daemon->probe.release);
+	if (daemon->options.lend == LEND_NO)
+		return err_raise(-EPERM, "cowd lends no userfaultfd: see lend= in "
+					 "cowd.conf(5), or use mode scoot");
+	return 0;
+}
+
+/* --- beginning -------------------------------------------------------------------------------- */
+
+static int init_lock(struct region *region)
+{
+	pthread_rwlockattr_t attr;
+	int r;
+
+	pthread_rwlockattr_init(&attr);
+	/* Else a stream of readers would keep a snapshot from being taken. */
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	r = pthread_rwlock_init(&region->chain_lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	return r ? err_raise(-r, "cannot make a lock") : 0;
+}
+
+static int init(struct region *region)
+{
+	int r = quota_charge(&region->fds_charge, region->user, QUOTA_FDS, 1);
+
+	if (r)
+		return r > 0 ? -EDQUOT : r;
+	r = init_lock(region);
+	if (r) {
+		charge_deinit(&region->fds_charge);
+		return r;
+	}
+	region->uffd = -1;
+	region->lost_task.run = chain_lost_task;
+	region->moved_task.run = sweep_moved_task;
+	stock_init(&region->stock);
+	room_init(&region->room);
+	priority_await(region->daemon, 1);
+	return 0;
+}
+
+static int check_attach(const struct region *region, const struct fdset *fds)
+{
+	if (fds->n_fds != 1)
+		return err_raise(REGION_E_PROTOCOL,
+				 "attaching a region of mode uffd without a descriptor");
+	if (!uffdio_is_uffd(region->daemon->proc_self_fd_fd, fds->fds[0]))
+		return err_raise(REGION_E_PROTOCOL, "the descriptor of a region is no userfaultfd");
+	return 0;
+}
+
+/* Waits for the client's mmap lock. */
+static int attach(struct region *region, int *fd)
+{
+	const struct probe *probe = &region->daemon->probe;
+	const uint64_t to_move =
+		UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_EVENT_REMAP;
+	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID |
+			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EVENT_REMOVE;
+	int r;
+
+	region->can_move = probe->has_lazy && probe->has_dontunmap &&
+			   (probe->uffd_features & to_move) == to_move;
+	if (region->can_move)
+		features |= to_move;
+	r = uffdio_set_nonblock(*fd);
+	if (!r)
+		r = uffdio_api(*fd, features & probe->uffd_features, NULL);
+	/* To see now that it can be: until there is a snapshot it need not be. */
+	if (!r)
+		r = uffdio_register(*fd, region->addr, region->size_bytes, UFFDIO_REGISTER_MODE_WP);
+	if (!r)
+		r = uffdio_unregister(*fd, region->addr, region->size_bytes);
+	if (r == UFFDIO_E_GONE)
+		return err_raise(-ESRCH, "the client's process has ended");
+	if (r > 0)
+		return err_raise(-EFAULT, "the region is not mapped at %#llx",
+				 (unsigned long long)region->addr);
+	if (!r)
+		region->uffd = fd_steal(fd);
+	return r;
+}
+
+static int serve(struct region *region)
+{
+	int r = served_init(&region->served, region->uffd, fault_serve_region);
+
+	return r ? r : worker_add(region->daemon->workers, &region->served);
+}
+
+static bool can_resume(const struct region *region)
+{
+	return !region->is_gone && !region->is_closing;
+}
+
+/* What was left undone without an owner: pages to be mapped, or all to be calmed. */
+static void resumed(struct region *region)
+{
+	if (!atomic_exchange(&region->is_moved_posted, true))
+		loop_post(region->daemon->loop, &region->moved_task);
+	arm_calm(region);
+}
+
+/* --- while it is served ----------------------------------------------------------------------- */
+
+bool tracker_is_frozen(const struct region *region)
+{
+	return atomic_load(&region->n_chained);
+}
+
+void tracker_wake_waiters(struct region *region)
+{
+	if (!atomic_exchange(&region->has_waiters, false))
+		return;
+	served_lock(&region->served);
+	if (region->uffd >= 0)
+		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
+	served_unlock(&region->served);
+}
+
+static uint64_t kept_bytes(const struct region *region)
+{
+	return region->pool ? store_pool_used(region->pool) * page_size_bytes() : 0;
+}
+
+static void list(const struct region *region, Cow__V1__RegionInfo *row)
+{
+	int cpu = worker_cpu(&region->served);
+
+	row->n_faults = atomic_load_explicit(&region->n_faults, memory_order_relaxed);
+	row->cpu = cpu < 0 ? 0 : (uint32_t)cpu;
+	row->is_served = cpu >= 0;
+	row->is_waiting = atomic_load(&region->has_waiters);
+	row->n_moves = atomic_load_explicit(&region->served.n_moves, memory_order_relaxed);
+}
+
+/* --- end -------------------------------------------------------------------------------------- */
+
+/*
+ * A userfaultfd that nobody reads would keep the client's next mremap() waiting, so it is closed,
+ * once nobody else uses it: operations wait for it to be gone by served.lock, a sweep is waited for
+ * here.
+ */
+static void close_run(struct job *job)
+{
+	struct region *region = container_of(job, struct region, close_job);
+
+	worker_remove(&region->served);
+	served_lock(&region->served);
+	region->uffd = fd_close(region->uffd);
+	served_unlock(&region->served);
+}
+
+static void close_done(struct job *job)
+{
+	struct region *region = container_of(job, struct region, close_job);
+
+	region_unref(region);
+}
+
+void tracker_gone(struct region *region)
+{
+	if (region->is_closing || region->is_sweeping || !region->is_attached)
+		return;
+	region->is_closing = true;
+	region->close_job =
+		(struct job){.run = close_run, .done = close_done, .client_id = region->client_id};
+	region_ref(region);
+	job_submit(region->daemon->jobs, &region->close_job);
+}
+
+/*
+ * Closing a userfaultfd takes the client's mmap lock and walks its page tables, and so may a turn
+ * of the worker that is under way: a job waits for both.
+ */
+static void end(struct region *region)
+{
+	if (region->served.is_ready)
+		worker_remove(&region->served);
+	room_deinit(&region->room);
+	if (region->uffd >= 0 && !region->is_gone)
+		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
+	region->uffd = fd_close(region->uffd);
+	region->pool = store_pool_free(region->pool);
+}
+
+static void deinit(struct region *region)
+{
+	priority_await(region->daemon, -1);
+	served_deinit(&region->served);
+	pthread_rwlock_destroy(&region->chain_lock);
+	charge_deinit(&region->fds_charge);
+}
+
+/* --- snapshots: their lives are in chain.c ---------------------------------------------------- */
+
+/* Smaller regions are protected faster than two processes can talk about a move. */
+#define MOVE_MIN_BYTES ((uint64_t)8 << 20)
+
+static int check_take(const struct region *region, const struct session *session,
+		      const Cow__V1__SnapshotTake *take, const struct fdset *fds)
+{
+	(void)session; /* cowd makes the cut, whoever asks */
+	if (!region->is_attached)
+		return err_raise(-EINVAL, "region %llu is not attached",
+				 (unsigned long long)region->id);
+	if (take->budget_bytes && take->budget_bytes < page_size_bytes())
+		return err_raise(-EINVAL, "a budget of %llu bytes holds no page",
+				 (unsigned long long)take->budget_bytes);
+	if (take->n_extents)
+		return err_raise(-EINVAL, "a snapshot of mode uffd is not made of extents");
+	if (fds->n_fds)
+		return err_raise(REGION_E_PROTOCOL, "a snapshot of mode uffd with a descriptor");
+	return 0;
+}
+
+static int prepare(struct snapshot *snap, struct session *session,
+		   const Cow__V1__SnapshotTake *take, struct fdset *fds)
+{
+	const struct region *region = snap->region;
+
+	(void)fds; /* there are none */
+	snap->is_once = take->once;
+	snap->by_move = take->can_move && region->session == session && region->can_move &&
+			region->size_bytes >= MOVE_MIN_BYTES;
+	return chain_init_store(snap);
+}
+
+/* Lost before anybody had it: its holders are told soon. */
+static void taken(struct snapshot *snap)
+{
+	if (snap->is_lost)
+		chain_post_lost(snap->region);
+}
+
+static uint64_t store_bytes(const struct snapshot *snap)
+{
+	return atomic_load(&snap->store.n_slots) * page_size_bytes();
+}
+
+static void drop(struct snapshot *snap)
+{
+	store_deinit(&snap->store);
+}
+
+const struct region_ops region_ops_uffd = {
+	.check = check,
+	.init = init,
+	.check_attach = check_attach,
+	.attach = attach,
+	.serve = serve,
+	.attached = chain_new_ahead,
+	.can_resume = can_resume,
+	.resumed = resumed,
+	.kept_bytes = kept_bytes,
+	.list = list,
+	.end = end,
+	.deinit = deinit,
+
+	.check_take = check_take,
+	.prepare = prepare,
+	.take = chain_take,
+	.taken = taken,
+	.read = chain_read,
+	.drain = chain_drain,
+	.leave = chain_leave,
+	.snapshot_bytes = store_bytes,
+	.drop = drop,
+};
