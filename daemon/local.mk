@@ -45,6 +45,8 @@ libcowd_la_SOURCES = \
 	daemon/region/ops.h \
 	daemon/region/region.c \
 	daemon/region/region.h \
+	daemon/region/state.c \
+	daemon/region/state.h \
 	daemon/rpc/hello.c \
 	daemon/rpc/list.c \
 	daemon/rpc/listener.c \

@@ -236,6 +236,7 @@ FRAME_TESTS = \
 	tests/unit/test-rpc \
 	tests/unit/test-sandbox \
 	tests/unit/test-session \
+	tests/unit/test-states \
 	$(NULL)
 check_PROGRAMS += $(FRAME_TESTS)
 TESTS += $(FRAME_TESTS)
@@ -267,6 +268,10 @@ tests_unit_test_session_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_session_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_session_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_session_SOURCES = tests/unit/test-session.c tests/unit/frame.c tests/unit/frame.h
+tests_unit_test_states_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_states_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_states_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_states_SOURCES = tests/unit/test-states.c tests/unit/frame.c tests/unit/frame.h
 tests_unit_test_sandbox_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_sandbox_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_sandbox_LDADD = $(TESTS_UNIT_LDADD)

@@ -14,6 +14,39 @@
 #include "daemon/region/backing.h"
 #include "daemon/rpc/session.h"
 
+static const char *const state_names[REGION_N_STATES] = {
+	[REGION_NEW] = "new",           [REGION_ATTACHING] = "attaching",
+	[REGION_ATTACHED] = "attached", [REGION_ORPHANED] = "orphaned",
+	[REGION_RESUMED] = "resumed",   [REGION_FREED] = "freed",
+	[REGION_ENDING] = "ending",
+};
+
+static const uint32_t next_states[REGION_N_STATES] = {
+	[REGION_NEW] =
+		STATE_BIT(REGION_ATTACHING) | STATE_BIT(REGION_ATTACHED) | STATE_BIT(REGION_FREED),
+	[REGION_ATTACHING] =
+		STATE_BIT(REGION_NEW) | STATE_BIT(REGION_ATTACHED) | STATE_BIT(REGION_FREED),
+	[REGION_ATTACHED] = STATE_BIT(REGION_ORPHANED) | STATE_BIT(REGION_FREED),
+	[REGION_ORPHANED] = STATE_BIT(REGION_RESUMED) | STATE_BIT(REGION_ENDING),
+	[REGION_RESUMED] =
+		STATE_BIT(REGION_ATTACHED) | STATE_BIT(REGION_ORPHANED) | STATE_BIT(REGION_FREED),
+	[REGION_FREED] = STATE_BIT(REGION_ENDING),
+};
+
+const struct state_table region_states = {
+	.what = "region", .names = state_names, .next = next_states, .n = REGION_N_STATES};
+
+static bool in_loop(const struct region *region)
+{
+	return loop_is_mine(region->daemon->loop);
+}
+
+void region_set_state(struct region *region, enum region_state state)
+{
+	assert(in_loop(region));
+	state_check(&region_states, region->id, atomic_exchange(&region->state, state), state);
+}
+
 static void region_free(struct region *region)
 {
 	charge_deinit(&region->charge);
@@ -85,6 +118,7 @@ struct region *region_unref(struct region *region)
 {
 	if (!region || --region->n_refs)
 		return NULL;
+	region_set_state(region, REGION_ENDING);
 	HASH_DEL(region->daemon->regions, region);
 	region->end_job.run = end_run;
 	region->end_job.done = end_done;
@@ -105,11 +139,6 @@ struct region *region_find(struct session *session, uint64_t id)
 }
 
 /* --- what the mode does; contracts are in ops.h ------------------------------------------------ */
-
-static bool in_loop(const struct region *region)
-{
-	return loop_is_mine(region->daemon->loop);
-}
 
 /* An error has a sentence. */
 static int checked(int r)
@@ -145,7 +174,7 @@ int region_attach(struct region *region, int *fd)
 {
 	int r;
 
-	assert(!in_loop(region) && region->is_attaching && region->addr && *fd >= 0);
+	assert(!in_loop(region) && region->state != REGION_NEW && region->addr && *fd >= 0);
 	r = checked(region->ops->attach(region, fd));
 	assert(r <= 0 && (*fd < 0) == !r);
 	return r;
@@ -155,7 +184,7 @@ int region_serve(struct region *region)
 {
 	int r;
 
-	assert(in_loop(region) && !region->is_attached);
+	assert(in_loop(region) && region->state == REGION_ATTACHING);
 	r = checked(region->ops->serve(region));
 	assert(r <= 0);
 	return r;
@@ -163,21 +192,24 @@ int region_serve(struct region *region)
 
 void region_attached(struct region *region)
 {
-	assert(in_loop(region) && region->is_attached && region->session);
+	assert(in_loop(region) && region->state == REGION_ATTACHED && region->session);
 	if (region->ops->attached)
 		region->ops->attached(region);
 }
 
 bool region_can_resume(const struct region *region)
 {
+	const enum region_state state = region->state;
+
 	assert(in_loop(region));
-	return region->ops->can_resume && region->is_attached && !region->is_freed &&
+	return region->ops->can_resume &&
+	       (state == REGION_ATTACHED || state == REGION_ORPHANED || state == REGION_RESUMED) &&
 	       region->ops->can_resume(region);
 }
 
 void region_resumed(struct region *region)
 {
-	assert(in_loop(region) && region->session && region->is_resumed);
+	assert(in_loop(region) && region->session && region->state == REGION_RESUMED);
 	region->ops->resumed(region);
 }
 
@@ -272,10 +304,14 @@ void region_submit(struct region *region, struct region_op *op)
 void region_disown(struct region *region)
 {
 	struct session *session = region->session;
+	const enum region_state state = region->state;
 
 	DL_DELETE(session->regions, region);
 	region->session = NULL;
-	atomic_store(&region->is_disowned, true);
+	if (state == REGION_NEW || state == REGION_ATTACHING)
+		region_set_state(region, REGION_FREED);
+	else if (state != REGION_FREED)
+		region_set_state(region, REGION_ORPHANED);
 	region_unref(region);
 }
 

@@ -60,6 +60,7 @@
 #include "daemon/base/job.h"
 #include "daemon/base/quota.h"
 #include "daemon/region/ops.h"
+#include "daemon/region/state.h"
 #include "daemon/uffd/follow.h"
 #include "daemon/uffd/prealloc.h"
 #include "daemon/uffd/quota-wait.h"
@@ -87,6 +88,15 @@ struct region_op {
 	struct region_op *next;
 };
 
+/* Whether the faults of a region in mode uffd are served. */
+enum tracker_state {
+	TRACKER_NEW, /* not yet: it is not attached */
+	TRACKER_SERVED,
+	TRACKER_GONE,    /* nothing more can be served; its descriptor is still open */
+	TRACKER_CLOSING, /* that is being closed, or is closed */
+	TRACKER_N_STATES
+};
+
 /* What a region is registered for. */
 enum region_registered {
 	REGION_PLAIN, /* not, or not everywhere */
@@ -94,8 +104,28 @@ enum region_registered {
 	REGION_ALL, /* missing, minor, write-protect: pages may be absent */
 };
 
+/*
+ * Life of a region. Changed by the loop thread, in region_set_state(), and read by any.
+ *
+ * Operations that are under way when its owner goes find out by region_has_owner(): another region
+ * may be at its addresses from then on.
+ */
+enum region_state {
+	REGION_NEW,       /* its owner has not said where it is */
+	REGION_ATTACHING, /* a job makes it ready for snapshots there */
+	REGION_ATTACHED,
+	REGION_ORPHANED, /* its owner's connection has ended, and snapshots need it */
+	REGION_RESUMED,  /* on its owner's next connection, which has not attached it yet */
+	REGION_FREED,    /* its owner has nothing there any more, or never had */
+	REGION_ENDING,   /* nobody has a reference; its end is on its way */
+	REGION_N_STATES
+};
+
+extern const struct state_table region_states;
+
 struct region {
 	unsigned int n_refs;
+	_Atomic enum region_state state;
 	struct daemon *daemon;
 	struct session *session; /* owner; NULL when it freed the region or has ended */
 	struct quota_user *user;
@@ -116,12 +146,8 @@ struct region {
 
 	/* mode uffd */
 	struct charge fds_charge;
-	int uffd; /* -1: not attached, or the process has gone */
-	bool is_attached;
-	bool is_freed;   /* by its owner, who has nothing there any more */
-	bool is_resumed; /* on its owner's next connection, which has not attached it yet */
-	_Atomic bool is_disowned; /* its addresses may be another region's by now: no new faults */
-	_Atomic bool is_gone;
+	int uffd;                                 /* -1: not attached, or the process has gone */
+	_Atomic enum tracker_state tracker_state; /* tracker_set_state() */
 	struct served served;
 	pthread_rwlock_t chain_lock;
 	struct snapshot *oldest; /* chain_lock */
@@ -153,8 +179,7 @@ struct region {
 	size_t n_trim_keep;             /* but so many slots */
 	_Atomic uint64_t sweep_off;     /* below it, pages are mapped and protected */
 	bool wants_sweep;               /* served.lock: from its first fault on */
-	bool is_sweeping;               /* loop thread, as the next two */
-	bool is_closing;
+	bool is_sweeping;               /* loop thread */
 	struct job sweep_job;
 	struct job close_job;
 	struct job chain_job; /* waits for chain_lock, as the loop does not */
@@ -163,7 +188,6 @@ struct region {
 	_Atomic bool is_moved_posted;
 	struct task lost_task; /* tells the loop thread that snapshots were lost */
 	_Atomic bool is_lost_posted;
-	bool is_attaching; /* region_attach() is under way */
 
 	struct region_op *queue; /* of operations; the first one is running */
 	struct region_op **queue_tail;
@@ -200,7 +224,22 @@ void region_submit(struct region *region, struct region_op *op);
 /** region_should_yield() - whether a background operation is to end soon, to be submitted again */
 bool region_should_yield(const struct region *region);
 
-/** region_disown() - the owner needs it no longer; drops the owner's reference */
+/** region_set_state() - loop thread; the change is one of region_states */
+void region_set_state(struct region *region, enum region_state state);
+
+/** region_has_owner() - whether it is there yet: its addresses are no other region's; any thread */
+static inline bool region_has_owner(const struct region *region)
+{
+	const enum region_state state = region->state;
+
+	return state != REGION_ORPHANED && state != REGION_FREED && state != REGION_ENDING;
+}
+
+/**
+ * region_disown() - its owner has it no longer; drops the owner's reference
+ *
+ * Orphaned if it was attached, unless its owner has freed it.
+ */
 void region_disown(struct region *region);
 /** region_drop_all() - session_end(): disown all of its regions, and its backings */
 void region_drop_all(struct session *session);

@@ -136,9 +136,8 @@ static struct region *resume(struct session *session, const struct region_ops *o
 	region->session = session;
 	region->client_id = session->id;
 	region->backing->owner_id = session->id;
-	region->is_resumed = true;
 	DL_PREPEND(session->regions, region);
-	atomic_store(&region->is_disowned, false);
+	region_set_state(region, REGION_RESUMED);
 	region_resumed(region);
 	return region;
 }
@@ -185,6 +184,19 @@ static void attach_run(struct job *job)
 	attach->fd = fd_close(attach->fd);
 }
 
+/* One that is registered and cannot be served stays as it is: it can only be freed. */
+static int end_attaching(struct region *region, int r)
+{
+	if (r) {
+		region_set_state(region, REGION_NEW);
+		return r;
+	}
+	r = region_serve(region);
+	if (!r)
+		region_set_state(region, REGION_ATTACHED);
+	return r;
+}
+
 static void attach_done(struct job *job)
 {
 	struct attach *attach = container_of(job, struct attach, job);
@@ -192,16 +204,10 @@ static void attach_done(struct job *job)
 	int r;
 
 	r = outcome_raise(&attach->outcome);
-	if (r)
-		region->is_attaching = false;
-	else
-		r = region_serve(region);
-	if (!r) {
-		region->is_attaching = false;
-		region->is_attached = true;
-	}
+	if (region->state == REGION_ATTACHING) /* its owner may have gone meanwhile */
+		r = end_attaching(region, r);
 	rpc_finish(attach->call, r);
-	if (!r && region->session)
+	if (region->state == REGION_ATTACHED)
 		region_attached(region);
 	region_unref(region);
 	free(attach);
@@ -211,7 +217,7 @@ static int check_attach(const struct rpc_call *call, const struct region *region
 {
 	int r;
 
-	if (region->is_resumed ? addr != region->addr : region->is_attached || region->is_attaching)
+	if (region->state == REGION_RESUMED ? addr != region->addr : region->state != REGION_NEW)
 		return err_raise(-EBUSY, "region %llu is attached already",
 				 (unsigned long long)region->id);
 	if (!addr || addr % page_size_bytes() || addr + region->size_bytes < addr)
@@ -234,13 +240,13 @@ int rpc_region_attach(struct rpc_call *call)
 	r = check_attach(call, region, request->addr);
 	if (r)
 		return r;
-	if (region->is_resumed) {
-		region->is_resumed = false;
+	if (region->state == REGION_RESUMED) {
+		region_set_state(region, REGION_ATTACHED);
 		return 0;
 	}
 	region->addr = request->addr;
 	if (!region_has_to_attach(region)) {
-		region->is_attached = true;
+		region_set_state(region, REGION_ATTACHED);
 		return 0;
 	}
 	attach = malloc(sizeof(*attach));
@@ -251,7 +257,7 @@ int rpc_region_attach(struct rpc_call *call)
 	attach->job.done = attach_done;
 	attach->job.client_id = region->client_id;
 	attach->fd = fdset_take(&call->fds, 0);
-	region->is_attaching = true;
+	region_set_state(region, REGION_ATTACHING);
 	job_submit(region->daemon->jobs, &attach->job);
 	return RPC_E_DEFERRED;
 }
@@ -291,7 +297,7 @@ int rpc_region_free(struct rpc_call *call)
 	freeing->op.run = freeing_run;
 	freeing->op.done = freeing_done;
 	region_submit(region, &freeing->op);
-	region->is_freed = true;
+	region_set_state(region, REGION_FREED);
 	region_disown(region);
 	return RPC_E_DEFERRED;
 }

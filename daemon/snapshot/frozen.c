@@ -315,7 +315,8 @@ static int take(struct snapshot *snap)
 {
 	int r = extent_read_records(snap);
 
-	atomic_store(&snap->is_frozen, !r);
+	if (!r)
+		snapshot_set_state(snap, SNAPSHOT_FROZEN);
 	return r;
 }
 

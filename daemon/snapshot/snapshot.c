@@ -20,6 +20,32 @@
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/frozen.h"
 
+static const char *const state_names[SNAPSHOT_N_STATES] = {
+	[SNAPSHOT_NEW] = "new",
+	[SNAPSHOT_TAKING] = "being taken",
+	[SNAPSHOT_AWAITING_MOVE] = "awaiting its program's move",
+	[SNAPSHOT_FROZEN] = "frozen",
+	[SNAPSHOT_LEAVING] = "leaving",
+	[SNAPSHOT_LEFT] = "left",
+};
+
+static const uint32_t next_states[SNAPSHOT_N_STATES] = {
+	[SNAPSHOT_NEW] = STATE_BIT(SNAPSHOT_TAKING),
+	[SNAPSHOT_TAKING] = STATE_BIT(SNAPSHOT_AWAITING_MOVE) | STATE_BIT(SNAPSHOT_FROZEN) |
+			    STATE_BIT(SNAPSHOT_LEFT),
+	[SNAPSHOT_AWAITING_MOVE] = STATE_BIT(SNAPSHOT_FROZEN) | STATE_BIT(SNAPSHOT_LEFT),
+	[SNAPSHOT_FROZEN] = STATE_BIT(SNAPSHOT_LEAVING),
+	[SNAPSHOT_LEAVING] = STATE_BIT(SNAPSHOT_LEFT),
+};
+
+const struct state_table snapshot_states = {
+	.what = "snapshot", .names = state_names, .next = next_states, .n = SNAPSHOT_N_STATES};
+
+void snapshot_set_state(struct snapshot *snap, enum snapshot_state state)
+{
+	state_check(&snapshot_states, snap->id, atomic_exchange(&snap->state, state), state);
+}
+
 static void snapshot_free(struct snapshot *snap)
 {
 	snap->region->ops->drop(snap);
@@ -72,6 +98,12 @@ struct snapshot *snapshot_ref(struct snapshot *snap)
 	return snap;
 }
 
+static bool has_to_leave(const struct snapshot *snap)
+{
+	return snap->region->ops->leave && snap->state != SNAPSHOT_NEW &&
+	       snap->state != SNAPSHOT_LEFT;
+}
+
 struct snapshot *snapshot_unref(struct snapshot *snap)
 {
 	if (!snap || --snap->n_refs)
@@ -79,7 +111,7 @@ struct snapshot *snapshot_unref(struct snapshot *snap)
 	HASH_DEL(snap->daemon->snapshots, snap);
 	if (snap->op.region)
 		return NULL; /* snapshot_left() frees it */
-	if (snap->was_taken && !snap->has_left)
+	if (has_to_leave(snap))
 		snap->region->ops->leave(snap);
 	else
 		snapshot_free(snap);
@@ -108,7 +140,7 @@ int snapshot_prepare(struct snapshot *snap, struct session *session,
 {
 	int r;
 
-	assert(loop_is_mine(snap->daemon->loop) && !snap->op.region && !snap->was_taken);
+	assert(loop_is_mine(snap->daemon->loop) && snap->state == SNAPSHOT_NEW);
 	r = snap->region->ops->prepare(snap, session, take, fds);
 	assert(r <= 0 && (!r || *err_sentence()));
 	return r;
@@ -119,9 +151,10 @@ int snapshot_take(struct snapshot *snap)
 	int r;
 
 	assert(!loop_is_mine(snap->daemon->loop) && snap->op.region == snap->region);
-	assert(!atomic_load(&snap->is_frozen));
+	assert(snap->state == SNAPSHOT_TAKING);
 	r = snap->region->ops->take(snap);
 	assert(r == 0 || r == TAKE_E_AGAIN || (r < 0 && *err_sentence()));
+	assert((snap->state == SNAPSHOT_TAKING) == (r != 0));
 	return r;
 }
 
@@ -129,7 +162,7 @@ void snapshot_submit_take(struct snapshot *snap, void (*run)(struct region_op *o
 			  void (*done)(struct region_op *op))
 {
 	snapshot_ref(snap);
-	snap->was_taken = snap->region->ops->leave;
+	snapshot_set_state(snap, SNAPSHOT_TAKING);
 	snap->op.run = run;
 	snap->op.done = done;
 	region_submit(snap->region, &snap->op);
@@ -225,7 +258,7 @@ void snapshot_mark_lost(struct snapshot *snap, const char *because)
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 	pthread_mutex_lock(&lock);
-	if (!snap->is_lost && !snap->is_leaving) {
+	if (!snap->is_lost && snap->state < SNAPSHOT_LEAVING) {
 		(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
 		atomic_store(&snap->is_lost, true);
 		stats_add(&snap->daemon->stats, snapshots_lost, 1);

@@ -42,8 +42,34 @@ struct snapshot_extent {
 	struct snapshot_extent *next_use;
 };
 
+/*
+ * Life of a snapshot. One of modes scoot and mmapcopy is frozen to its end; one of mode uffd leaves
+ * its region's chain when nobody has it any more, or when it is lost. A take that fails, and a
+ * move that does not come, end it as well.
+ *
+ * Any thread reads it; snapshot_set_state() changes it:
+ *
+ *   to TAKING    the loop thread, before it submits the take
+ *   after that   in modes scoot and mmapcopy the take alone, which is a region operation; in mode
+ *                uffd region operations, and the worker that finds the client's move, with
+ *                served.lock of the region held; to FROZEN with chain_lock held exclusively too
+ *   to LEFT      from LEAVING: with chain_lock held exclusively, and without served.lock
+ */
+enum snapshot_state {
+	SNAPSHOT_NEW,
+	SNAPSHOT_TAKING,
+	SNAPSHOT_AWAITING_MOVE, /* frozen once its client has moved its page tables aside */
+	SNAPSHOT_FROZEN,        /* the cut was made; mode uffd: it is in the chain */
+	SNAPSHOT_LEAVING,       /* in the chain yet; its pages are being handed down */
+	SNAPSHOT_LEFT,
+	SNAPSHOT_N_STATES
+};
+
+extern const struct state_table snapshot_states;
+
 struct snapshot {
 	unsigned int n_refs;
+	_Atomic enum snapshot_state state;
 	struct daemon *daemon;
 	uint64_t id;
 	uint64_t region_id;
@@ -58,11 +84,10 @@ struct snapshot {
 	unsigned int n_holders; /* sessions with a hold */
 	struct hold *holds;     /* all sessions' */
 	_Atomic bool is_lost;
-	_Atomic bool is_leaving; /* nobody has it any more; its pages are being handed down */
-	bool is_lost_told;       /* loop thread */
-	unsigned int n_saves;    /* loop thread, as the next one: under way */
-	uint64_t saved_bytes;    /* by the one that has moved last */
-	char lost_because[160];  /* written before is_lost is set */
+	bool is_lost_told;      /* loop thread */
+	unsigned int n_saves;   /* loop thread, as the next one: under way */
+	uint64_t saved_bytes;   /* by the one that has moved last */
+	char lost_because[160]; /* written before is_lost is set */
 
 	/* mode uffd */
 	struct region *region;  /* a reference, in all modes */
@@ -75,13 +100,9 @@ struct snapshot {
 	bool is_saving;        /* loop thread, is_once: that save has begun */
 	_Atomic uint64_t drained_pages; /* is_once: those below are saved; region->chain_lock */
 
-	struct region_op op;    /* take, then leave; op.region is set while one is under way */
-	_Atomic bool is_frozen; /* the cut was made */
-	bool is_chained;        /* served.lock: in the chain */
+	struct region_op op; /* take, then leave; op.region is set while one is under way */
 	_Atomic uint64_t doubt_first; /* pages that memory may lose; see event.h */
 	_Atomic uint64_t doubt_end;
-	bool was_taken;            /* loop thread: its take was begun, so it has to leave */
-	bool has_left;             /* loop thread */
 	struct outcome outcome;    /* of the take */
 	struct rpc_call *call;     /* that asked for the take */
 	bool by_move;              /* how it is taken */
@@ -100,6 +121,8 @@ struct snapshot {
 
 /** snapshot_new() - of @region, charged to its user, not yet frozen. 0 or -errno */
 int snapshot_new(struct snapshot **out, struct region *region, const char *name);
+/** snapshot_set_state() - the change is one of snapshot_states */
+void snapshot_set_state(struct snapshot *snap, enum snapshot_state state);
 struct snapshot *snapshot_ref(struct snapshot *snap);
 struct snapshot *snapshot_unref(struct snapshot *snap);
 /** snapshot_left() - by its mode: nothing of it is left behind; frees it if nobody has it */

@@ -33,9 +33,9 @@ static int raise_outcome(int r)
 
 static int check_there(const struct region *region)
 {
-	if (region->is_gone || region->uffd < 0)
+	if (tracker_is_gone(region) || region->uffd < 0)
 		return raise_outcome(UFFDIO_E_GONE);
-	if (region->is_disowned)
+	if (!region_has_owner(region))
 		return err_raise(-ESRCH, "the client that had the region has freed it");
 	return 0;
 }
@@ -162,8 +162,8 @@ static void calm_done(struct region_op *op)
 
 void arm_calm(struct region *region)
 {
-	if (region->calm_op.region || !region->is_attached || region->is_gone ||
-	    region->is_disowned)
+	if (region->calm_op.region || region->tracker_state != TRACKER_SERVED ||
+	    !region_has_owner(region))
 		return;
 	region->calm_op.run = calm_run;
 	region->calm_op.done = calm_done;

@@ -161,11 +161,11 @@ static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t of
  */
 static int check_frozen(struct snapshot *snap)
 {
-	if (atomic_load(&snap->is_frozen))
+	if (snap->state >= SNAPSHOT_FROZEN)
 		return 0;
 	served_lock(&snap->region->served);
 	served_unlock(&snap->region->served);
-	if (atomic_load(&snap->is_frozen))
+	if (snap->state >= SNAPSHOT_FROZEN)
 		return 0;
 	return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
 			 (unsigned long long)snap->id);

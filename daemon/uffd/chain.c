@@ -58,9 +58,8 @@ static void append(struct region *region, struct snapshot *snap)
 		region->oldest = snap;
 	region->newest = snap;
 	atomic_fetch_add(&region->n_chained, 1);
+	snapshot_set_state(snap, SNAPSHOT_FROZEN);
 	pthread_rwlock_unlock(&region->chain_lock);
-	snap->is_chained = true;
-	atomic_store(&snap->is_frozen, true);
 }
 
 static int arm_with_lock(struct region *region, struct snapshot *snap, bool by_move)
@@ -73,10 +72,12 @@ static int arm_with_lock(struct region *region, struct snapshot *snap, bool by_m
 	r = by_move ? arm_prepare(region) : arm_eagerly(region);
 	if (r)
 		return r;
-	if (by_move)
-		region->pending = snap;
-	else
+	if (!by_move) {
 		append(region, snap);
+		return 0;
+	}
+	snapshot_set_state(snap, SNAPSHOT_AWAITING_MOVE);
+	region->pending = snap;
 	return 0;
 }
 
@@ -125,14 +126,15 @@ static void unlink_from_chain(struct region *region, struct snapshot *snap)
 }
 
 /* Whether it was in the chain at all; if not, a move that comes now finds nothing pending. */
-static bool cancel_pending(struct region *region, struct snapshot *snap)
+static bool begin_to_leave(struct region *region, struct snapshot *snap)
 {
 	bool is_chained;
 
 	served_lock(&region->served);
 	if (region->pending == snap)
 		region->pending = NULL;
-	is_chained = snap->is_chained;
+	is_chained = snap->state == SNAPSHOT_FROZEN;
+	snapshot_set_state(snap, is_chained ? SNAPSHOT_LEAVING : SNAPSHOT_LEFT);
 	served_unlock(&region->served);
 	return is_chained;
 }
@@ -161,19 +163,16 @@ static void leave_run(struct region_op *op)
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 	struct region *region = snap->region;
 
-	if (!atomic_exchange(&snap->is_leaving, true) && !cancel_pending(region, snap)) {
-		snap->has_left = true;
+	if (snap->state != SNAPSHOT_LEAVING && !begin_to_leave(region, snap))
 		return;
-	}
 	if (!hand_down(region, snap))
 		return;
 	pthread_rwlock_wrlock(&region->chain_lock);
 	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0,
 			snap->store.n_pages);
 	unlink_from_chain(region, snap);
-	snap->is_chained = false;
+	snapshot_set_state(snap, SNAPSHOT_LEFT);
 	pthread_rwlock_unlock(&region->chain_lock);
-	snap->has_left = true;
 	store_deinit(&snap->store);
 	tracker_wake_waiters(region);
 }
@@ -190,7 +189,7 @@ void chain_drain(struct snapshot *snap, uint64_t off)
 	pthread_rwlock_wrlock(&region->chain_lock);
 	atomic_store(&snap->drained_pages, end);
 	/* It leaves the chain when it is lost, whoever saves it. */
-	if (snap->is_chained)
+	if (snap->state == SNAPSHOT_FROZEN || snap->state == SNAPSHOT_LEAVING)
 		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL,
 				align_down(first, STORE_TOUCH_PAGES), end);
 	pthread_rwlock_unlock(&region->chain_lock);
@@ -201,7 +200,7 @@ static void leave_done(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
 
-	if (!snap->has_left) {
+	if (snap->state != SNAPSHOT_LEFT) {
 		op->is_background =
 			true; /* if the cut came after all there are pages to hand down */
 		region_submit(snap->region, op);
@@ -220,7 +219,7 @@ void chain_leave(struct snapshot *snap)
 	snap->op.run = leave_run;
 	snap->op.done = leave_done;
 	/* One whose cut was not made is in the way of the next take, and leaves at once. */
-	snap->op.is_background = atomic_load(&snap->is_frozen);
+	snap->op.is_background = snap->state == SNAPSHOT_FROZEN;
 	atomic_fetch_add(&snap->region->n_leaving, 1);
 	region_submit(snap->region, &snap->op);
 }
@@ -294,7 +293,7 @@ void chain_lost_task(struct task *task)
 	atomic_store(&region->is_lost_posted, false);
 	/* Nobody has it or a snapshot of it any more: its end is on its way, and closes what is
 	 * open. */
-	if (!region->n_refs)
+	if (region->state == REGION_ENDING)
 		return;
 	/* The loop waits for no lock that others hold while a client's address space is busy. */
 	if (pthread_rwlock_tryrdlock(&region->chain_lock)) {
@@ -303,13 +302,12 @@ void chain_lost_task(struct task *task)
 	}
 	for (snap = region->oldest; snap; snap = snap->newer) {
 		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
-		if (!snap->is_lost || snap->is_lost_told || snap->op.region || snap->has_left)
+		if (!snap->is_lost || snap->is_lost_told || snap->op.region)
 			continue;
 		snap->is_lost_told = true;
 		snapshot_tell_lost(snap);
 		chain_leave(snap);
 	}
 	pthread_rwlock_unlock(&region->chain_lock);
-	if (region->is_gone)
-		tracker_gone(region);
+	tracker_close(region);
 }

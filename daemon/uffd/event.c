@@ -144,8 +144,8 @@ void event_lose_removed(struct region *region, uint64_t idx)
 	for (struct snapshot *snap = region->newest; snap; snap = snap->older) {
 		if (store_get(&snap->store, idx) != STORE_EMPTY)
 			return;
-		if (!snap->is_lost && !snap->is_leaving && idx >= snap->drained_pages &&
-		    event_is_in_doubt(snap, idx, idx + 1))
+		if (!snap->is_lost && snap->state == SNAPSHOT_FROZEN &&
+		    idx >= snap->drained_pages && event_is_in_doubt(snap, idx, idx + 1))
 			chain_lose_one(snap, EVENT_REMOVED);
 	}
 }

@@ -190,7 +190,7 @@ static bool is_needed(const struct region *region, uint64_t idx)
 	for (const struct snapshot *snap = region->newest; snap; snap = snap->older) {
 		if (store_get(&snap->store, idx) != STORE_EMPTY)
 			return false;
-		if (!snap->is_lost && !snap->is_leaving && idx >= snap->drained_pages)
+		if (!snap->is_lost && snap->state == SNAPSHOT_FROZEN && idx >= snap->drained_pages)
 			return true;
 	}
 	return false;
@@ -223,7 +223,7 @@ static bool is_over_budget(const struct snapshot *snap, size_t n)
  * room. */
 static bool wait_for_room(struct region *region, const struct snapshot *snap)
 {
-	if (!snap->can_wait || snap->is_lost || snap->is_leaving)
+	if (!snap->can_wait || snap->is_lost || snap->state != SNAPSHOT_FROZEN)
 		return false;
 	atomic_store(&region->has_waiters, true);
 	return true;
@@ -448,7 +448,7 @@ static enum served_verdict give_up(struct region *region, int error)
 		/* Which it does not do for those who wait for write protection to go. */
 		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
 	}
-	atomic_store(&region->is_gone, true);
+	tracker_set_state(region, TRACKER_GONE);
 	chain_post_lost(region); /* the loop thread closes the descriptor */
 	return SERVED_GONE;
 }

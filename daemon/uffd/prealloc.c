@@ -41,7 +41,7 @@ static void stock_task(struct task *task)
 	struct region *region = container_of(stock, struct region, stock);
 
 	/* All its snapshots may have gone meanwhile, and the region with them. */
-	if (!region->n_refs)
+	if (region->state == REGION_ENDING)
 		return;
 	stock->job =
 		(struct job){.run = stock_run, .done = stock_done, .client_id = region->client_id};

@@ -66,7 +66,7 @@ static void room_task(struct task *task)
 
 	atomic_store(&room->is_posted, false);
 	/* Its end is on its way, which wakes everybody. */
-	if (!region->n_refs)
+	if (region->state == REGION_ENDING)
 		return;
 	if (atomic_exchange(&room->is_there, false))
 		wake(room);

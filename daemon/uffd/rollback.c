@@ -150,7 +150,7 @@ static bool protect(const struct region *region, uint64_t idx)
 {
 	size_t size = page_size_bytes();
 
-	return !region->is_gone && !region->is_disowned && region->uffd >= 0 &&
+	return !tracker_is_gone(region) && region_has_owner(region) && region->uffd >= 0 &&
 	       !uffdio_protect(region->uffd, region->addr + idx * size, size);
 }
 
@@ -222,7 +222,7 @@ static int check_past(const struct snapshot *snap)
 {
 	if (snap->is_lost)
 		return snapshot_stale(snap);
-	if (!snap->is_chained || snap->drained_pages)
+	if (snap->state != SNAPSHOT_FROZEN || snap->drained_pages)
 		return err_raise(-ESTALE, "snapshot %llu has no whole past to go back to",
 				 (unsigned long long)snap->id);
 	return 0;

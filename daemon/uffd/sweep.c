@@ -78,7 +78,7 @@ static void sweep_run(struct job *job)
 
 static bool is_wanted(struct region *region)
 {
-	if (region->is_gone || region->is_disowned ||
+	if (tracker_is_gone(region) || !region_has_owner(region) ||
 	    atomic_load(&region->sweep_off) >= region->size_bytes)
 		return false;
 	return tracker_is_frozen(region);
@@ -93,8 +93,7 @@ static void sweep_done(struct job *job)
 		return;
 	}
 	region->is_sweeping = false;
-	if (region->is_gone)
-		tracker_gone(region);
+	tracker_close(region);
 	region_unref(region);
 }
 

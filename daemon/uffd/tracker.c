@@ -13,6 +13,31 @@
 #include "daemon/process/priority.h"
 #include "daemon/uffd/chain.h"
 
+static const char *const state_names[TRACKER_N_STATES] = {
+	[TRACKER_NEW] = "not served yet",
+	[TRACKER_SERVED] = "served",
+	[TRACKER_GONE] = "gone",
+	[TRACKER_CLOSING] = "closing",
+};
+
+/* Back to new: when no worker takes it. */
+static const uint32_t next_states[TRACKER_N_STATES] = {
+	[TRACKER_NEW] = STATE_BIT(TRACKER_SERVED),
+	[TRACKER_SERVED] = STATE_BIT(TRACKER_NEW) | STATE_BIT(TRACKER_GONE),
+	[TRACKER_GONE] = STATE_BIT(TRACKER_CLOSING),
+};
+
+const struct state_table tracker_states = {.what = "the service of region",
+					   .names = state_names,
+					   .next = next_states,
+					   .n = TRACKER_N_STATES};
+
+void tracker_set_state(struct region *region, enum tracker_state state)
+{
+	state_check(&tracker_states, region->id, atomic_exchange(&region->tracker_state, state),
+		    state);
+}
+
 static int check(const struct daemon *daemon)
 {
 	if (daemon->uffd_device_fd < 0)
@@ -113,12 +138,18 @@ static int serve(struct region *region)
 {
 	int r = served_init(&region->served, region->uffd, fault_serve_region);
 
-	return r ? r : worker_add(region->daemon->workers, &region->served);
+	if (r)
+		return r;
+	tracker_set_state(region, TRACKER_SERVED); /* before a worker can find it gone */
+	r = worker_add(region->daemon->workers, &region->served);
+	if (r)
+		tracker_set_state(region, TRACKER_NEW);
+	return r;
 }
 
 static bool can_resume(const struct region *region)
 {
-	return !region->is_gone && !region->is_closing;
+	return region->tracker_state == TRACKER_SERVED;
 }
 
 /* What was left undone without an owner: pages to be mapped, or all to be calmed. */
@@ -186,11 +217,11 @@ static void close_done(struct job *job)
 	region_unref(region);
 }
 
-void tracker_gone(struct region *region)
+void tracker_close(struct region *region)
 {
-	if (region->is_closing || region->is_sweeping || !region->is_attached)
+	if (region->tracker_state != TRACKER_GONE || region->is_sweeping)
 		return;
-	region->is_closing = true;
+	tracker_set_state(region, TRACKER_CLOSING);
 	region->close_job =
 		(struct job){.run = close_run, .done = close_done, .client_id = region->client_id};
 	region_ref(region);
@@ -206,7 +237,7 @@ static void end(struct region *region)
 	if (region->served.is_ready)
 		worker_remove(&region->served);
 	room_deinit(&region->room);
-	if (region->uffd >= 0 && !region->is_gone)
+	if (region->uffd >= 0 && !tracker_is_gone(region))
 		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
 	region->uffd = fd_close(region->uffd);
 	region->pool = store_pool_free(region->pool);
@@ -229,7 +260,7 @@ static int check_take(const struct region *region, const struct session *session
 		      const Cow__V1__SnapshotTake *take, const struct fdset *fds)
 {
 	(void)session; /* cowd makes the cut, whoever asks */
-	if (!region->is_attached)
+	if (region->tracker_state == TRACKER_NEW)
 		return err_raise(-EINVAL, "region %llu is not attached",
 				 (unsigned long long)region->id);
 	if (take->budget_bytes && take->budget_bytes < page_size_bytes())

@@ -10,12 +10,26 @@
 #include "daemon/region/ops.h"
 #include "daemon/region/region.h"
 
+extern const struct state_table tracker_states;
+
+/**
+ * tracker_set_state() - the change is one of tracker_states
+ *
+ * TRACKER_GONE by the thread that serves, with served.lock; all others by the loop thread.
+ */
+void tracker_set_state(struct region *region, enum tracker_state state);
+/** tracker_is_gone() - nothing can be served any more; any thread */
+static inline bool tracker_is_gone(const struct region *region)
+{
+	return region->tracker_state >= TRACKER_GONE;
+}
+
 /** tracker_is_frozen() - whether a snapshot needs what the region's memory has; any thread */
 bool tracker_is_frozen(const struct region *region);
 /** tracker_wake_waiters() - there may be room again, or no need of it; no lock held; not the loop */
 void tracker_wake_waiters(struct region *region);
-/** tracker_gone() - it can be served no more: close its userfaultfd; loop thread; idempotent */
-void tracker_gone(struct region *region);
+/** tracker_close() - if it is gone, close its userfaultfd; loop thread */
+void tracker_close(struct region *region);
 
 /* --- arm.c: with served.lock held, in a region operation's run() ------------------------------ */
 
