@@ -15,12 +15,12 @@
  *	cow_snapshot_save(snap, fd, NULL, NULL);
  *	cow_snapshot_unref(snap);
  *
- * Calls return 0 or a negative errno; cow_last_error() is then this thread's sentence about it.
- * Every call may be made from any thread, and none from a signal handler; libcowclient(3) says what
- * is promised about signals, cancellation and stacks. The library prints nothing, installs no
- * signal handler and never ends the process. Any call gives -EBADF if the program has closed the
- * library's descriptors: see DESCRIPTORS there. Objects are reference counted; a region holds its
- * client, a snapshot holds its region.
+ * Calls return 0 or a negative errno; after an error cow_last_error() returns this thread's
+ * sentence about it. A program may make every call from any thread, and none from a signal handler;
+ * libcowclient(3) has the promises about signals, cancellation and stacks. The library prints
+ * nothing, installs no signal handler and never ends the process. Any call returns -EBADF if the
+ * program has closed the library's descriptors: see DESCRIPTORS there. Objects are reference
+ * counted; a region holds its client, a snapshot holds its region.
  */
 #ifndef COWCLIENT_H
 #define COWCLIENT_H
@@ -38,7 +38,7 @@ struct cow_client;
 struct cow_region;
 struct cow_snapshot;
 
-/* How a region is frozen; see libcowclient(3) for which to choose. */
+/* How a region is frozen; libcowclient(3) says which mode to choose. */
 enum cow_mode {
 	COW_MODE_UFFD = 1,     /* cowd keeps old pages: memory bounded, snapshots from outside */
 	COW_MODE_SCOOT = 2,    /* page tables set aside: tens of microseconds, if settled */
@@ -46,14 +46,14 @@ enum cow_mode {
 };
 
 /**
- * struct cow_region_params - what a region is to be
+ * struct cow_region_params - properties of a new region
  * @size_bytes: rounded up to whole pages; not 0
  * @mode:       enum cow_mode
  * @flags:      0, or COW_REGION_* bits
- * @name:       for people, at most 63 bytes are kept; may be NULL
+ * @name:       for people; cowd keeps at most 63 bytes; may be NULL
  *
- * Members not named in an initialiser are 0, which always means the default; fields are only ever
- * added at the end, from @reserved.
+ * Members that an initialiser does not name are 0, which always means the default. Later versions
+ * add fields only at the end, from @reserved.
  */
 struct cow_region_params {
 	uint64_t size_bytes;
@@ -65,26 +65,28 @@ struct cow_region_params {
 
 /* Allocate the region's memory now rather than on first touch. */
 #define COW_REGION_POPULATE     1u
-/* Modes scoot and mmapcopy: children of plain fork() do not get
- * the region; those of cow_fork() do. */
+/* Modes scoot and mmapcopy: children of plain fork() do not get the region; children of cow_fork()
+ * do. */
 #define COW_REGION_NO_FORK      2u
 /*
- * Modes scoot and mmapcopy, where cowd lends no userfaultfd: a snapshot of a program of several
- * threads may stop the others by ptrace(2) while it is taken, so that what was written since the
- * one before is settled and not copied again by each. A few system calls of theirs then fail with
- * EINTR, or do less than they were asked for: signal(7), on stop signals. See cow-scoot(7).
- * -EOPNOTSUPP if the library was built without it, as it is by default.
+ * Modes scoot and mmapcopy, if cowd lends no userfaultfd: in a program of several threads a call
+ * that takes a snapshot may stop the other threads by ptrace(2) meanwhile. It can then settle the
+ * pages written since the previous snapshot, which each snapshot would otherwise copy again. A few
+ * system calls of the other threads then fail with EINTR, or do less than they were asked for:
+ * signal(7), on stop signals. See cow-scoot(7). cow_region_new() refuses it with -EOPNOTSUPP if the
+ * library was built without it, as it is by default.
  */
 #define COW_REGION_STOP_THREADS 4u
 
 /**
  * cow_client_new() - connect to cowd
- * @client:  set on success; owned by the caller, end with cow_client_unref()
+ * @client:  set on success; owned by the caller, who ends it with cow_client_unref()
  * @address: path of cowd's socket; "exec:" or "exec:/path/to/cowd [ARGUMENT…]" to start a private
  *           cowd that ends with this client; NULL for $COWD_ADDRESS, else /run/cowd/cowd.sock
  *
- * Return: 0; -ENOENT, -ECONNREFUSED: no daemon there; -EACCES: the socket may not be used; -EPROTO:
- * it speaks another protocol; -ENAMETOOLONG; -EDQUOT: too many connections; -ENOMEM, -EMFILE.
+ * Return: 0; -ENOENT, -ECONNREFUSED: no daemon there; -EACCES: this user may not use the socket;
+ * -EPROTO: the daemon speaks another protocol; -ENAMETOOLONG; -EDQUOT: too many connections;
+ * -ENOMEM, -EMFILE.
  */
 COW_PUBLIC int cow_client_new(struct cow_client **client, const char *address);
 COW_PUBLIC struct cow_client *cow_client_ref(struct cow_client *client);
@@ -93,39 +95,39 @@ COW_PUBLIC struct cow_client *cow_client_unref(struct cow_client *client);
 
 /**
  * cow_region_new() - memory that can be frozen
- * @region: set on success; owned by the caller, end with cow_region_unref()
+ * @region: set on success; owned by the caller, who ends it with cow_region_unref()
  * @client: borrowed; the region holds a reference of its own
  * @params: lent
  *
- * The memory reads as zeroes. It is aligned to 1 GiB when it is that large, to 2 MiB otherwise if
- * it is larger than that.
+ * The memory reads as zeroes. It is aligned to 1 GiB if it is that large, else to 2 MiB if it is
+ * that large.
  *
- * Return: 0; -EINVAL: @params name no possible region; -EDQUOT: this uid's share is used up;
+ * Return: 0; -EINVAL: @params describe no possible region; -EDQUOT: this uid's share is used up;
  * -ENOTCONN: no daemon; -EPERM: mode uffd, and cowd's policy lends no userfaultfd; -ENODEV: mode
- * uffd, and cowd has no device for it; -ENOSYS: this kernel cannot do @mode; -EMFILE; -ECHILD;
- * -ENOMEM.
+ * uffd, and cowd has no device for it; -ENOSYS: this kernel, or this cowd, cannot do @mode;
+ * -EMFILE; -ECHILD; -ENOMEM.
  */
 COW_PUBLIC int cow_region_new(struct cow_region **region, struct cow_client *client,
 			      const struct cow_region_params *params);
 /**
- * cow_region_adopt() - make memory that exists a region, in place
+ * cow_region_adopt() - turn existing memory into a region, in place
  * @region: set on success
  * @client: borrowed
  * @addr:   private anonymous memory for reading and writing; whole pages
  * @len:    bytes; whole pages
- * @params: as for cow_region_new(); mode scoot or mmapcopy; its size_bytes does not count
+ * @params: as for cow_region_new(); mode scoot or mmapcopy; the call ignores its size_bytes
  *
- * Threads may go on using the memory during the call. It stays when the region ends.
+ * Threads may go on using the memory during the call. The memory stays when the region ends.
  *
  * Return: 0; -EINVAL: not such memory, or not whole pages; -EPERM: cowd lends no userfaultfd;
- * otherwise as cow_region_new(). On an error the memory is what it was.
+ * otherwise as cow_region_new(). On an error the memory is as it was.
  */
 COW_PUBLIC int cow_region_adopt(struct cow_region **region, struct cow_client *client, void *addr,
 				uint64_t len, const struct cow_region_params *params);
 COW_PUBLIC struct cow_region *cow_region_ref(struct cow_region *region);
 /**
- * cow_region_unref() - drop a reference; with the last one (snapshots hold one too) the memory is
- * unmapped. NULL is allowed. Return: NULL
+ * cow_region_unref() - drop a reference; the last one (snapshots hold one too) unmaps the memory.
+ * NULL is allowed. Return: NULL
  */
 COW_PUBLIC struct cow_region *cow_region_unref(struct cow_region *region);
 /** cow_region_address() - first byte; the same for the life of @region */
@@ -134,14 +136,14 @@ COW_PUBLIC void *cow_region_address(const struct cow_region *region);
 COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
 
 /**
- * cow_region_discard() - make part of @region zeroes, and give its memory back
+ * cow_region_discard() - make part of @region zeroes, and free its memory
  * @region: borrowed
  * @off:    bytes from its start; whole pages
  * @len:    bytes; whole pages
  *
- * Zeroes are read there at once. The memory is free when no snapshot needs it any more. Threads
- * that write there meanwhile may find their writes discarded or not. Mode uffd has
- * madvise(MADV_REMOVE) instead, by which snapshots that still need the pages are lost.
+ * The range reads as zeroes at once. Its memory is free when no snapshot needs it any more. A write
+ * by another thread during the call may be discarded or not. Mode uffd has madvise(MADV_REMOVE)
+ * instead, which loses snapshots that still need the pages.
  *
  * Return: 0; -EINVAL: not whole pages, or not inside; -ENOSYS: mode uffd; -EDEADLK: the caller's
  * stack lies there; -ENOMEM.
@@ -149,12 +151,12 @@ COW_PUBLIC uint64_t cow_region_size(const struct cow_region *region);
 COW_PUBLIC int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len);
 
 /**
- * cow_region_rollback() - make @region what it was when @snap was taken
+ * cow_region_rollback() - make @region as it was when @snap was taken
  * @region: borrowed
  * @snap:   of @region; stays as it is, and may be rolled back to again
  *
- * Costs in proportion to the pages changed since. Threads that write meanwhile may find their
- * writes undone or not: let them wait.
+ * The cost is in proportion to the pages changed since. A write by another thread during the call
+ * may be undone or not, so let such threads wait.
  *
  * Return: 0; -EINVAL: @snap is not of @region; -EDEADLK: the caller's stack lies in @region;
  * -ESTALE: @snap is lost; -ECHILD; -ENOMEM, -EAGAIN, -EDQUOT, -ENOTCONN, and then part of the
@@ -164,38 +166,42 @@ COW_PUBLIC int cow_region_rollback(struct cow_region *region, struct cow_snapsho
 
 /**
  * cow_snapshot_new() - freeze @region as it is now
- * @snap:   set on success; owned by the caller, end with cow_snapshot_unref()
+ * @snap:   set on success; owned by the caller, who ends it with cow_snapshot_unref()
  * @region: borrowed; the snapshot holds a reference of its own
  *
  * One instant for all threads: if a write is in the snapshot, so is every write that happened
- * before it. Threads may go on writing during the call. Mode uffd: a round trip to cowd, which
- * write-protects the region. Other modes: the caller does not wait for cowd; when cowd refuses
- * afterwards, the snapshot is lost (ESTALE). In these the call takes tens of microseconds once what
- * was written under earlier snapshots has settled, and in proportion to it before, so always while
- * one is held: see cow-scoot(7).
+ * before it. Threads may go on writing during the call.
+ *
+ * Mode uffd: the call is a round trip to cowd, which write-protects the region.
+ *
+ * Modes scoot and mmapcopy: the caller does not wait for cowd; if cowd refuses afterwards, the
+ * snapshot is lost (ESTALE). If the region has settled, the call takes tens of microseconds.
+ * Otherwise, and so always while an earlier snapshot is held, it takes time in proportion to the
+ * pages written since the previous snapshot: see cow-scoot(7).
  *
  * Return: 0; -ENOTCONN: no daemon; -EDQUOT; -ENOMEM; -EAGAIN: try again later, the sentence says
  * why; -EBUSY: part of it is not mapped; -E2BIG: too many parts; -EMFILE; -ECHILD.
  */
 COW_PUBLIC int cow_snapshot_new(struct cow_snapshot **snap, struct cow_region *region);
 
-/* When old pages would pass the snapshot's budget, writers wait
- * rather than the snapshot be lost. */
+/* If old pages would pass the snapshot's budget, writers wait; without the flag the snapshot is
+ * lost. */
 #define COW_SNAPSHOT_WAIT 1u
-/* For one save, once: what it has written is not kept any more, and cannot be read. */
+/* The snapshot is for one save: cowd drops the pages that it has written, and nobody can read them
+ * any more. */
 #define COW_SNAPSHOT_ONCE 2u
 
 /**
- * struct cow_snapshot_params - how a snapshot is to be kept
- * @budget_bytes: mode uffd: how many bytes of old pages cowd keeps for it; 0: as many as this uid
- *                may have. When they are used up the snapshot is lost (ESTALE), or with
- *                COW_SNAPSHOT_WAIT the writers wait, until a save with COW_SNAPSHOT_ONCE has moved
- *                on, the snapshot is released, or cowd ends
+ * struct cow_snapshot_params - how cowd keeps a snapshot
+ * @budget_bytes: mode uffd: cowd keeps at most this many bytes of old pages for it; 0: as many as
+ *                this uid may have. When they are used up the snapshot is lost (ESTALE). With
+ *                COW_SNAPSHOT_WAIT the writers wait instead, until a save with COW_SNAPSHOT_ONCE
+ *                has made progress, the snapshot is released, or cowd ends
  * @flags:        0, or COW_SNAPSHOT_* bits
- * @name:         for people, at most 63 bytes are kept; may be NULL
+ * @name:         for people; cowd keeps at most 63 bytes; may be NULL
  *
- * As in struct cow_region_params, 0 means the default. The other modes keep no old pages: budget
- * and flags have to be 0 there.
+ * As in struct cow_region_params, 0 means the default. The other modes keep no old pages: there
+ * budget and flags have to be 0.
  */
 struct cow_snapshot_params {
 	uint64_t budget_bytes;
@@ -207,7 +213,7 @@ struct cow_snapshot_params {
 
 /**
  * cow_snapshot_new_with() - cow_snapshot_new() with parameters
- * @params: lent; NULL for those of cow_snapshot_new()
+ * @params: lent; NULL: the call is cow_snapshot_new()
  *
  * Return: as cow_snapshot_new(), and -EINVAL: @params make no sense for this region.
  */
@@ -218,51 +224,53 @@ COW_PUBLIC int cow_snapshot_new_with(struct cow_snapshot **snap, struct cow_regi
  * cow_snapshot_new_outside() - freeze a region of another process, without its help
  * @snap:      set on success
  * @client:    borrowed; held by the snapshot
- * @region_id: as cowctl regions shows it; of mode uffd
+ * @region_id: number that cowctl regions shows; a region of mode uffd
  *
- * One instant for all threads of that process, which go on. Allowed to the uid that has the region,
- * and to administrators of cowd. What it costs is charged to the region's uid.
+ * One instant for all threads of that process, which go on. The uid that owns the region may call
+ * it, and administrators of cowd. cowd charges the snapshot's memory to the region's uid.
  *
- * Return: 0; -ENOENT: there is none, or it is not yours; -EOPNOTSUPP: not of mode uffd; -ESRCH: its
- * process has ended; -EAGAIN: it changed its memory map for two seconds without a pause; -EDQUOT;
- * -ENOTCONN; -ENOMEM.
+ * Return: 0; -ENOENT: there is no such region, or it is not yours; -EOPNOTSUPP: not of mode uffd;
+ * -ESRCH: its process has ended; -EAGAIN: its process changed its memory map for two seconds
+ * without a pause; -EDQUOT; -ENOTCONN; -ENOMEM.
  */
 COW_PUBLIC int cow_snapshot_new_outside(struct cow_snapshot **snap, struct cow_client *client,
 					uint64_t region_id);
 
 /**
- * cow_snapshot_open() - a snapshot that another process took
+ * cow_snapshot_open() - open a snapshot that another process took
  * @snap:   set on success
  * @client: borrowed; held by the snapshot
- * @id:     what cow_snapshot_id() said there
+ * @id:     number that cow_snapshot_id() returned there
  *
- * Allowed to the uid that took it, and to administrators of cowd, who read what another uid took
- * through cowd. The snapshot then lives on when its taker dies, until it is released here.
+ * The uid that took the snapshot may open it, and administrators of cowd, who read a snapshot of
+ * another uid through cowd. The snapshot then lives on if its taker ends, until it is released
+ * here.
  *
- * Return: 0; -ENOENT: there is none, or it is not yours; -ENOTCONN; -EMFILE.
+ * Return: 0; -ENOENT: there is no such snapshot, or it is not yours; -ENOTCONN; -EMFILE.
  */
 COW_PUBLIC int cow_snapshot_open(struct cow_snapshot **snap, struct cow_client *client,
 				 uint64_t id);
 COW_PUBLIC struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap);
-/** cow_snapshot_unref() - drop a reference, the last one releases
- * it; NULL is allowed. Return: NULL */
+/** cow_snapshot_unref() - drop a reference; the last one releases the snapshot. NULL is allowed.
+ * Return: NULL */
 COW_PUBLIC struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap);
 
 /**
  * cow_snapshot_id() - number by which cow_snapshot_open() and cowctl know it
  *
- * Waits for cowd's answer when it is still under way. Return: the id; 0 when the snapshot is lost.
+ * Waits for cowd's answer if it is still under way. Return: the id; 0 if the snapshot is lost.
  */
 COW_PUBLIC uint64_t cow_snapshot_id(struct cow_snapshot *snap);
 /** cow_snapshot_size() - bytes */
 COW_PUBLIC uint64_t cow_snapshot_size(const struct cow_snapshot *snap);
 
 /**
- * struct cow_snapshot_cost - what taking a snapshot cost the thread that took it
- * @stall_nsec:    how long the call took
- * @settled_bytes: pages that were written since the one before and went back to the region's memfd
- *                 within the call, since the background had not done that
- * @kept_bytes:    pages that were copied, since a snapshot or a fork child needs what the memfd has
+ * struct cow_snapshot_cost - cost of a snapshot to the thread that took it
+ * @stall_nsec:    duration of the call
+ * @settled_bytes: pages written since the previous snapshot that the call wrote back to the region's
+ *                 memfd, because the library's thread had not yet done that
+ * @kept_bytes:    pages that the call copied, because an earlier snapshot or a fork child needs the
+ *                 bytes in the memfd
  */
 struct cow_snapshot_cost {
 	uint64_t stall_nsec;
@@ -272,18 +280,18 @@ struct cow_snapshot_cost {
 };
 
 /**
- * cow_snapshot_cost() - what taking it cost
+ * cow_snapshot_cost() - get the cost of taking @snap
  * @snap: borrowed
  * @cost: set on success
  *
- * Return: 0; -EINVAL: of mode uffd, or taken by another process.
+ * Return: 0; -EINVAL: @snap is of mode uffd, or another process took it.
  */
 COW_PUBLIC int cow_snapshot_cost(const struct cow_snapshot *snap, struct cow_snapshot_cost *cost);
 
 /**
  * cow_snapshot_read() - copy bytes out of a snapshot
  * @snap: borrowed
- * @buf:  where to
+ * @buf:  gets the bytes
  * @len:  bytes
  * @off:  bytes from the start of the region; @off + @len must not pass the end
  *
@@ -297,21 +305,21 @@ COW_PUBLIC int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t le
  * @snap: borrowed; must outlive the mapping
  * @view: set to the first of cow_snapshot_size() bytes
  *
- * One mapping per snapshot handle: a second call gives the same address. It ends with @snap. If the
- * snapshot is lost, touching the mapping raises SIGBUS rather than showing bytes of another
- * instant.
+ * One mapping per snapshot handle: a second call gives the same address. The mapping ends with
+ * @snap. If the snapshot is lost, touching the mapping raises SIGBUS and never shows bytes of
+ * another instant.
  *
  * Return: 0; -ESTALE; -ENOMEM; -EPERM: cowd lends no userfaultfd (mode uffd).
  */
 COW_PUBLIC int cow_snapshot_map(struct cow_snapshot *snap, const void **view);
 
 /**
- * cow_progress_fn - told how far a save has come; called in the thread that saves
+ * cow_progress_fn - hear of the progress of a save; called in the thread that saves
  * @user:        as given to cow_snapshot_save()
- * @done_bytes:  of the snapshot
- * @total_bytes: of the snapshot
+ * @done_bytes:  bytes of the snapshot that are written
+ * @total_bytes: bytes of the snapshot
  *
- * The last call is made when all bytes are written.
+ * The library makes the last call when all bytes are written.
  *
  * Return: 0 to go on, anything else to cancel.
  */
@@ -328,8 +336,8 @@ typedef int (*cow_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_b
  * Blocks the calling thread only; other threads of the program go on and may write to the region.
  * On an error the file may be incomplete; snapshot and region are as they were.
  *
- * Return: 0; -ECANCELED: @progress said so, even if all was written by then; -ESTALE; -ENOSPC,
- * -EPIPE, -EIO, -EFBIG, -EDQUOT as writing gave them; -EBADF, -EINVAL: @fd is not of those kinds or
+ * Return: 0; -ECANCELED: @progress cancelled, even if all was written by then; -ESTALE; -ENOSPC,
+ * -EPIPE, -EIO, -EFBIG, -EDQUOT: error of the write; -EBADF, -EINVAL: @fd is not of those kinds or
  * not open for writing; -ENOTCONN: cowd is gone.
  */
 COW_PUBLIC int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress,
@@ -340,9 +348,10 @@ COW_PUBLIC int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress
  * @client: borrowed
  *
  * The child sees these regions as they were at the fork, at the same addresses, and may write to
- * them; what parent and child write afterwards stays apart. No page table is copied for memory that
- * no live snapshot needs. Plain fork() does the same for regions made without COW_REGION_NO_FORK,
- * as far as it can. In the child @client and its regions and snapshots answer -ECHILD.
+ * them. Neither parent nor child sees later writes of the other. The kernel copies no page table
+ * for memory that no live snapshot needs. Plain fork() does the same for regions made without
+ * COW_REGION_NO_FORK; if it cannot freeze a region, the child does not have it. In the child all
+ * calls on @client, its regions and snapshots return -ECHILD.
  *
  * Return: the child's process id; 0 in the child; a negative errno, and then there is no child.
  */
@@ -350,20 +359,20 @@ COW_PUBLIC int cow_fork(struct cow_client *client);
 
 /**
  * cow_mmapcopy() - memcpy() that shares whole pages until either side is written
- * @dst: where to
- * @src: from where; where it overlaps @dst the result is that of memmove()
+ * @dst: destination
+ * @src: source; if it overlaps @dst the result is that of memmove()
  * @len: bytes
  *
- * Where both ranges lie in regions of this process in mode mmapcopy or scoot, whole pages at the
- * same offset within a page are mapped, not copied; all else is copied. Never fails where memcpy()
- * would not.
+ * If both ranges lie in regions of this process in mode mmapcopy or scoot, and at the same offset
+ * within a page, the call maps whole pages. It copies everything else. It fails only if memcpy()
+ * would.
  *
  * Return: @dst
  */
 COW_PUBLIC void *cow_mmapcopy(void *dst, const void *src, size_t len);
 
 /**
- * cow_last_error() - sentence about the last failure of a call in this thread
+ * cow_last_error() - sentence about the last call that failed in this thread
  *
  * Return: never NULL; valid until this thread's next failing call.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The two functions of the talk, and the one that ends what they began. They use the client that
- * cow_client_new(NULL) gives, and a private cowd when no daemon is there.
+ * The two functions of the talk that cowd grew from, and one that frees what they return. They use
+ * the client that cow_client_new(NULL) gives, or a private cowd if no daemon is there.
  */
 #ifndef COW_SCOOT_H
 #define COW_SCOOT_H
@@ -23,16 +23,16 @@ extern "C" {
 COW_PUBLIC void *scoot_alloc(size_t size_bytes);
 
 /**
- * scoot_duplicate() - a duplicate of what scoot_alloc() gave, as it is now
+ * scoot_duplicate() - duplicate memory of scoot_alloc() as it is now
  * @origin: from scoot_alloc()
  *
  * Origin and duplicate share every page until one of them is written; both may be written.
  *
- * Return: the duplicate's address, to be ended with scoot_free(); NULL with errno set.
+ * Return: the duplicate's address, which the caller frees with scoot_free(); NULL with errno set.
  */
 COW_PUBLIC void *scoot_duplicate(void *origin);
 
-/** scoot_free() - end an origin or a duplicate, in any order; NULL is allowed; keeps errno */
+/** scoot_free() - free an origin or a duplicate, in any order; NULL is allowed; keeps errno */
 COW_PUBLIC void scoot_free(void *address);
 
 #ifdef __cplusplus
