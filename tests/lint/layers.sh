@@ -22,8 +22,8 @@ daemon/base/
 daemon/daemon.h
 daemon/process/
 daemon/region/
-daemon/uffd/
 daemon/snapshot/
+daemon/uffd/
 daemon/rpc/
 daemon/
 libclient/base/
