@@ -37,6 +37,7 @@ struct snapshot;
 
 /**
  * struct region_ops - of a mode
+ * @region_bytes: of its struct, which begins with struct region
  * @is_inherited: whether fork children may have regions, see children.h
  *
  * Regions. In the loop thread, but where it says otherwise:
@@ -66,6 +67,7 @@ struct snapshot;
  * @drop:         the end of it
  */
 struct region_ops {
+	size_t region_bytes;
 	bool is_inherited;
 
 	int (*check)(const struct daemon *daemon);
@@ -97,7 +99,7 @@ struct region_ops {
 extern const struct region_ops region_ops_uffd;
 extern const struct region_ops region_ops_frozen;
 
-/* --- wrappers of region.c; those of snapshots are in snapshot.h -------------------------------- */
+/* --- wrappers of region.c; those of snapshots are in snapshot.h ------------------------------- */
 
 /** region_check_mode() - 0; -ENODEV, -ENOSYS, -EPERM */
 int region_check_mode(const struct region_ops *ops, const struct daemon *daemon) MUST_CHECK;

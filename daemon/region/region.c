@@ -62,10 +62,14 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	struct region *region;
 	int r;
 
-	region = malloc(sizeof(*region));
+	assert(ops->region_bytes >= sizeof(*region));
+	region = calloc(1, ops->region_bytes);
 	if (!region)
-		return err_oom(sizeof(*region), "a region");
-	*region = (struct region){.n_refs = 1, .daemon = daemon, .ops = ops, .mode = mode};
+		return err_oom(ops->region_bytes, "a region");
+	region->n_refs = 1;
+	region->daemon = daemon;
+	region->ops = ops;
+	region->mode = mode;
 	region->user = quota_user_ref(session->user);
 	region->backing = backing_ref(backing);
 	region->size_bytes = backing->size_bytes;
@@ -138,7 +142,7 @@ struct region *region_find(struct session *session, uint64_t id)
 	return NULL;
 }
 
-/* --- what the mode does; contracts are in ops.h ------------------------------------------------ */
+/* --- what the mode does; contracts are in ops.h ----------------------------------------------- */
 
 /* An error has a sentence. */
 static int checked(int r)

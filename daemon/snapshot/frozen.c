@@ -174,7 +174,7 @@ int extent_read_records(struct snapshot *snap)
 	return r;
 }
 
-/* --- reading: the extents in their order, each over those before it ---------------------------- */
+/* --- reading: the extents in their order, each over those before it --------------------------- */
 
 static bool is_present(const struct snapshot_extent *extent, uint64_t idx)
 {
@@ -224,7 +224,7 @@ int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 	return r;
 }
 
-/* --- the mode: contracts are in daemon/region/ops.h --------------------------------------------- */
+/* --- the mode: contracts are in daemon/region/ops.h ------------------------------------------- */
 
 static void free_extents(struct snapshot *snap)
 {
@@ -327,6 +327,7 @@ static void drop(struct snapshot *snap)
 }
 
 const struct region_ops region_ops_frozen = {
+	.region_bytes = sizeof(struct region),
 	.is_inherited = true,
 	.check_attach = check_attach,
 	.check_take = check_take,

@@ -300,7 +300,7 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 	}
 }
 
-/* --- read -------------------------------------------------------------------------------------- */
+/* --- read ------------------------------------------------------------------------------------- */
 
 int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {

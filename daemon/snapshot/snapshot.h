@@ -2,9 +2,9 @@
 /*
  * A snapshot: what a region held at one instant.
  *
- * Mode uffd: a store in its region's chain (region.h). Other modes: a list of extents of backings
- * that nobody writes any more, and the lease that its client looks at: the client thaws its memory
- * when all who were given the lease, cowd first, have closed it (PROTOCOL.md).
+ * Mode uffd: a store in its region's chain (daemon/uffd/tracker.h). Other modes: a list of extents
+ * of backings that nobody writes any more, and the lease that its client looks at: the client thaws
+ * its memory when all who were given the lease, cowd first, have closed it (PROTOCOL.md).
  *
  * It is referenced by every session that took or opened it (struct hold), by views, and by reads
  * and saves under way. With the last reference it leaves its region's chain, in a job, and is
@@ -171,7 +171,7 @@ void snapshot_mark_lost(struct snapshot *snap, const char *because);
 /** snapshot_tell_lost() - tell the holders; loop thread */
 void snapshot_tell_lost(struct snapshot *snap);
 
-/* --- what the mode does: wrappers of ops.h ----------------------------------------------------- */
+/* --- what the mode does: wrappers of ops.h ---------------------------------------------------- */
 
 /** snapshot_check_take() - 0; REGION_E_PROTOCOL; -errno */
 int snapshot_check_take(const struct region *region, const struct session *session,
@@ -181,7 +181,7 @@ int snapshot_prepare(struct snapshot *snap, struct session *session,
 		     const Cow__V1__SnapshotTake *take, struct fdset *fds) MUST_CHECK;
 /** snapshot_take() - in the region operation of a take. 0; TAKE_E_AGAIN; -errno */
 int snapshot_take(struct snapshot *snap) MUST_CHECK;
-/** snapshot_drain() - is_once: all before byte @off is saved and need not be kept; saver's thread */
+/** snapshot_drain() - is_once: all before byte @off is saved, and not needed; saver's thread */
 void snapshot_drain(struct snapshot *snap, uint64_t off);
 /** snapshot_bytes() - memory that it has of cowd */
 uint64_t snapshot_bytes(const struct snapshot *snap);

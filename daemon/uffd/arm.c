@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Registering and protecting a region, both ways, and undoing it; region.h says how they work. */
+/* Registering and protecting a region, both ways, and undoing it; tracker.h says how they work. */
 #include "config.h"
 
 #include "backends/uffdio.h"
@@ -31,27 +31,28 @@ static int raise_outcome(int r)
 	}
 }
 
-static int check_there(const struct region *region)
+static int check_there(const struct tracker *tracker)
 {
-	if (tracker_is_gone(region) || region->uffd < 0)
+	if (tracker_is_gone(tracker) || tracker->uffd < 0)
 		return raise_outcome(UFFDIO_E_GONE);
-	if (!region_has_owner(region))
+	if (!region_has_owner(&tracker->region))
 		return err_raise(-ESRCH, "the client that had the region has freed it");
 	return 0;
 }
 
-static int register_for(struct region *region, enum region_registered what)
+static int register_for(struct tracker *tracker, enum region_registered what)
 {
 	uint64_t mode = UFFDIO_REGISTER_MODE_WP;
 	int r;
 
-	if (region->registered >= what)
+	if (tracker->registered >= what)
 		return 0;
 	if (what == REGION_ALL)
 		mode |= UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR;
-	r = raise_outcome(uffdio_register(region->uffd, region->addr, region->size_bytes, mode));
+	r = raise_outcome(uffdio_register(tracker->uffd, tracker->region.addr,
+					  tracker->region.size_bytes, mode));
 	if (!r)
-		region->registered = what;
+		tracker->registered = what;
 	return r;
 }
 
@@ -60,97 +61,98 @@ static int register_for(struct region *region, enum region_registered what)
  * kernel protects nothing. Threads that are woken meanwhile are back before they have changed
  * anything.
  */
-static int protect(struct region *region, uint64_t addr, uint64_t n_bytes)
+static int protect(struct tracker *tracker, uint64_t addr, uint64_t n_bytes)
 {
 	struct uffd_msg msgs[32];
-	int r = uffdio_protect(region->uffd, addr, n_bytes);
+	int r = uffdio_protect(tracker->uffd, addr, n_bytes);
 
 	for (int i = 0; r == UFFDIO_E_AGAIN && i < N_AGAIN_MAX; i++) {
 		bool has_moved;
 
-		r = event_catch_up(region, msgs, sizeof(msgs), &has_moved);
+		r = event_catch_up(tracker, msgs, sizeof(msgs), &has_moved);
 		if (!r)
-			r = event_wake_all(region);
+			r = event_wake_all(tracker);
 		if (!r)
-			r = uffdio_protect(region->uffd, addr, n_bytes);
+			r = uffdio_protect(tracker->uffd, addr, n_bytes);
 	}
 	return r;
 }
 
 /* Before Linux 6.4 WRITEPROTECT wants all of its range in one mapping; the client may have divided
  * its own (mprotect(), mlock(), madvise()). */
-static int protect_parts(struct region *region, uint64_t addr, uint64_t n_bytes)
+static int protect_parts(struct tracker *tracker, uint64_t addr, uint64_t n_bytes)
 {
 	const uint64_t n_half = align_down(n_bytes / 2, page_size_bytes());
-	int r = protect(region, addr, n_bytes);
+	int r = protect(tracker, addr, n_bytes);
 
 	if (r != UFFDIO_E_UNMAPPED || !n_half)
 		return r;
-	r = protect_parts(region, addr, n_half);
-	return r ? r : protect_parts(region, addr + n_half, n_bytes - n_half);
+	r = protect_parts(tracker, addr, n_half);
+	return r ? r : protect_parts(tracker, addr + n_half, n_bytes - n_half);
 }
 
-int arm_eagerly(struct region *region)
+int arm_eagerly(struct tracker *tracker)
 {
 	int r;
 
-	r = check_there(region);
+	r = check_there(tracker);
 	if (!r)
-		r = register_for(region, REGION_WP);
-	for (uint64_t off = 0; off < region->size_bytes && !r; off += PROTECT_BYTES)
-		r = raise_outcome(protect_parts(region, region->addr + off,
-						min_u64(PROTECT_BYTES, region->size_bytes - off)));
+		r = register_for(tracker, REGION_WP);
+	for (uint64_t off = 0; off < tracker->region.size_bytes && !r; off += PROTECT_BYTES)
+		r = raise_outcome(
+			protect_parts(tracker, tracker->region.addr + off,
+				      min_u64(PROTECT_BYTES, tracker->region.size_bytes - off)));
 	return r;
 }
 
-int arm_prepare(struct region *region)
+int arm_prepare(struct tracker *tracker)
 {
 	int r;
 
-	r = check_there(region);
-	return r ? r : register_for(region, REGION_ALL);
+	r = check_there(tracker);
+	return r ? r : register_for(tracker, REGION_ALL);
 }
 
 /* --- calming ---------------------------------------------------------------------------------- */
 
 /* With served.lock held: whether the region is frozen, or will be by a move that is on its way. */
-static bool is_frozen(struct region *region)
+static bool is_frozen(struct tracker *tracker)
 {
-	return tracker_is_frozen(region) || region->pending;
+	return tracker_is_frozen(tracker) || tracker->pending;
 }
 
 /*
  * Whoever waits for a page of the piece is woken, which unregistering alone does only for missing
  * ones. 0, or anything else to stop.
  */
-static int calm_piece(struct region *region, uint64_t off)
+static int calm_piece(struct tracker *tracker, uint64_t off)
 {
-	uint64_t n_bytes = min_u64(UNREGISTER_BYTES, region->size_bytes - off);
+	uint64_t n_bytes = min_u64(UNREGISTER_BYTES, tracker->region.size_bytes - off);
 	int r;
 
-	served_lock(&region->served);
-	r = is_frozen(region) ? 1 : check_there(region);
+	served_lock(&tracker->served);
+	r = is_frozen(tracker) ? 1 : check_there(tracker);
 	if (!r)
-		region->registered = REGION_PLAIN;
+		tracker->registered = REGION_PLAIN;
 	if (!r)
-		r = uffdio_unregister(region->uffd, region->addr + off, n_bytes);
+		r = uffdio_unregister(tracker->uffd, tracker->region.addr + off, n_bytes);
 	if (!r)
-		r = uffdio_wake(region->uffd, region->addr + off, n_bytes);
-	served_unlock(&region->served);
+		r = uffdio_wake(tracker->uffd, tracker->region.addr + off, n_bytes);
+	served_unlock(&tracker->served);
 	return r;
 }
 
 /* Until another operation wants its turn: a snapshot does not wait for this. */
 static void calm_run(struct region_op *op)
 {
-	struct region *region = container_of(op, struct region, calm_op);
+	struct tracker *tracker = container_of(op, struct tracker, calm_op);
 	uint64_t since_nsec = now_nsec();
 	int r = 0;
 
-	for (uint64_t off = 0; off < region->size_bytes && !r; off += UNREGISTER_BYTES) {
-		if (region_should_yield(region))
+	for (uint64_t off = 0; off < tracker->region.size_bytes && !r; off += UNREGISTER_BYTES) {
+		if (region_should_yield(&tracker->region))
 			return;
-		r = calm_piece(region, off);
+		r = calm_piece(tracker, off);
 		job_give_way(&since_nsec);
 	}
 }
@@ -160,13 +162,13 @@ static void calm_done(struct region_op *op)
 	(void)op; /* if another operation made it stop, that one's end begins it again */
 }
 
-void arm_calm(struct region *region)
+void arm_calm(struct tracker *tracker)
 {
-	if (region->calm_op.region || region->tracker_state != TRACKER_SERVED ||
-	    !region_has_owner(region))
+	if (tracker->calm_op.region || tracker->state != TRACKER_SERVED ||
+	    !region_has_owner(&tracker->region))
 		return;
-	region->calm_op.run = calm_run;
-	region->calm_op.done = calm_done;
-	region->calm_op.is_background = true;
-	region_submit(region, &region->calm_op);
+	tracker->calm_op.run = calm_run;
+	tracker->calm_op.done = calm_done;
+	tracker->calm_op.is_background = true;
+	region_submit(&tracker->region, &tracker->calm_op);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Reading the bytes of a uffd region's snapshot, from any thread; contracts are in chain.h. Memory
- * first, stores afterwards: region.h says why that order.
+ * first, stores afterwards: tracker.h says why that order.
  *
  * Holes are read like everything else, by pread(2), which gives zeroes for them without memory
  * being taken, at a speed that is little beside what is done with the bytes. Nothing is asked of
@@ -21,7 +21,7 @@
 /* Why a snapshot is lost. */
 #define UNREADABLE "a page that was kept for it cannot be read (back from swap)"
 
-/* --- with region->chain_lock held shared ------------------------------------------------------ */
+/* --- with tracker->chain_lock held shared ----------------------------------------------------- */
 
 /* Pages that are looked up together. */
 #define LOOKUP_PAGES ((size_t)256)
@@ -127,13 +127,13 @@ static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64
 
 	if (!event_is_in_doubt(snap, idx, idx + 1) || !is_zero(buf, len))
 		return 0;
-	pthread_rwlock_rdlock(&snap->region->chain_lock);
+	pthread_rwlock_rdlock(&tracker_of(snap->region)->chain_lock);
 	is_removed = !snap->is_lost && chain_find_slot(snap, idx) == STORE_EMPTY;
 	if (is_removed)
 		chain_lose_one(snap, EVENT_REMOVED);
 	else if (!snap->is_lost)
 		r = overlay(snap, buf, len, off);
-	pthread_rwlock_unlock(&snap->region->chain_lock);
+	pthread_rwlock_unlock(&tracker_of(snap->region)->chain_lock);
 	return !r && snap->is_lost ? snapshot_stale(snap) : r;
 }
 
@@ -143,7 +143,7 @@ static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t of
 	const size_t page = page_size_bytes();
 	int r = 0;
 
-	event_settle(snap->region);
+	event_settle(tracker_of(snap->region));
 	if (!event_is_in_doubt(snap, off / page, align_up(off + len, page) / page))
 		return 0;
 	for (size_t done = 0, n; done < len && !r; done += n) {
@@ -163,8 +163,8 @@ static int check_frozen(struct snapshot *snap)
 {
 	if (snap->state >= SNAPSHOT_FROZEN)
 		return 0;
-	served_lock(&snap->region->served);
-	served_unlock(&snap->region->served);
+	served_lock(&tracker_of(snap->region)->served);
+	served_unlock(&tracker_of(snap->region)->served);
 	if (snap->state >= SNAPSHOT_FROZEN)
 		return 0;
 	return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
@@ -173,13 +173,13 @@ static int check_frozen(struct snapshot *snap)
 
 int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
-	struct region *region = snap->region;
+	struct tracker *tracker = tracker_of(snap->region);
 	int r = check_frozen(snap);
 
 	if (r)
 		return r;
-	pthread_rwlock_rdlock(&region->chain_lock);
-	r = backing_read(region->backing, buf, len, off);
+	pthread_rwlock_rdlock(&tracker->chain_lock);
+	r = backing_read(tracker->region.backing, buf, len, off);
 	/* What was read of memory is ordered before what is read of the stores. */
 	atomic_thread_fence(memory_order_acquire);
 	if (!r && snap->is_lost)
@@ -189,6 +189,6 @@ int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 			      (unsigned long long)snap->id);
 	if (!r)
 		r = overlay(snap, buf, len, off);
-	pthread_rwlock_unlock(&region->chain_lock);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 	return r ? r : check_doubt(snap, buf, len, off);
 }

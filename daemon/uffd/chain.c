@@ -25,65 +25,67 @@
 
 /* --- stores ----------------------------------------------------------------------------------- */
 
-static int need_pool(struct region *region)
+static int need_pool(struct tracker *tracker)
 {
-	return region->pool ? 0 : store_pool_new(&region->pool, region->n_pages, region->user);
+	return tracker->pool ? 0
+			     : store_pool_new(&tracker->pool, tracker->region.n_pages,
+					      tracker->region.user);
 }
 
 int chain_init_store(struct snapshot *snap)
 {
-	struct region *region = snap->region;
-	int r = need_pool(region);
+	struct tracker *tracker = tracker_of(snap->region);
+	int r = need_pool(tracker);
 
-	return r ? r : store_init(&snap->store, region->pool, region->n_pages);
+	return r ? r : store_init(&snap->store, tracker->pool, tracker->region.n_pages);
 }
 
-void chain_new_ahead(struct region *region)
+void chain_new_ahead(struct tracker *tracker)
 {
 	/* What fails the first snapshot will meet as well, and say so. */
-	if (!need_pool(region))
-		store_init_ahead(region->pool, region->n_pages);
+	if (!need_pool(tracker))
+		store_init_ahead(tracker->pool, tracker->region.n_pages);
 }
 
 /* --- the cut ---------------------------------------------------------------------------------- */
 
 /* With served.lock held. */
-static void append(struct region *region, struct snapshot *snap)
+static void append(struct tracker *tracker, struct snapshot *snap)
 {
-	pthread_rwlock_wrlock(&region->chain_lock);
-	snap->older = region->newest;
+	pthread_rwlock_wrlock(&tracker->chain_lock);
+	snap->older = tracker->newest;
 	if (snap->older)
 		snap->older->newer = snap;
 	else
-		region->oldest = snap;
-	region->newest = snap;
-	atomic_fetch_add(&region->n_chained, 1);
+		tracker->oldest = snap;
+	tracker->newest = snap;
+	atomic_fetch_add(&tracker->n_chained, 1);
 	snapshot_set_state(snap, SNAPSHOT_FROZEN);
-	pthread_rwlock_unlock(&region->chain_lock);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 }
 
-static int arm_with_lock(struct region *region, struct snapshot *snap, bool by_move)
+static int arm_with_lock(struct tracker *tracker, struct snapshot *snap, bool by_move)
 {
 	int r;
 
-	if (by_move && region->pending)
+	if (by_move && tracker->pending)
 		return err_raise(-EBUSY, "another snapshot of region %llu is being taken",
-				 (unsigned long long)region->id);
-	r = by_move ? arm_prepare(region) : arm_eagerly(region);
+				 (unsigned long long)tracker->region.id);
+	r = by_move ? arm_prepare(tracker) : arm_eagerly(tracker);
 	if (r)
 		return r;
 	if (!by_move) {
-		append(region, snap);
+		append(tracker, snap);
 		return 0;
 	}
 	snapshot_set_state(snap, SNAPSHOT_AWAITING_MOVE);
-	region->pending = snap;
+	tracker->pending = snap;
 	return 0;
 }
 
 int chain_take(struct snapshot *snap)
 {
-	struct region *region = snap->region;
+	struct tracker *tracker = tracker_of(snap->region);
 	uint64_t started_usec = now_usec();
 	int r;
 
@@ -92,67 +94,68 @@ int chain_take(struct snapshot *snap)
 	 * that is protected already waits until all of them are. So no write that is made because
 	 * of another one is in the snapshot without it.
 	 */
-	served_lock(&region->served);
-	r = arm_with_lock(region, snap, snap->by_move);
-	served_unlock(&region->served);
-	tracker_wake_waiters(region); /* the newest snapshot, whose room matters, is another one */
+	served_lock(&tracker->served);
+	r = arm_with_lock(tracker, snap, snap->by_move);
+	served_unlock(&tracker->served);
+	tracker_wake_waiters(tracker); /* the newest snapshot, whose room matters, is another one */
 	snap->taken_usec = now_usec();
-	hist_add(&region->daemon->stats.arm_latency, (snap->taken_usec - started_usec) * 1000);
+	hist_add(&tracker->region.daemon->stats.arm_latency,
+		 (snap->taken_usec - started_usec) * 1000);
 	return r;
 }
 
-void chain_moved(struct region *region)
+void chain_moved(struct tracker *tracker)
 {
-	if (region->pending)
-		append(region, region->pending);
-	region->pending = NULL;
-	atomic_store(&region->sweep_off, 0);
-	region->wants_sweep = true;
+	if (tracker->pending)
+		append(tracker, tracker->pending);
+	tracker->pending = NULL;
+	atomic_store(&tracker->sweep_off, 0);
+	tracker->wants_sweep = true;
 }
 
 /* --- leaving ---------------------------------------------------------------------------------- */
 
-static void unlink_from_chain(struct region *region, struct snapshot *snap)
+static void unlink_from_chain(struct tracker *tracker, struct snapshot *snap)
 {
 	if (snap->older)
 		snap->older->newer = snap->newer;
 	else
-		region->oldest = snap->newer;
+		tracker->oldest = snap->newer;
 	if (snap->newer)
 		snap->newer->older = snap->older;
 	else
-		region->newest = snap->older;
-	atomic_fetch_sub(&region->n_chained, 1);
+		tracker->newest = snap->older;
+	atomic_fetch_sub(&tracker->n_chained, 1);
 }
 
 /* Whether it was in the chain at all; if not, a move that comes now finds nothing pending. */
-static bool begin_to_leave(struct region *region, struct snapshot *snap)
+static bool begin_to_leave(struct tracker *tracker, struct snapshot *snap)
 {
 	bool is_chained;
 
-	served_lock(&region->served);
-	if (region->pending == snap)
-		region->pending = NULL;
+	served_lock(&tracker->served);
+	if (tracker->pending == snap)
+		tracker->pending = NULL;
 	is_chained = snap->state == SNAPSHOT_FROZEN;
 	snapshot_set_state(snap, is_chained ? SNAPSHOT_LEAVING : SNAPSHOT_LEFT);
-	served_unlock(&region->served);
+	served_unlock(&tracker->served);
 	return is_chained;
 }
 
 /* Whether all is handed down that was there when it came by. */
-static bool hand_down(struct region *region, struct snapshot *snap)
+static bool hand_down(struct tracker *tracker, struct snapshot *snap)
 {
 	struct store *store = &snap->store;
 	uint64_t since_nsec = now_nsec();
 
 	for (uint64_t first = store_next_touched(store, 0); first < store->n_pages;
 	     first = store_next_touched(store, first + HAND_DOWN_PAGES)) {
-		if (region_should_yield(region))
+		if (region_should_yield(&tracker->region))
 			return false;
-		pthread_rwlock_wrlock(&region->chain_lock);
+		pthread_rwlock_wrlock(&tracker->chain_lock);
 		store_hand_down(store, snap->older ? &snap->older->store : NULL, first,
 				min_u64(first + HAND_DOWN_PAGES, store->n_pages));
-		pthread_rwlock_unlock(&region->chain_lock);
+		pthread_rwlock_unlock(&tracker->chain_lock);
 		job_give_way(&since_nsec);
 	}
 	return true;
@@ -161,39 +164,39 @@ static bool hand_down(struct region *region, struct snapshot *snap)
 static void leave_run(struct region_op *op)
 {
 	struct snapshot *snap = container_of(op, struct snapshot, op);
-	struct region *region = snap->region;
+	struct tracker *tracker = tracker_of(snap->region);
 
-	if (snap->state != SNAPSHOT_LEAVING && !begin_to_leave(region, snap))
+	if (snap->state != SNAPSHOT_LEAVING && !begin_to_leave(tracker, snap))
 		return;
-	if (!hand_down(region, snap))
+	if (!hand_down(tracker, snap))
 		return;
-	pthread_rwlock_wrlock(&region->chain_lock);
+	pthread_rwlock_wrlock(&tracker->chain_lock);
 	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0,
 			snap->store.n_pages);
-	unlink_from_chain(region, snap);
+	unlink_from_chain(tracker, snap);
 	snapshot_set_state(snap, SNAPSHOT_LEFT);
-	pthread_rwlock_unlock(&region->chain_lock);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 	store_deinit(&snap->store);
-	tracker_wake_waiters(region);
+	tracker_wake_waiters(tracker);
 }
 
 void chain_drain(struct snapshot *snap, uint64_t off)
 {
-	struct region *region = snap->region;
+	struct tracker *tracker = tracker_of(snap->region);
 	uint64_t first = snap->drained_pages;
 	uint64_t end = off / page_size_bytes();
 
 	if (end <= first || (end - first < DRAIN_PAGES && off < snap->size_bytes &&
-			     !atomic_load(&region->has_waiters)))
+			     !atomic_load(&tracker->has_waiters)))
 		return;
-	pthread_rwlock_wrlock(&region->chain_lock);
+	pthread_rwlock_wrlock(&tracker->chain_lock);
 	atomic_store(&snap->drained_pages, end);
 	/* It leaves the chain when it is lost, whoever saves it. */
 	if (snap->state == SNAPSHOT_FROZEN || snap->state == SNAPSHOT_LEAVING)
 		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL,
 				align_down(first, STORE_TOUCH_PAGES), end);
-	pthread_rwlock_unlock(&region->chain_lock);
-	tracker_wake_waiters(region);
+	pthread_rwlock_unlock(&tracker->chain_lock);
+	tracker_wake_waiters(tracker);
 }
 
 static void leave_done(struct region_op *op)
@@ -207,8 +210,8 @@ static void leave_done(struct region_op *op)
 		return;
 	}
 	atomic_fetch_sub(&snap->region->n_leaving, 1);
-	arm_calm(snap->region);
-	stock_trim(snap->region);
+	arm_calm(tracker_of(snap->region));
+	stock_trim(tracker_of(snap->region));
 	snapshot_left(snap);
 }
 
@@ -226,81 +229,82 @@ void chain_leave(struct snapshot *snap)
 
 /* --- lost ------------------------------------------------------------------------------------- */
 
-void chain_post_lost(struct region *region)
+void chain_post_lost(struct tracker *tracker)
 {
-	if (!atomic_exchange(&region->is_lost_posted, true))
-		loop_post(region->daemon->loop, &region->lost_task);
+	if (!atomic_exchange(&tracker->is_lost_posted, true))
+		loop_post(tracker->region.daemon->loop, &tracker->lost_task);
 }
 
-void chain_lose(struct region *region, uint64_t idx, const char *because)
+void chain_lose(struct tracker *tracker, uint64_t idx, const char *because)
 {
-	struct snapshot *snap = region->newest;
+	struct snapshot *snap = tracker->newest;
 
 	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
 		snapshot_mark_lost(snap, because);
-	chain_post_lost(region);
+	chain_post_lost(tracker);
 }
 
 void chain_lose_one(struct snapshot *snap, const char *because)
 {
 	snapshot_mark_lost(snap, because);
-	chain_post_lost(snap->region);
+	chain_post_lost(tracker_of(snap->region));
 }
 
-void chain_lose_all(struct region *region, const char *because)
+void chain_lose_all(struct tracker *tracker, const char *because)
 {
-	pthread_rwlock_rdlock(&region->chain_lock);
-	for (struct snapshot *snap = region->newest; snap; snap = snap->older)
+	pthread_rwlock_rdlock(&tracker->chain_lock);
+	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older)
 		snapshot_mark_lost(snap, because);
-	pthread_rwlock_unlock(&region->chain_lock);
-	chain_post_lost(region);
+	pthread_rwlock_unlock(&tracker->chain_lock);
+	chain_post_lost(tracker);
 }
 
 static void await_chain_run(struct job *job)
 {
-	struct region *region = container_of(job, struct region, chain_job);
+	struct tracker *tracker = container_of(job, struct tracker, chain_job);
 
-	pthread_rwlock_rdlock(&region->chain_lock);
-	pthread_rwlock_unlock(&region->chain_lock);
+	pthread_rwlock_rdlock(&tracker->chain_lock);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 }
 
 static void await_chain_done(struct job *job)
 {
-	struct region *region = container_of(job, struct region, chain_job);
+	struct tracker *tracker = container_of(job, struct tracker, chain_job);
 
-	region->is_awaiting_chain = false;
-	chain_post_lost(region);
-	region_unref(region);
+	tracker->is_awaiting_chain = false;
+	chain_post_lost(tracker);
+	region_unref(&tracker->region);
 }
 
 /* Look again at what was lost when the chain's lock is free. */
-static void await_chain(struct region *region)
+static void await_chain(struct tracker *tracker)
 {
-	if (region->is_awaiting_chain)
+	if (tracker->is_awaiting_chain)
 		return;
-	region->is_awaiting_chain = true;
-	region->chain_job = (struct job){
-		.run = await_chain_run, .done = await_chain_done, .client_id = region->client_id};
-	region_ref(region);
-	job_submit(region->daemon->jobs, &region->chain_job);
+	tracker->is_awaiting_chain = true;
+	tracker->chain_job = (struct job){.run = await_chain_run,
+					  .done = await_chain_done,
+					  .client_id = tracker->region.client_id};
+	region_ref(&tracker->region);
+	job_submit(tracker->region.daemon->jobs, &tracker->chain_job);
 }
 
 void chain_lost_task(struct task *task)
 {
-	struct region *region = container_of(task, struct region, lost_task);
+	struct tracker *tracker = container_of(task, struct tracker, lost_task);
 	struct snapshot *snap;
 
-	atomic_store(&region->is_lost_posted, false);
+	atomic_store(&tracker->is_lost_posted, false);
 	/* Nobody has it or a snapshot of it any more: its end is on its way, and closes what is
 	 * open. */
-	if (region->state == REGION_ENDING)
+	if (tracker->region.state == REGION_ENDING)
 		return;
 	/* The loop waits for no lock that others hold while a client's address space is busy. */
-	if (pthread_rwlock_tryrdlock(&region->chain_lock)) {
-		await_chain(region);
+	if (pthread_rwlock_tryrdlock(&tracker->chain_lock)) {
+		await_chain(tracker);
 		return;
 	}
-	for (snap = region->oldest; snap; snap = snap->newer) {
+	for (snap = tracker->oldest; snap; snap = snap->newer) {
 		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
 		if (!snap->is_lost || snap->is_lost_told || snap->op.region)
 			continue;
@@ -308,6 +312,6 @@ void chain_lost_task(struct task *task)
 		snapshot_tell_lost(snap);
 		chain_leave(snap);
 	}
-	pthread_rwlock_unlock(&region->chain_lock);
-	tracker_close(region);
+	pthread_rwlock_unlock(&tracker->chain_lock);
+	tracker_close(tracker);
 }

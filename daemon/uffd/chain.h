@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The chain of a uffd region: its snapshots, oldest first, each with a store. region.h says which
+ * The chain of a uffd region: its snapshots, oldest first, each with a store. tracker.h says which
  * store has which page, and which locks there are.
  *
  * chain.c puts snapshots into the chain, makes them lost and takes them out; chain-read.c reads
@@ -10,6 +10,7 @@
 #define COWD_CHAIN_H
 
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/uffd/tracker.h"
 
 /** chain_init_store() - @snap is a new one. Loop thread. 0; -EDQUOT, -ENOMEM */
 int chain_init_store(struct snapshot *snap);
@@ -19,7 +20,7 @@ int chain_init_store(struct snapshot *snap);
  * While nobody waits for it: making it takes longer than freezing. Once the region is attached, and
  * while the sweep goes on that follows a take by a move. Best effort. Loop thread.
  */
-void chain_new_ahead(struct region *region);
+void chain_new_ahead(struct tracker *tracker);
 
 /**
  * chain_take() - freeze now, or, if @snap is taken by_move, be ready for the client's move
@@ -33,7 +34,7 @@ int chain_take(struct snapshot *snap);
  *
  * By the one that serves, before it resolves faults that came after the move.
  */
-void chain_moved(struct region *region);
+void chain_moved(struct tracker *tracker);
 
 /**
  * chain_leave() - have @snap leave the chain in the background, and then call snapshot_left()
@@ -52,16 +53,16 @@ void chain_drain(struct snapshot *snap, uint64_t off);
 /**
  * chain_lose() - make lost whoever needs page @idx from M; see fault.c
  *
- * Context: region->chain_lock held shared, by one that serves. The loop thread tells the holders.
+ * Context: tracker->chain_lock held shared, by one that serves. The loop thread tells the holders.
  */
-void chain_lose(struct region *region, uint64_t idx, const char *because);
+void chain_lose(struct tracker *tracker, uint64_t idx, const char *because);
 /** chain_lose_one() - the same, for @snap alone; any thread */
 void chain_lose_one(struct snapshot *snap, const char *because);
 /** chain_lose_all() - the same for every snapshot of @region, without the lock */
-void chain_lose_all(struct region *region, const char *because);
+void chain_lose_all(struct tracker *tracker, const char *because);
 /** chain_post_lost() - have the loop thread run the task below; any thread */
-void chain_post_lost(struct region *region);
-/** chain_lost_task() - region->lost_task: tell the holders, and let its pages go */
+void chain_post_lost(struct tracker *tracker);
+/** chain_lost_task() - tracker->lost_task: tell the holders, and let its pages go */
 void chain_lost_task(struct task *task);
 
 /* --- chain-read.c ----------------------------------------------------------------------------- */
@@ -72,14 +73,14 @@ int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 /**
  * chain_find_slot() - what the first store from @snap's own onward says about a page
  *
- * With region->chain_lock held. Return: STORE_EMPTY: it has not changed since; STORE_ZERO; a slot.
+ * With tracker->chain_lock held. Return: STORE_EMPTY: it has not changed since; STORE_ZERO; a slot.
  */
 uint32_t chain_find_slot(const struct snapshot *snap, uint64_t idx);
 
 /**
  * chain_read_slot() - as store_pool_read(), but @snap becomes lost by -EIO
  *
- * With region->chain_lock held. Return: 0; -ESTALE; -errno with a sentence.
+ * With tracker->chain_lock held. Return: 0; -ESTALE; -errno with a sentence.
  */
 int chain_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf,
 		    size_t n_bytes);

@@ -14,41 +14,42 @@
 /* Of those, such as find nothing: who makes the change may need the CPU to report it. */
 #define N_EMPTY_MAX 4
 
-int event_wake_all(const struct region *region)
+int event_wake_all(const struct tracker *tracker)
 {
-	int r = uffdio_wake(region->uffd, region->addr, region->size_bytes);
+	int r = uffdio_wake(tracker->uffd, tracker->region.addr, tracker->region.size_bytes);
 
 	return r == UFFDIO_E_UNMAPPED ? 0 : r;
 }
 
 /* The cut is a move of the whole region; of a part of it, whoever asked for it, is none. */
-static bool is_cut(const struct region *region, const struct uffd_msg *msg)
+static bool is_cut(const struct tracker *tracker, const struct uffd_msg *msg)
 {
-	return region->registered == REGION_ALL && region->pending &&
-	       msg->arg.remap.from == region->addr && msg->arg.remap.len == region->size_bytes;
+	return tracker->registered == REGION_ALL && tracker->pending &&
+	       msg->arg.remap.from == tracker->region.addr &&
+	       msg->arg.remap.len == tracker->region.size_bytes;
 }
 
-static bool is_move(const struct region *region, const struct uffd_msg *msg)
+static bool is_move(const struct tracker *tracker, const struct uffd_msg *msg)
 {
 	return msg->event == UFFD_EVENT_REMAP &&
-	       msg->arg.remap.from < region->addr + region->size_bytes &&
-	       msg->arg.remap.from + msg->arg.remap.len > region->addr;
+	       msg->arg.remap.from < tracker->region.addr + tracker->region.size_bytes &&
+	       msg->arg.remap.from + msg->arg.remap.len > tracker->region.addr;
 }
 
 /*
  * The client has moved its page tables aside. The faults read along with the report may be from
  * before or after; they come again when woken, and are of the new snapshot's time then.
  */
-static void serve_move(struct region *region, const struct uffd_msg *msg)
+static void serve_move(struct tracker *tracker, const struct uffd_msg *msg)
 {
-	if (is_cut(region, msg)) {
-		chain_moved(region);
+	if (is_cut(tracker, msg)) {
+		chain_moved(tracker);
 		return;
 	}
 	/* Its threads may use the new address: they are not to wait there for ever. */
-	chain_lose_all(region, "the client moved its region, and writes to it untracked");
-	(void)!uffdio_unregister(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
-	(void)!uffdio_wake(region->uffd, msg->arg.remap.to, msg->arg.remap.len);
+	chain_lose_all(tracker, "the client moved its region, and writes to it untracked");
+	(void)!uffdio_unregister(tracker->uffd, msg->arg.remap.to, msg->arg.remap.len);
+	(void)!uffdio_wake(tracker->uffd, msg->arg.remap.to, msg->arg.remap.len);
 }
 
 static void raise_doubt(struct snapshot *snap, uint64_t first, uint64_t end)
@@ -60,63 +61,63 @@ static void raise_doubt(struct snapshot *snap, uint64_t first, uint64_t end)
 }
 
 /* Part of the region may be removed from now on. */
-static void note_removal(struct region *region, const struct uffd_msg *msg)
+static void note_removal(struct tracker *tracker, const struct uffd_msg *msg)
 {
 	const size_t page = page_size_bytes();
-	const uint64_t end = region->addr + region->size_bytes;
+	const uint64_t end = tracker->region.addr + tracker->region.size_bytes;
 	uint64_t first_addr, end_addr;
 
 	if (msg->event != UFFD_EVENT_REMOVE)
 		return;
-	region->n_removals++;
-	first_addr = max_u64(msg->arg.remove.start, region->addr);
+	tracker->n_removals++;
+	first_addr = max_u64(msg->arg.remove.start, tracker->region.addr);
 	end_addr = min_u64(msg->arg.remove.end, end);
 	if (first_addr >= end_addr)
 		return;
-	pthread_rwlock_rdlock(&region->chain_lock);
-	for (struct snapshot *snap = region->newest; snap; snap = snap->older)
-		raise_doubt(snap, (first_addr - region->addr) / page,
-			    (end_addr - region->addr) / page);
-	pthread_rwlock_unlock(&region->chain_lock);
+	pthread_rwlock_rdlock(&tracker->chain_lock);
+	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older)
+		raise_doubt(snap, (first_addr - tracker->region.addr) / page,
+			    (end_addr - tracker->region.addr) / page);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 	/* Its cut may have been made: its event is behind this one. */
-	if (region->pending)
-		raise_doubt(region->pending, (first_addr - region->addr) / page,
-			    (end_addr - region->addr) / page);
+	if (tracker->pending)
+		raise_doubt(tracker->pending, (first_addr - tracker->region.addr) / page,
+			    (end_addr - tracker->region.addr) / page);
 }
 
-int event_read(struct region *region, struct uffd_msg *msgs, size_t max, size_t *n_msgs,
+int event_read(struct tracker *tracker, struct uffd_msg *msgs, size_t max, size_t *n_msgs,
 	       bool *has_moved)
 {
 	int r;
 
 	*n_msgs = 0;
 	*has_moved = false;
-	atomic_fetch_add(&region->n_looks, 1);
-	r = uffdio_read(region->uffd, msgs, max, n_msgs);
+	atomic_fetch_add(&tracker->n_looks, 1);
+	r = uffdio_read(tracker->uffd, msgs, max, n_msgs);
 	for (size_t i = 0; i < *n_msgs; i++)
-		note_removal(region, &msgs[i]);
-	atomic_fetch_add(&region->n_looks, 1);
+		note_removal(tracker, &msgs[i]);
+	atomic_fetch_add(&tracker->n_looks, 1);
 	for (size_t i = 0; i < *n_msgs; i++) {
-		if (!is_move(region, &msgs[i]))
+		if (!is_move(tracker, &msgs[i]))
 			continue;
-		serve_move(region, &msgs[i]);
+		serve_move(tracker, &msgs[i]);
 		*has_moved = true;
 	}
-	return *has_moved ? event_wake_all(region) : r;
+	return *has_moved ? event_wake_all(tracker) : r;
 }
 
-int event_catch_up(struct region *region, void *buf, size_t n_bytes, bool *has_moved)
+int event_catch_up(struct tracker *tracker, void *buf, size_t n_bytes, bool *has_moved)
 {
 	size_t n_empty = 0;
 
 	*has_moved = false;
 	for (int i = 0; i < N_READS_MAX && n_empty < N_EMPTY_MAX; i++) {
-		const uint32_t n_removals = region->n_removals;
+		const uint32_t n_removals = tracker->n_removals;
 		size_t n_msgs;
-		int r = event_read(region, buf, n_bytes / sizeof(struct uffd_msg), &n_msgs,
+		int r = event_read(tracker, buf, n_bytes / sizeof(struct uffd_msg), &n_msgs,
 				   has_moved);
 
-		if (r || *has_moved || region->n_removals != n_removals)
+		if (r || *has_moved || tracker->n_removals != n_removals)
 			return r;
 		if (n_msgs)
 			continue;
@@ -126,11 +127,11 @@ int event_catch_up(struct region *region, void *buf, size_t n_bytes, bool *has_m
 	return 0;
 }
 
-void event_settle(const struct region *region)
+void event_settle(const struct tracker *tracker)
 {
-	const uint32_t n_looks = atomic_load(&region->n_looks);
+	const uint32_t n_looks = atomic_load(&tracker->n_looks);
 
-	while (n_looks % 2 && atomic_load(&region->n_looks) == n_looks)
+	while (n_looks % 2 && atomic_load(&tracker->n_looks) == n_looks)
 		(void)sched_yield();
 }
 
@@ -139,9 +140,9 @@ bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end
 	return first < atomic_load(&snap->doubt_end) && end > atomic_load(&snap->doubt_first);
 }
 
-void event_lose_removed(struct region *region, uint64_t idx)
+void event_lose_removed(struct tracker *tracker, uint64_t idx)
 {
-	for (struct snapshot *snap = region->newest; snap; snap = snap->older) {
+	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older) {
 		if (store_get(&snap->store, idx) != STORE_EMPTY)
 			return;
 		if (!snap->is_lost && snap->state == SNAPSHOT_FROZEN &&

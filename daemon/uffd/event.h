@@ -26,7 +26,7 @@
  * in 6.18).
  *
  * A reader has copied the page by then. It must not miss the doubt of a removal that was quicker
- * than the one that has read the event: region->n_looks is odd while messages are being read and
+ * than the one that has read the event: tracker->n_looks is odd while messages are being read and
  * until the doubt that they raise is noted, and a reader waits for that after it has copied.
  */
 #ifndef COWD_EVENT_H
@@ -36,7 +36,7 @@
 #include <stddef.h>
 
 #include "backends/kernel.h"
-#include "daemon/region/region.h"
+#include "daemon/uffd/tracker.h"
 
 /* Why a snapshot is lost. */
 #define EVENT_REMOVED "the program removed pages of the region (MADV_REMOVE), or said they may go"
@@ -48,7 +48,7 @@
  *
  * Context: served.lock, and no other. Return: 0; UFFDIO_E_GONE; -errno with a sentence.
  */
-int event_read(struct region *region, struct uffd_msg *msgs, size_t max, size_t *n_msgs,
+int event_read(struct tracker *tracker, struct uffd_msg *msgs, size_t max, size_t *n_msgs,
 	       bool *has_moved) MUST_CHECK;
 
 /**
@@ -58,17 +58,17 @@ int event_read(struct region *region, struct uffd_msg *msgs, size_t max, size_t 
  *
  * Unless that gets true, event_wake_all() is owed. Context and return: as event_read().
  */
-int event_catch_up(struct region *region, void *buf, size_t n_bytes, bool *has_moved) MUST_CHECK;
+int event_catch_up(struct tracker *tracker, void *buf, size_t n_bytes, bool *has_moved) MUST_CHECK;
 
 /** event_wake_all() - of the region; who still has a fault reports it again */
-int event_wake_all(const struct region *region) MUST_CHECK;
+int event_wake_all(const struct tracker *tracker) MUST_CHECK;
 
 /**
  * event_settle() - after bytes of memory were copied: until all doubt that concerns them is noted
  *
- * Context: any thread, without region->chain_lock. Waits for no client.
+ * Context: any thread, without tracker->chain_lock. Waits for no client.
  */
-void event_settle(const struct region *region);
+void event_settle(const struct tracker *tracker);
 
 /** event_is_in_doubt() - whether any page of [@first, @end) is, for @snap; after event_settle() */
 bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end);
@@ -77,8 +77,8 @@ bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end
  * event_lose_removed() - page @idx of memory, which is zeroes, is about to be kept or filled
  *
  * Those that need it and for whom it is in doubt become lost. Context:
- * region->chain_lock held shared, and served.lock.
+ * tracker->chain_lock held shared, and served.lock.
  */
-void event_lose_removed(struct region *region, uint64_t idx);
+void event_lose_removed(struct tracker *tracker, uint64_t idx);
 
 #endif

@@ -18,35 +18,35 @@
 static void stock_run(struct job *job)
 {
 	struct stock *stock = container_of(job, struct stock, job);
-	struct region *region = container_of(stock, struct region, stock);
+	struct tracker *tracker = container_of(stock, struct tracker, stock);
 
-	if (!quota_has_waiters(region->user))
-		(void)store_pool_stock(region->pool, stock->n_now, stock->max_warm);
+	if (!quota_has_waiters(tracker->region.user))
+		(void)store_pool_stock(tracker->pool, stock->n_now, stock->max_warm);
 }
 
 static void stock_done(struct job *job)
 {
 	struct stock *stock = container_of(job, struct stock, job);
-	struct region *region = container_of(stock, struct region, stock);
+	struct tracker *tracker = container_of(stock, struct tracker, stock);
 
 	atomic_store(&stock->is_wanted, false);
-	if (quota_has_waiters(region->user)) /* since it began */
-		stock_trim(region);
-	region_unref(region);
+	if (quota_has_waiters(tracker->region.user)) /* since it began */
+		stock_trim(tracker);
+	region_unref(&tracker->region);
 }
 
 static void stock_task(struct task *task)
 {
 	struct stock *stock = container_of(task, struct stock, task);
-	struct region *region = container_of(stock, struct region, stock);
+	struct tracker *tracker = container_of(stock, struct tracker, stock);
 
 	/* All its snapshots may have gone meanwhile, and the region with them. */
-	if (region->state == REGION_ENDING)
+	if (tracker->region.state == REGION_ENDING)
 		return;
-	stock->job =
-		(struct job){.run = stock_run, .done = stock_done, .client_id = region->client_id};
-	region_ref(region);
-	job_submit(region->daemon->jobs, &stock->job);
+	stock->job = (struct job){
+		.run = stock_run, .done = stock_done, .client_id = tracker->region.client_id};
+	region_ref(&tracker->region);
+	job_submit(tracker->region.daemon->jobs, &stock->job);
 }
 
 void stock_init(struct stock *stock)
@@ -54,12 +54,13 @@ void stock_init(struct stock *stock)
 	*stock = (struct stock){.task.run = stock_task, .n_slots = SLOTS_MIN / 2};
 }
 
-void stock_want(struct region *region)
+void stock_want(struct tracker *tracker)
 {
-	const struct snapshot *snap = region->newest;
-	struct stock *stock = &region->stock;
+	const struct snapshot *snap = tracker->newest;
+	struct stock *stock = &tracker->stock;
 	/* Of a small region, or near the end of a large one, fewer than usual can be needed. */
-	uint64_t rest = region->n_pages - min_u64(region->n_pages, snap->store.n_slots);
+	uint64_t rest =
+		tracker->region.n_pages - min_u64(tracker->region.n_pages, snap->store.n_slots);
 	uint64_t n = min_u64(min_u64(stock->n_slots * 2, SLOTS_MAX), rest);
 
 	if (snap->budget_pages)
@@ -70,48 +71,50 @@ void stock_want(struct region *region)
 	/* Those that are ready already count: a budget is not to be
 	 * passed by what may be needed. */
 	stock->n_now = (uint32_t)n;
-	stock->max_warm = store_pool_used(region->pool) + n;
+	stock->max_warm = store_pool_used(tracker->pool) + n;
 	if (n < rest)
 		stock->n_slots = (uint32_t)n;
-	loop_post(region->daemon->loop, &stock->task);
+	loop_post(tracker->region.daemon->loop, &stock->task);
 }
 
 /* --- and giving it back ----------------------------------------------------------------------- */
 
 /* Unused slots that keep their memory: none, when somebody waits for as much as one. */
-static size_t n_to_keep(struct region *region)
+static size_t n_to_keep(struct tracker *tracker)
 {
-	return !quota_has_waiters(region->user) && tracker_is_frozen(region) ? WARM_SLOTS : 0;
+	return !quota_has_waiters(tracker->region.user) && tracker_is_frozen(tracker) ? WARM_SLOTS
+										      : 0;
 }
 
 static void trim_run(struct region_op *op)
 {
-	struct region *region = container_of(op, struct region, trim_op);
+	struct tracker *tracker = container_of(op, struct tracker, trim_op);
 	uint64_t since_nsec = now_nsec();
 
 	do {
-		region->n_trim_keep = n_to_keep(region);
-		region->is_trimmed = !store_pool_trim(region->pool, region->n_trim_keep);
-		if (region->n_trim_keep) /* else somebody may wait for it */
+		tracker->n_trim_keep = n_to_keep(tracker);
+		tracker->is_trimmed = !store_pool_trim(tracker->pool, tracker->n_trim_keep);
+		if (tracker->n_trim_keep) /* else somebody may wait for it */
 			job_give_way(&since_nsec);
-	} while (!region->is_trimmed && !region_should_yield(region));
+	} while (!tracker->is_trimmed && !region_should_yield(&tracker->region));
 }
 
 static void trim_done(struct region_op *op)
 {
-	struct region *region = container_of(op, struct region, trim_op);
+	struct tracker *tracker = container_of(op, struct tracker, trim_op);
 
 	/* Who has begun to wait since found this one under way. */
-	if (!region->is_trimmed || (region->n_trim_keep && quota_has_waiters(region->user)))
-		region_submit(region, op);
+	if (!tracker->is_trimmed ||
+	    (tracker->n_trim_keep && quota_has_waiters(tracker->region.user)))
+		region_submit(&tracker->region, op);
 }
 
-void stock_trim(struct region *region)
+void stock_trim(struct tracker *tracker)
 {
-	if (region->trim_op.region || !region->pool || store_pool_is_cold(region->pool))
+	if (tracker->trim_op.region || !tracker->pool || store_pool_is_cold(tracker->pool))
 		return;
-	region->trim_op.run = trim_run;
-	region->trim_op.done = trim_done;
-	region->trim_op.is_background = true;
-	region_submit(region, &region->trim_op);
+	tracker->trim_op.run = trim_run;
+	tracker->trim_op.done = trim_done;
+	tracker->trim_op.is_background = true;
+	region_submit(&tracker->region, &tracker->trim_op);
 }

@@ -9,7 +9,7 @@
 
 #include "daemon/base/job.h"
 
-struct region;
+struct tracker;
 
 struct stock {
 	struct task task;
@@ -23,8 +23,8 @@ struct stock {
 /** stock_init() - of a region */
 void stock_init(struct stock *stock);
 /** stock_want() - the region's slots run low; by the one that serves; chain_lock held shared */
-void stock_want(struct region *region);
+void stock_want(struct tracker *tracker);
 /** stock_trim() - give back what no snapshot is likely to need, in the background; loop thread */
-void stock_trim(struct region *region);
+void stock_trim(struct tracker *tracker);
 
 #endif

@@ -11,10 +11,10 @@
 
 static void post(struct room *room)
 {
-	struct region *region = container_of(room, struct region, room);
+	struct tracker *tracker = container_of(room, struct tracker, room);
 
 	if (!atomic_exchange(&room->is_posted, true))
-		loop_post(region->daemon->loop, &room->task);
+		loop_post(tracker->region.daemon->loop, &room->task);
 }
 
 static void on_room(struct quota_waiter *waiter)
@@ -29,7 +29,7 @@ static void wake_run(struct job *job)
 {
 	struct room *room = container_of(job, struct room, job);
 
-	tracker_wake_waiters(container_of(room, struct region, room));
+	tracker_wake_waiters(container_of(room, struct tracker, room));
 }
 
 static void wake(struct room *room);
@@ -37,44 +37,45 @@ static void wake(struct room *room);
 static void wake_done(struct job *job)
 {
 	struct room *room = container_of(job, struct room, job);
-	struct region *region = container_of(room, struct region, room);
+	struct tracker *tracker = container_of(room, struct tracker, room);
 
 	room->is_waking = false;
 	if (room->wants_another)
 		wake(room);
-	region_unref(region);
+	region_unref(&tracker->region);
 }
 
 static void wake(struct room *room)
 {
-	struct region *region = container_of(room, struct region, room);
+	struct tracker *tracker = container_of(room, struct tracker, room);
 
 	room->wants_another = room->is_waking;
 	if (room->is_waking)
 		return;
 	room->is_waking = true;
-	room->job =
-		(struct job){.run = wake_run, .done = wake_done, .client_id = region->client_id};
-	region_ref(region);
-	job_submit(region->daemon->jobs, &room->job);
+	room->job = (struct job){
+		.run = wake_run, .done = wake_done, .client_id = tracker->region.client_id};
+	region_ref(&tracker->region);
+	job_submit(tracker->region.daemon->jobs, &room->job);
 }
 
 static void room_task(struct task *task)
 {
 	struct room *room = container_of(task, struct room, task);
-	struct region *region = container_of(room, struct region, room);
+	struct tracker *tracker = container_of(room, struct tracker, room);
 
 	atomic_store(&room->is_posted, false);
 	/* Its end is on its way, which wakes everybody. */
-	if (region->state == REGION_ENDING)
+	if (tracker->region.state == REGION_ENDING)
 		return;
 	if (atomic_exchange(&room->is_there, false))
 		wake(room);
 	if (!atomic_exchange(&room->is_short, false))
 		return;
-	for (struct region *other = region->daemon->regions; other; other = other->hh.next) {
-		if (other->user == region->user)
-			stock_trim(other);
+	for (struct region *other = tracker->region.daemon->regions; other;
+	     other = other->hh.next) {
+		if (other->user == tracker->region.user && other->ops == &region_ops_uffd)
+			stock_trim(tracker_of(other));
 	}
 }
 
@@ -88,10 +89,10 @@ void room_deinit(struct room *room)
 	quota_unwait(&room->waiter);
 }
 
-void room_wait(struct region *region)
+void room_wait(struct tracker *tracker)
 {
-	if (!quota_wait(&region->room.waiter, region->user))
+	if (!quota_wait(&tracker->room.waiter, tracker->region.user))
 		return;
-	atomic_store(&region->room.is_short, true);
-	post(&region->room);
+	atomic_store(&tracker->room.is_short, true);
+	post(&tracker->room);
 }

@@ -14,7 +14,7 @@
 #include "daemon/base/job.h"
 #include "daemon/base/quota.h"
 
-struct region;
+struct tracker;
 
 struct room {
 	struct quota_waiter waiter;
@@ -34,9 +34,9 @@ void room_deinit(struct room *room);
 /**
  * room_wait() - have the region's writers woken when its uid may keep more
  *
- * By the one that serves, after region->has_waiters was set and before it tries once more. Any lock
- * may be held.
+ * By the one that serves, after tracker->has_waiters was set and before it tries once more. Any
+ * lock may be held.
  */
-void room_wait(struct region *region);
+void room_wait(struct tracker *tracker);
 
 #endif

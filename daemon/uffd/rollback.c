@@ -127,7 +127,7 @@ static int roll_page(struct rollback *rollback, uint64_t idx)
 
 	if (slot == STORE_EMPTY)
 		return 0;
-	r = fault_keep(snap->region, idx);
+	r = fault_keep(tracker_of(snap->region), idx);
 	if (r)
 		return r > 0 ? -EDQUOT : r;
 	return write_page(rollback, idx, slot);
@@ -146,12 +146,13 @@ static bool is_same(const struct rollback *rollback, uint64_t idx)
 }
 
 /* Whether writes to page @idx are faults from now on. */
-static bool protect(const struct region *region, uint64_t idx)
+static bool protect(const struct tracker *tracker, uint64_t idx)
 {
 	size_t size = page_size_bytes();
 
-	return !tracker_is_gone(region) && region_has_owner(region) && region->uffd >= 0 &&
-	       !uffdio_protect(region->uffd, region->addr + idx * size, size);
+	return !tracker_is_gone(tracker) && region_has_owner(&tracker->region) &&
+	       tracker->uffd >= 0 &&
+	       !uffdio_protect(tracker->uffd, tracker->region.addr + idx * size, size);
 }
 
 /*
@@ -166,7 +167,7 @@ static int roll_newest(struct rollback *rollback, uint64_t idx, uint32_t slot, b
 	if (r)
 		return r;
 	same = is_same(rollback, idx);
-	*put_away = same && protect(rollback->snap->region, idx);
+	*put_away = same && protect(tracker_of(rollback->snap->region), idx);
 	if (*put_away)
 		same = is_same(rollback, idx);
 	return same ? 0 : write_page(rollback, idx, slot);
@@ -198,14 +199,15 @@ static int roll_newest_piece(struct rollback *rollback, uint64_t first, uint64_t
 static void let_go(struct rollback *rollback, uint64_t first, uint64_t end)
 {
 	struct snapshot *snap = rollback->snap;
+	struct tracker *tracker = tracker_of(snap->region);
 
-	pthread_rwlock_wrlock(&snap->region->chain_lock);
+	pthread_rwlock_wrlock(&tracker->chain_lock);
 	if (rollback->n_away == rollback->n_found)
 		store_hand_down(&snap->store, NULL, first, end); /* the piece is untouched now */
 	for (size_t i = 0; i < rollback->n_away; i++)
 		store_hand_down(&snap->store, NULL, first + rollback->away[i],
 				first + rollback->away[i] + 1);
-	pthread_rwlock_unlock(&snap->region->chain_lock);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
@@ -258,40 +260,41 @@ static int check_pages(struct rollback *rollback, uint64_t first, uint64_t end)
 /* All of them before any is written: a region that cannot go back stays as it is. */
 static int check_piece(struct rollback *rollback, uint64_t first)
 {
-	struct region *region = rollback->snap->region;
+	struct tracker *tracker = tracker_of(rollback->snap->region);
 	int r;
 
-	served_lock(&region->served);
-	pthread_rwlock_rdlock(&region->chain_lock);
-	r = check_pages(rollback, first, min_u64(first + STORE_TOUCH_PAGES, region->n_pages));
-	pthread_rwlock_unlock(&region->chain_lock);
-	served_unlock(&region->served);
+	served_lock(&tracker->served);
+	pthread_rwlock_rdlock(&tracker->chain_lock);
+	r = check_pages(rollback, first,
+			min_u64(first + STORE_TOUCH_PAGES, tracker->region.n_pages));
+	pthread_rwlock_unlock(&tracker->chain_lock);
+	served_unlock(&tracker->served);
 	return r;
 }
 
 static int roll_piece(struct rollback *rollback, uint64_t first)
 {
 	struct snapshot *snap = rollback->snap;
-	struct region *region = snap->region;
-	uint64_t end = min_u64(first + STORE_TOUCH_PAGES, region->n_pages);
+	struct tracker *tracker = tracker_of(snap->region);
+	uint64_t end = min_u64(first + STORE_TOUCH_PAGES, tracker->region.n_pages);
 	int r;
 
 	rollback->n_found = 0;
 	rollback->n_away = 0;
-	served_lock(&region->served);
-	pthread_rwlock_rdlock(&region->chain_lock);
+	served_lock(&tracker->served);
+	pthread_rwlock_rdlock(&tracker->chain_lock);
 	r = check_pages(rollback, first, end);
 	if (!r && is_touched(snap, first)) {
-		if (snap == region->newest)
+		if (snap == tracker->newest)
 			r = roll_newest_piece(rollback, first, end);
 		else
 			for (uint64_t idx = first; idx < end && !r; idx++)
 				r = roll_page(rollback, idx);
 	}
-	pthread_rwlock_unlock(&region->chain_lock);
+	pthread_rwlock_unlock(&tracker->chain_lock);
 	if (rollback->n_away)
 		let_go(rollback, first, end);
-	served_unlock(&region->served);
+	served_unlock(&tracker->served);
 	return r;
 }
 
@@ -316,7 +319,8 @@ static void rollback_run(struct region_op *op)
 	if (op->goes_on)
 		return;
 	outcome_set(&rollback->outcome, r);
-	tracker_wake_waiters(rollback->snap->region); /* pages that left a store made room */
+	tracker_wake_waiters(
+		tracker_of(rollback->snap->region)); /* pages that left a store made room */
 }
 
 static void rollback_free(struct rollback *rollback)

@@ -26,11 +26,11 @@ static_assert(SLICE_BYTES <= BACKING_LOOK_BYTES, "all of a slice is looked at");
  * Behind a hole at @off: where something is in memory again, beyond @off in any case; @end:
  * nowhere.
  */
-static uint64_t skip_hole(const struct region *region, uint64_t off, uint64_t end)
+static uint64_t skip_hole(const struct tracker *tracker, uint64_t off, uint64_t end)
 {
 	uint64_t next = off, len;
 
-	if (!backing_find_resident(region->backing, &next, &len, end))
+	if (!backing_find_resident(tracker->region.backing, &next, &len, end))
 		return end;
 	return max_u64(next, off + page_size_bytes());
 }
@@ -42,13 +42,13 @@ static uint64_t skip_hole(const struct region *region, uint64_t off, uint64_t en
  * UFFDIO_CONTINUE itself finds where data ends. What is swapped out behind a hole stays absent
  * until it is touched.
  */
-static int sweep_range(const struct region *region, uint64_t *off, uint64_t end)
+static int sweep_range(const struct tracker *tracker, uint64_t *off, uint64_t end)
 {
 	uint64_t since_nsec = now_nsec();
 
 	while (*off < end) {
 		uint64_t done_bytes = 0;
-		int r = uffdio_continue(region->uffd, region->addr + *off,
+		int r = uffdio_continue(tracker->uffd, tracker->region.addr + *off,
 					min_u64(end - *off, STEP_BYTES), UFFDIO_CONTINUE_MODE_WP,
 					&done_bytes);
 
@@ -56,7 +56,7 @@ static int sweep_range(const struct region *region, uint64_t *off, uint64_t end)
 		if (r && r != UFFDIO_E_HOLE)
 			return r;
 		if (r)
-			*off = skip_hole(region, *off, end);
+			*off = skip_hole(tracker, *off, end);
 		job_give_way(&since_nsec);
 	}
 	return 0;
@@ -64,51 +64,51 @@ static int sweep_range(const struct region *region, uint64_t *off, uint64_t end)
 
 static void sweep_run(struct job *job)
 {
-	struct region *region = container_of(job, struct region, sweep_job);
-	uint64_t first = atomic_load(&region->sweep_off);
-	uint64_t end = min_u64(first + SLICE_BYTES, region->size_bytes);
+	struct tracker *tracker = container_of(job, struct tracker, sweep_job);
+	uint64_t first = atomic_load(&tracker->sweep_off);
+	uint64_t end = min_u64(first + SLICE_BYTES, tracker->region.size_bytes);
 	uint64_t off = first;
-	int r = sweep_range(region, &off, end);
+	int r = sweep_range(tracker, &off, end);
 
 	if (r && r != UFFDIO_E_AGAIN)
-		off = region->size_bytes;
+		off = tracker->region.size_bytes;
 	/* Unless a cut has set it back to 0 meanwhile. */
-	atomic_compare_exchange_strong(&region->sweep_off, &first, off);
+	atomic_compare_exchange_strong(&tracker->sweep_off, &first, off);
 }
 
-static bool is_wanted(struct region *region)
+static bool is_wanted(struct tracker *tracker)
 {
-	if (tracker_is_gone(region) || !region_has_owner(region) ||
-	    atomic_load(&region->sweep_off) >= region->size_bytes)
+	if (tracker_is_gone(tracker) || !region_has_owner(&tracker->region) ||
+	    atomic_load(&tracker->sweep_off) >= tracker->region.size_bytes)
 		return false;
-	return tracker_is_frozen(region);
+	return tracker_is_frozen(tracker);
 }
 
 static void sweep_done(struct job *job)
 {
-	struct region *region = container_of(job, struct region, sweep_job);
+	struct tracker *tracker = container_of(job, struct tracker, sweep_job);
 
-	if (is_wanted(region)) {
-		job_submit(region->daemon->jobs, &region->sweep_job);
+	if (is_wanted(tracker)) {
+		job_submit(tracker->region.daemon->jobs, &tracker->sweep_job);
 		return;
 	}
-	region->is_sweeping = false;
-	tracker_close(region);
-	region_unref(region);
+	tracker->is_sweeping = false;
+	tracker_close(tracker);
+	region_unref(&tracker->region);
 }
 
 void sweep_moved_task(struct task *task)
 {
-	struct region *region = container_of(task, struct region, moved_task);
+	struct tracker *tracker = container_of(task, struct tracker, moved_task);
 
-	atomic_store(&region->is_moved_posted, false);
-	if (region->is_sweeping || !is_wanted(region))
+	atomic_store(&tracker->is_moved_posted, false);
+	if (tracker->is_sweeping || !is_wanted(tracker))
 		return;
-	region->is_sweeping = true;
-	region->sweep_job =
-		(struct job){.run = sweep_run, .done = sweep_done, .client_id = region->client_id};
-	region_ref(region);
-	job_submit(region->daemon->jobs, &region->sweep_job);
+	tracker->is_sweeping = true;
+	tracker->sweep_job = (struct job){
+		.run = sweep_run, .done = sweep_done, .client_id = tracker->region.client_id};
+	region_ref(&tracker->region);
+	job_submit(tracker->region.daemon->jobs, &tracker->sweep_job);
 	/* Whoever took this one has its answer by now. */
-	chain_new_ahead(region);
+	chain_new_ahead(tracker);
 }

@@ -32,9 +32,9 @@ const struct state_table tracker_states = {.what = "the service of region",
 					   .next = next_states,
 					   .n = TRACKER_N_STATES};
 
-void tracker_set_state(struct region *region, enum tracker_state state)
+void tracker_set_state(struct tracker *tracker, enum tracker_state state)
 {
-	state_check(&tracker_states, region->id, atomic_exchange(&region->tracker_state, state),
+	state_check(&tracker_states, tracker->region.id, atomic_exchange(&tracker->state, state),
 		    state);
 }
 
@@ -59,7 +59,7 @@ static int check(const struct daemon *daemon)
 
 /* --- beginning -------------------------------------------------------------------------------- */
 
-static int init_lock(struct region *region)
+static int init_lock(struct tracker *tracker)
 {
 	pthread_rwlockattr_t attr;
 	int r;
@@ -67,28 +67,29 @@ static int init_lock(struct region *region)
 	pthread_rwlockattr_init(&attr);
 	/* Else a stream of readers would keep a snapshot from being taken. */
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-	r = pthread_rwlock_init(&region->chain_lock, &attr);
+	r = pthread_rwlock_init(&tracker->chain_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	return r ? err_raise(-r, "cannot make a lock") : 0;
 }
 
 static int init(struct region *region)
 {
-	int r = quota_charge(&region->fds_charge, region->user, QUOTA_FDS, 1);
+	struct tracker *tracker = tracker_of(region);
+	int r = quota_charge(&tracker->fds_charge, tracker->region.user, QUOTA_FDS, 1);
 
 	if (r)
 		return r > 0 ? -EDQUOT : r;
-	r = init_lock(region);
+	r = init_lock(tracker);
 	if (r) {
-		charge_deinit(&region->fds_charge);
+		charge_deinit(&tracker->fds_charge);
 		return r;
 	}
-	region->uffd = -1;
-	region->lost_task.run = chain_lost_task;
-	region->moved_task.run = sweep_moved_task;
-	stock_init(&region->stock);
-	room_init(&region->room);
-	priority_await(region->daemon, 1);
+	tracker->uffd = -1;
+	tracker->lost_task.run = chain_lost_task;
+	tracker->moved_task.run = sweep_moved_task;
+	stock_init(&tracker->stock);
+	room_init(&tracker->room);
+	priority_await(tracker->region.daemon, 1);
 	return 0;
 }
 
@@ -105,92 +106,107 @@ static int check_attach(const struct region *region, const struct fdset *fds)
 /* Waits for the client's mmap lock. */
 static int attach(struct region *region, int *fd)
 {
-	const struct probe *probe = &region->daemon->probe;
+	struct tracker *tracker = tracker_of(region);
+	const struct probe *probe = &tracker->region.daemon->probe;
 	const uint64_t to_move =
 		UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_EVENT_REMAP;
 	uint64_t features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID |
 			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_EVENT_REMOVE;
 	int r;
 
-	region->can_move = probe->has_lazy && probe->has_dontunmap &&
-			   (probe->uffd_features & to_move) == to_move;
-	if (region->can_move)
+	tracker->can_move = probe->has_lazy && probe->has_dontunmap &&
+			    (probe->uffd_features & to_move) == to_move;
+	if (tracker->can_move)
 		features |= to_move;
 	r = uffdio_set_nonblock(*fd);
 	if (!r)
 		r = uffdio_api(*fd, features & probe->uffd_features, NULL);
 	/* To see now that it can be: until there is a snapshot it need not be. */
 	if (!r)
-		r = uffdio_register(*fd, region->addr, region->size_bytes, UFFDIO_REGISTER_MODE_WP);
+		r = uffdio_register(*fd, tracker->region.addr, tracker->region.size_bytes,
+				    UFFDIO_REGISTER_MODE_WP);
 	if (!r)
-		r = uffdio_unregister(*fd, region->addr, region->size_bytes);
+		r = uffdio_unregister(*fd, tracker->region.addr, tracker->region.size_bytes);
 	if (r == UFFDIO_E_GONE)
 		return err_raise(-ESRCH, "the client's process has ended");
 	if (r > 0)
 		return err_raise(-EFAULT, "the region is not mapped at %#llx",
-				 (unsigned long long)region->addr);
+				 (unsigned long long)tracker->region.addr);
 	if (!r)
-		region->uffd = fd_steal(fd);
+		tracker->uffd = fd_steal(fd);
 	return r;
 }
 
 static int serve(struct region *region)
 {
-	int r = served_init(&region->served, region->uffd, fault_serve_region);
+	struct tracker *tracker = tracker_of(region);
+	int r = served_init(&tracker->served, tracker->uffd, fault_serve_region);
 
 	if (r)
 		return r;
-	tracker_set_state(region, TRACKER_SERVED); /* before a worker can find it gone */
-	r = worker_add(region->daemon->workers, &region->served);
+	tracker_set_state(tracker, TRACKER_SERVED); /* before a worker can find it gone */
+	r = worker_add(tracker->region.daemon->workers, &tracker->served);
 	if (r)
-		tracker_set_state(region, TRACKER_NEW);
+		tracker_set_state(tracker, TRACKER_NEW);
 	return r;
+}
+
+static void attached(struct region *region)
+{
+	chain_new_ahead(tracker_of(region));
 }
 
 static bool can_resume(const struct region *region)
 {
-	return region->tracker_state == TRACKER_SERVED;
+	const struct tracker *tracker = tracker_of_const(region);
+
+	return tracker->state == TRACKER_SERVED;
 }
 
 /* What was left undone without an owner: pages to be mapped, or all to be calmed. */
 static void resumed(struct region *region)
 {
-	if (!atomic_exchange(&region->is_moved_posted, true))
-		loop_post(region->daemon->loop, &region->moved_task);
-	arm_calm(region);
+	struct tracker *tracker = tracker_of(region);
+
+	if (!atomic_exchange(&tracker->is_moved_posted, true))
+		loop_post(tracker->region.daemon->loop, &tracker->moved_task);
+	arm_calm(tracker);
 }
 
 /* --- while it is served ----------------------------------------------------------------------- */
 
-bool tracker_is_frozen(const struct region *region)
+bool tracker_is_frozen(const struct tracker *tracker)
 {
-	return atomic_load(&region->n_chained);
+	return atomic_load(&tracker->n_chained);
 }
 
-void tracker_wake_waiters(struct region *region)
+void tracker_wake_waiters(struct tracker *tracker)
 {
-	if (!atomic_exchange(&region->has_waiters, false))
+	if (!atomic_exchange(&tracker->has_waiters, false))
 		return;
-	served_lock(&region->served);
-	if (region->uffd >= 0)
-		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
-	served_unlock(&region->served);
+	served_lock(&tracker->served);
+	if (tracker->uffd >= 0)
+		(void)!uffdio_wake(tracker->uffd, tracker->region.addr, tracker->region.size_bytes);
+	served_unlock(&tracker->served);
 }
 
 static uint64_t kept_bytes(const struct region *region)
 {
-	return region->pool ? store_pool_used(region->pool) * page_size_bytes() : 0;
+	const struct tracker *tracker = tracker_of_const(region);
+
+	return tracker->pool ? store_pool_used(tracker->pool) * page_size_bytes() : 0;
 }
 
 static void list(const struct region *region, Cow__V1__RegionInfo *row)
 {
-	int cpu = worker_cpu(&region->served);
+	const struct tracker *tracker = tracker_of_const(region);
+	int cpu = worker_cpu(&tracker->served);
 
-	row->n_faults = atomic_load_explicit(&region->n_faults, memory_order_relaxed);
+	row->n_faults = atomic_load_explicit(&tracker->n_faults, memory_order_relaxed);
 	row->cpu = cpu < 0 ? 0 : (uint32_t)cpu;
 	row->is_served = cpu >= 0;
-	row->is_waiting = atomic_load(&region->has_waiters);
-	row->n_moves = atomic_load_explicit(&region->served.n_moves, memory_order_relaxed);
+	row->is_waiting = atomic_load(&tracker->has_waiters);
+	row->n_moves = atomic_load_explicit(&tracker->served.n_moves, memory_order_relaxed);
 }
 
 /* --- end -------------------------------------------------------------------------------------- */
@@ -202,30 +218,30 @@ static void list(const struct region *region, Cow__V1__RegionInfo *row)
  */
 static void close_run(struct job *job)
 {
-	struct region *region = container_of(job, struct region, close_job);
+	struct tracker *tracker = container_of(job, struct tracker, close_job);
 
-	worker_remove(&region->served);
-	served_lock(&region->served);
-	region->uffd = fd_close(region->uffd);
-	served_unlock(&region->served);
+	worker_remove(&tracker->served);
+	served_lock(&tracker->served);
+	tracker->uffd = fd_close(tracker->uffd);
+	served_unlock(&tracker->served);
 }
 
 static void close_done(struct job *job)
 {
-	struct region *region = container_of(job, struct region, close_job);
+	struct tracker *tracker = container_of(job, struct tracker, close_job);
 
-	region_unref(region);
+	region_unref(&tracker->region);
 }
 
-void tracker_close(struct region *region)
+void tracker_close(struct tracker *tracker)
 {
-	if (region->tracker_state != TRACKER_GONE || region->is_sweeping)
+	if (tracker->state != TRACKER_GONE || tracker->is_sweeping)
 		return;
-	tracker_set_state(region, TRACKER_CLOSING);
-	region->close_job =
-		(struct job){.run = close_run, .done = close_done, .client_id = region->client_id};
-	region_ref(region);
-	job_submit(region->daemon->jobs, &region->close_job);
+	tracker_set_state(tracker, TRACKER_CLOSING);
+	tracker->close_job = (struct job){
+		.run = close_run, .done = close_done, .client_id = tracker->region.client_id};
+	region_ref(&tracker->region);
+	job_submit(tracker->region.daemon->jobs, &tracker->close_job);
 }
 
 /*
@@ -234,21 +250,25 @@ void tracker_close(struct region *region)
  */
 static void end(struct region *region)
 {
-	if (region->served.is_ready)
-		worker_remove(&region->served);
-	room_deinit(&region->room);
-	if (region->uffd >= 0 && !tracker_is_gone(region))
-		(void)!uffdio_wake(region->uffd, region->addr, region->size_bytes);
-	region->uffd = fd_close(region->uffd);
-	region->pool = store_pool_free(region->pool);
+	struct tracker *tracker = tracker_of(region);
+
+	if (tracker->served.is_ready)
+		worker_remove(&tracker->served);
+	room_deinit(&tracker->room);
+	if (tracker->uffd >= 0 && !tracker_is_gone(tracker))
+		(void)!uffdio_wake(tracker->uffd, tracker->region.addr, tracker->region.size_bytes);
+	tracker->uffd = fd_close(tracker->uffd);
+	tracker->pool = store_pool_free(tracker->pool);
 }
 
 static void deinit(struct region *region)
 {
-	priority_await(region->daemon, -1);
-	served_deinit(&region->served);
-	pthread_rwlock_destroy(&region->chain_lock);
-	charge_deinit(&region->fds_charge);
+	struct tracker *tracker = tracker_of(region);
+
+	priority_await(tracker->region.daemon, -1);
+	served_deinit(&tracker->served);
+	pthread_rwlock_destroy(&tracker->chain_lock);
+	charge_deinit(&tracker->fds_charge);
 }
 
 /* --- snapshots: their lives are in chain.c ---------------------------------------------------- */
@@ -260,7 +280,7 @@ static int check_take(const struct region *region, const struct session *session
 		      const Cow__V1__SnapshotTake *take, const struct fdset *fds)
 {
 	(void)session; /* cowd makes the cut, whoever asks */
-	if (region->tracker_state == TRACKER_NEW)
+	if (tracker_of_const(region)->state == TRACKER_NEW)
 		return err_raise(-EINVAL, "region %llu is not attached",
 				 (unsigned long long)region->id);
 	if (take->budget_bytes && take->budget_bytes < page_size_bytes())
@@ -276,12 +296,12 @@ static int check_take(const struct region *region, const struct session *session
 static int prepare(struct snapshot *snap, struct session *session,
 		   const Cow__V1__SnapshotTake *take, struct fdset *fds)
 {
-	const struct region *region = snap->region;
+	const struct tracker *tracker = tracker_of(snap->region);
 
 	(void)fds; /* there are none */
 	snap->is_once = take->once;
-	snap->by_move = take->can_move && region->session == session && region->can_move &&
-			region->size_bytes >= MOVE_MIN_BYTES;
+	snap->by_move = take->can_move && tracker->region.session == session && tracker->can_move &&
+			tracker->region.size_bytes >= MOVE_MIN_BYTES;
 	return chain_init_store(snap);
 }
 
@@ -289,7 +309,7 @@ static int prepare(struct snapshot *snap, struct session *session,
 static void taken(struct snapshot *snap)
 {
 	if (snap->is_lost)
-		chain_post_lost(snap->region);
+		chain_post_lost(tracker_of(snap->region));
 }
 
 static uint64_t store_bytes(const struct snapshot *snap)
@@ -303,12 +323,13 @@ static void drop(struct snapshot *snap)
 }
 
 const struct region_ops region_ops_uffd = {
+	.region_bytes = sizeof(struct tracker),
 	.check = check,
 	.init = init,
 	.check_attach = check_attach,
 	.attach = attach,
 	.serve = serve,
-	.attached = chain_new_ahead,
+	.attached = attached,
 	.can_resume = can_resume,
 	.resumed = resumed,
 	.kept_bytes = kept_bytes,

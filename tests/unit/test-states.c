@@ -38,11 +38,10 @@ static void set_region(unsigned int from, unsigned int to)
 
 static void set_tracker(unsigned int from, unsigned int to)
 {
-	struct region region = {.daemon = &frame, .id = 7};
+	struct tracker tracker = {.region = {.id = 7}, .state = (enum tracker_state)from};
 
-	region.tracker_state = (enum tracker_state)from;
-	tracker_set_state(&region, (enum tracker_state)to);
-	ck_assert_uint_eq(region.tracker_state, to);
+	tracker_set_state(&tracker, (enum tracker_state)to);
+	ck_assert_uint_eq(tracker.state, to);
 }
 
 static void set_snapshot(unsigned int from, unsigned int to)
