@@ -229,7 +229,7 @@ void chain_leave(struct snapshot *snap)
 
 /* --- lost ------------------------------------------------------------------------------------- */
 
-void chain_post_lost(struct tracker *tracker)
+static void post_lost(struct tracker *tracker)
 {
 	if (!atomic_exchange(&tracker->is_lost_posted, true))
 		loop_post(tracker->region.daemon->loop, &tracker->lost_task);
@@ -241,13 +241,13 @@ void chain_lose(struct tracker *tracker, uint64_t idx, const char *because)
 
 	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
 		snapshot_mark_lost(snap, because);
-	chain_post_lost(tracker);
+	post_lost(tracker);
 }
 
 void chain_lose_one(struct snapshot *snap, const char *because)
 {
 	snapshot_mark_lost(snap, because);
-	chain_post_lost(tracker_of(snap->region));
+	post_lost(tracker_of(snap->region));
 }
 
 void chain_lose_all(struct tracker *tracker, const char *because)
@@ -256,56 +256,47 @@ void chain_lose_all(struct tracker *tracker, const char *because)
 	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older)
 		snapshot_mark_lost(snap, because);
 	pthread_rwlock_unlock(&tracker->chain_lock);
-	chain_post_lost(tracker);
+	post_lost(tracker);
 }
 
-static void await_chain_run(struct job *job)
+static void wait_run(struct job *job)
 {
-	struct tracker *tracker = container_of(job, struct tracker, chain_job);
+	struct tracker *tracker = container_of(job, struct tracker, lost_job);
 
 	pthread_rwlock_rdlock(&tracker->chain_lock);
 	pthread_rwlock_unlock(&tracker->chain_lock);
 }
 
-static void await_chain_done(struct job *job)
+static void wait_done(struct job *job)
 {
-	struct tracker *tracker = container_of(job, struct tracker, chain_job);
+	struct tracker *tracker = container_of(job, struct tracker, lost_job);
 
-	tracker->is_awaiting_chain = false;
-	chain_post_lost(tracker);
+	tracker->is_lost_job = false;
+	chain_tell_lost(tracker);
 	region_unref(&tracker->region);
 }
 
-/* Look again at what was lost when the chain's lock is free. */
-static void await_chain(struct tracker *tracker)
+/* Tell of those that were lost when the chain's lock is free. */
+static void tell_later(struct tracker *tracker)
 {
-	if (tracker->is_awaiting_chain)
+	if (tracker->is_lost_job)
 		return;
-	tracker->is_awaiting_chain = true;
-	tracker->chain_job = (struct job){.run = await_chain_run,
-					  .done = await_chain_done,
-					  .client_id = tracker->region.client_id};
+	tracker->is_lost_job = true;
+	tracker->lost_job = (struct job){
+		.run = wait_run, .done = wait_done, .client_id = tracker->region.client_id};
 	region_ref(&tracker->region);
-	job_submit(tracker->region.daemon->jobs, &tracker->chain_job);
+	job_submit(tracker->region.daemon->jobs, &tracker->lost_job);
 }
 
-void chain_lost_task(struct task *task)
+void chain_tell_lost(struct tracker *tracker)
 {
-	struct tracker *tracker = container_of(task, struct tracker, lost_task);
-	struct snapshot *snap;
-
-	atomic_store(&tracker->is_lost_posted, false);
-	/* Nobody has it or a snapshot of it any more: its end is on its way, and closes what is
-	 * open. */
-	if (tracker->region.state == REGION_ENDING)
-		return;
 	/* The loop waits for no lock that others hold while a client's address space is busy. */
 	if (pthread_rwlock_tryrdlock(&tracker->chain_lock)) {
-		await_chain(tracker);
+		tell_later(tracker);
 		return;
 	}
-	for (snap = tracker->oldest; snap; snap = snap->newer) {
-		/* With its take under way nobody holds it yet: snapshot_take_done() calls again. */
+	for (struct snapshot *snap = tracker->oldest; snap; snap = snap->newer) {
+		/* With its take under way nobody holds it yet: the end of the take calls again. */
 		if (!snap->is_lost || snap->is_lost_told || snap->op.region)
 			continue;
 		snap->is_lost_told = true;
@@ -313,5 +304,14 @@ void chain_lost_task(struct task *task)
 		chain_leave(snap);
 	}
 	pthread_rwlock_unlock(&tracker->chain_lock);
-	tracker_close(tracker);
+}
+
+void chain_lost_task(struct task *task)
+{
+	struct tracker *tracker = container_of(task, struct tracker, lost_task);
+
+	atomic_store(&tracker->is_lost_posted, false);
+	/* Nobody has it or a snapshot of it any more: its end is on its way. */
+	if (tracker->region.state != REGION_ENDING)
+		chain_tell_lost(tracker);
 }

@@ -60,9 +60,13 @@ void chain_lose(struct tracker *tracker, uint64_t idx, const char *because);
 void chain_lose_one(struct snapshot *snap, const char *because);
 /** chain_lose_all() - the same for every snapshot of @region, without the lock */
 void chain_lose_all(struct tracker *tracker, const char *because);
-/** chain_post_lost() - have the loop thread run the task below; any thread */
-void chain_post_lost(struct tracker *tracker);
-/** chain_lost_task() - tracker->lost_task: tell the holders, and let its pages go */
+/**
+ * chain_tell_lost() - tell the holders of those that were lost, and have them leave the chain
+ *
+ * Loop thread; later, if others have chain_lock.
+ */
+void chain_tell_lost(struct tracker *tracker);
+/** chain_lost_task() - tracker->lost_task: chain_tell_lost() */
 void chain_lost_task(struct task *task);
 
 /* --- chain-read.c ----------------------------------------------------------------------------- */

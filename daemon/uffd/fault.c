@@ -453,8 +453,7 @@ static enum served_verdict give_up(struct tracker *tracker, int error)
 		/* Which it does not do for those who wait for write protection to go. */
 		(void)!uffdio_wake(tracker->uffd, tracker->region.addr, tracker->region.size_bytes);
 	}
-	tracker_set_state(tracker, TRACKER_GONE);
-	chain_post_lost(tracker); /* the loop thread closes the descriptor */
+	tracker_gone(tracker);
 	return SERVED_GONE;
 }
 

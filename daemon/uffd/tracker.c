@@ -72,6 +72,8 @@ static int init_lock(struct tracker *tracker)
 	return r ? err_raise(-r, "cannot make a lock") : 0;
 }
 
+static void gone_task(struct task *task);
+
 static int init(struct region *region)
 {
 	struct tracker *tracker = tracker_of(region);
@@ -87,6 +89,7 @@ static int init(struct region *region)
 	tracker->uffd = -1;
 	tracker->lost_task.run = chain_lost_task;
 	tracker->moved_task.run = sweep_moved_task;
+	tracker->gone_task.run = gone_task;
 	stock_init(&tracker->stock);
 	room_init(&tracker->room);
 	priority_await(tracker->region.daemon, 1);
@@ -233,6 +236,22 @@ static void close_done(struct job *job)
 	region_unref(&tracker->region);
 }
 
+void tracker_gone(struct tracker *tracker)
+{
+	tracker_set_state(tracker, TRACKER_GONE);
+	loop_post(tracker->region.daemon->loop, &tracker->gone_task);
+}
+
+/* Nobody else posts it, and the state is reached once. */
+static void gone_task(struct task *task)
+{
+	struct tracker *tracker = container_of(task, struct tracker, gone_task);
+
+	/* Its end is on its way, and closes what is open. */
+	if (tracker->region.state != REGION_ENDING)
+		tracker_close(tracker);
+}
+
 void tracker_close(struct tracker *tracker)
 {
 	if (tracker->state != TRACKER_GONE || tracker->is_sweeping)
@@ -309,7 +328,7 @@ static int prepare(struct snapshot *snap, struct session *session,
 static void taken(struct snapshot *snap)
 {
 	if (snap->is_lost)
-		chain_post_lost(tracker_of(snap->region));
+		chain_tell_lost(tracker_of(snap->region));
 }
 
 static uint64_t store_bytes(const struct snapshot *snap)

@@ -116,12 +116,13 @@ struct tracker {
 	bool is_sweeping;           /* loop thread */
 	struct job sweep_job;
 	struct job close_job;
-	struct job chain_job; /* waits for chain_lock, as the loop does not */
-	bool is_awaiting_chain;
 	struct task moved_task; /* starts a sweep */
 	_Atomic bool is_moved_posted;
-	struct task lost_task; /* tells the loop thread that snapshots were lost */
+	struct task lost_task; /* snapshots were lost: has their holders told */
 	_Atomic bool is_lost_posted;
+	struct job lost_job;   /* then: waits for chain_lock, as the loop does not */
+	bool is_lost_job;      /* loop thread */
+	struct task gone_task; /* nothing more can be served: closes the userfaultfd */
 };
 
 static_assert(offsetof(struct tracker, region) == 0, "a tracker begins with its region");
@@ -157,7 +158,9 @@ static inline bool tracker_is_gone(const struct tracker *tracker)
 bool tracker_is_frozen(const struct tracker *tracker);
 /** tracker_wake_waiters() - there may be room, or no need of it; no lock held; not the loop */
 void tracker_wake_waiters(struct tracker *tracker);
-/** tracker_close() - if it is gone, close its userfaultfd; loop thread */
+/** tracker_gone() - by the one that serves: nothing more can be served; the loop closes its uffd */
+void tracker_gone(struct tracker *tracker);
+/** tracker_close() - if it is gone, close its userfaultfd, once it is swept no more; loop thread */
 void tracker_close(struct tracker *tracker);
 
 /* --- arm.c: with served.lock held, in a region operation's run() ------------------------------ */
