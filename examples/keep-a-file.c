@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * keep-a-file: snapshots of memory that four threads change without pause, each checked byte for
- * byte.
+ * keep-a-file: take snapshots of memory that four threads change without pause, and check each of
+ * them byte for byte.
  *
  *	keep-a-file MODE FILE FOLDER [COMMAND]
  *
  *   MODE     uffd, scoot or mmapcopy, with the daemon of $COWD_ADDRESS; or fork, for comparison:
  *            then the memory is a plain mapping, the frozen copy is a child process, which writes
  *            the file itself, and no daemon is used
- *   FILE     what is in the region at first
- *   FOLDER   where the snapshots are saved
- *   COMMAND  is run by the shell while the second snapshot is alive
+ *   FILE     the first bytes of the region
+ *   FOLDER   the directory that snapshots are saved to
+ *   COMMAND  the shell runs it while the second snapshot is alive
  *
- * What happens:
- *  1. FILE is read into a region, and a first snapshot is taken.
+ * Steps:
+ *  1. The program reads FILE into a region and takes a first snapshot.
  *  2. The threads start to scramble the region.
- *  3. While they go on, the snapshot is saved as FOLDER/kept-0: it has to be FILE again.
- *  4. With the threads still at it, further snapshots are taken and saved one after the other.
+ *  3. While they go on, the program saves the snapshot as FOLDER/kept-0: it has to be FILE again.
+ *  4. The threads still go on, and the program takes and saves further snapshots, one by one.
  *
- * How a later snapshot is checked:
- *  - Every page belongs to one thread. A thread's life is a series of steps; the thread's number
- *    and k alone decide which page step k changes, and what is XORed onto its words.
+ * The check of a later snapshot:
+ *  - Every page belongs to one thread. A thread makes a series of steps; the thread's number and k
+ *    alone determine the page that step k changes, and the values that it XORs onto its words.
  *  - In a page of its own, the mark, a thread writes k before step k into `begun` and after it into
- *    `done`. Marks are part of the region, so a snapshot says itself how far each thread was.
- *  - Steps 1 to `done` are whole. Step `begun`, if it is another, is under way, and its words were
- *    changed from the first one on.
- * So all bytes of a snapshot can be computed from FILE and the marks, but for how many words of
- * four pages are done already. If one write is lost, or one page is from a moment before or after
- * the others, a snapshot does not have these bytes.
+ *    `done`. Marks are part of the region, so a snapshot has the progress of each thread.
+ *  - Steps 1 to `done` are whole. Step `begun`, if it is another, is under way, and has changed its
+ *    words from the first one on.
+ * So FILE and the marks determine all bytes of a snapshot, except for the number of changed words
+ * in each of four pages. If one write is lost, or one page is from a moment before or after the
+ * others, a snapshot does not have these bytes.
  */
 #include <cowclient.h>
 #include <errno.h>
@@ -48,7 +48,7 @@
 
 #define N_THREADS   4
 #define N_SNAPSHOTS 4
-#define PAGE        4096 /* of this program: what a step changes */
+#define PAGE        4096 /* of this program: one step changes one */
 #define N_WORDS     (PAGE / sizeof(uint64_t))
 
 /* Written by one thread, at the end of the region. */
@@ -82,7 +82,7 @@ static void say(const char *what, const char *why)
 	fprintf(stderr, "keep-a-file: %s: %s\n", what, why);
 }
 
-/* splitmix64: a number that follows from @x and looks like chance. */
+/* splitmix64: a number that depends on @x only and looks random. */
 static uint64_t mix(uint64_t x)
 {
 	x += 0x9e3779b97f4a7c15;
@@ -128,7 +128,7 @@ static void *scramble(void *user)
 		_Atomic uint64_t *words = (void *)words_of(region->addr, page);
 		uint64_t key = step_key(self->idx, step);
 
-		/* Each store is a release: it is seen only with all that came before it. */
+		/* Each store is a release: a thread that sees it sees all stores before it. */
 		atomic_store_explicit(&mark->begun, step, memory_order_release);
 		for (size_t i = 0; i < N_WORDS; i++) {
 			uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
@@ -142,7 +142,7 @@ static void *scramble(void *user)
 
 /* --- checking --------------------------------------------------------------------------------- */
 
-/* What the region must have been, as far as it was computed. */
+/* The bytes that the region must have had, as far as they are computed. */
 struct replay {
 	char *bytes;
 	uint64_t n_pages;
@@ -163,9 +163,9 @@ static void replay_to(struct replay *replay, uint64_t thread_idx, uint64_t step)
 }
 
 /*
- * The page of the step under way: its first words may be changed, the others not yet. Puts what is
- * expected there into the replay's page, so that the whole can be compared; the rest of the words
- * is put back by undo.
+ * The page of the step under way: its first words may be changed, the others not yet. Puts the
+ * expected words into the replay's page, so that the whole can be compared; undo restores the other
+ * words.
  */
 static size_t words_under_way(struct replay *replay, char *snapshot, uint64_t thread_idx,
 			      uint64_t step)
@@ -227,7 +227,7 @@ static bool check_snapshot(struct replay *replay, char *snapshot, unsigned int n
 	return is_same;
 }
 
-/* Maps a whole file; NULL with a sentence said. Private: writes to it are ours alone. */
+/* Maps a whole file, private: writes do not reach it. Return: NULL after printing an error. */
 static char *map_file(const char *path, uint64_t *n_bytes)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -299,7 +299,7 @@ static int read_whole(const char *path, char *addr, uint64_t n_bytes)
 	return fd < 0 ? -1 : 0;
 }
 
-/* FOLDER/kept-NUMBER, empty, for writing; -1 with a sentence said. */
+/* Opens FOLDER/kept-NUMBER, empty, for writing. Return: -1 after printing an error. */
 static int open_kept(char path[static PATH_MAX], const char *folder, unsigned int number)
 {
 	int fd;
@@ -311,7 +311,7 @@ static int open_kept(char path[static PATH_MAX], const char *folder, unsigned in
 	return fd;
 }
 
-/* Saves @copy as FOLDER/kept-NUMBER, cut to @n_bytes. Gives @copy up. */
+/* Saves @copy as FOLDER/kept-NUMBER, cut to @n_bytes, and frees @copy. */
 static int keep(struct copy *copy, const char *folder, unsigned int number, uint64_t n_bytes)
 {
 	char path[PATH_MAX];
@@ -335,7 +335,7 @@ static int keep(struct copy *copy, const char *folder, unsigned int number, uint
 	return r;
 }
 
-/* In the child of mode fork. Return: what it exits with */
+/* Runs in the child of mode fork. Return: the child's exit status. */
 static int write_kept(const char *addr, const char *folder, unsigned int number, uint64_t n_bytes)
 {
 	char path[PATH_MAX];
@@ -373,7 +373,7 @@ static double milliseconds_since(const struct timespec *begin)
 	       (double)(end.tv_nsec - begin->tv_nsec) / 1e6;
 }
 
-/* The number that cowctl shows is asked for once it was measured: then cowd knows the snapshot. */
+/* Asks for the number that cowctl shows after the measurement: it waits until cowd has answered. */
 static int take(struct copy *copy, const struct region *region, const char *folder,
 		unsigned int number, uint64_t n_bytes)
 {
@@ -453,7 +453,7 @@ static uint32_t parse_mode(const char *name)
 	return !strcmp(name, "mmapcopy") ? COW_MODE_MMAPCOPY : 0;
 }
 
-/* Memory of @mode for FILE and the marks. Return: 0, or the status to end with, and why was said */
+/* Makes memory of @mode for FILE and the marks. Return: 0; exit status after printing an error. */
 static int make_memory(struct region *region, struct cow_client **client, uint32_t mode)
 {
 	struct cow_region_params params = {
@@ -469,7 +469,7 @@ static int make_memory(struct region *region, struct cow_client **client, uint32
 			say("no memory", strerror(errno));
 			return 1;
 		}
-		/* Pages of the same size as in a region, so that like is compared with like. */
+		/* Pages of the same size as in a region, for a fair comparison. */
 		(void)madvise(region->addr, params.size_bytes, MADV_NOHUGEPAGE);
 		return 0;
 	}

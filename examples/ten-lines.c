@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-/* The shortest whole use: memory, a frozen copy of it in a file, the program going on meanwhile. */
+/* The shortest complete use: freeze memory, save it to a file, and go on writing meanwhile. */
 #include <cowclient.h>
 #include <err.h>
 #include <fcntl.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The last snapshot is kept until there is a new one, whole and on disk. */
+/* Keeps the file of the last run until the new one is complete and on disk. */
 static void save(struct cow_snapshot *snap, const char *path, const char *temporary)
 {
 	int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
