@@ -1,4 +1,4 @@
-# Units and what a package needs beside them.
+# Units, and the other files that a package needs.
 systemdsystemunit_DATA = systemd/cowd.service systemd/cowd.socket
 sysusersdir = $(prefix)/lib/sysusers.d
 tmpfilesdir = $(prefix)/lib/tmpfiles.d
@@ -20,7 +20,7 @@ systemd/cowd.service: systemd/cowd.service.in Makefile
 		$(SED) -e 's|@sbindir[@]|$(sbindir)|g' $(srcdir)/systemd/cowd.service.in >$@.tmp && \
 		mv $@.tmp $@
 
-# All three are called cowd.conf where they go. A configuration that is there already is kept.
+# All three are installed as cowd.conf. An existing configuration stays.
 install-data-local:
 	$(MKDIR_P) '$(DESTDIR)$(sysusersdir)' '$(DESTDIR)$(tmpfilesdir)' '$(DESTDIR)$(cowdconfdir)'
 	$(INSTALL_DATA) $(srcdir)/systemd/cowd.sysusers '$(DESTDIR)$(sysusersdir)/cowd.conf'
