@@ -37,8 +37,10 @@ struct snapshot;
 
 /**
  * struct region_ops - of a mode
- * @region_bytes: of its struct, which begins with struct region
+ * @region_bytes: of a region's struct, which begins with struct region
+ * @snapshot_bytes: of a snapshot's, which begins with struct snapshot
  * @is_inherited: whether fork children may have regions, see children.h
+ * @hands_over: whether who opens a snapshot is handed the memory that it is made of, and a lease
  *
  * Regions. In the loop thread, but where it says otherwise:
  * @check:        whether regions can be made now
@@ -55,6 +57,7 @@ struct snapshot;
  * @deinit:       after @end
  *
  * Snapshots. In the loop thread, but where it says otherwise:
+ * @init_snapshot: of zeroed memory: what @drop relies on
  * @check_take:   a SnapshotTake of a region that @session may see, with these descriptors
  * @prepare:      of a new one: what the take needs; takes what it wants of @fds
  * @take:         in a job thread, as a region operation
@@ -63,12 +66,14 @@ struct snapshot;
  * @drain:        in a saver's thread: of a snapshot for one save: all before @off is saved
  * @leave:        of one that was taken and that nobody has: calls snapshot_left(), now or later.
  *                NULL: it leaves nothing behind
- * @snapshot_bytes: memory that it has of cowd
+ * @snapshot_kept_bytes: memory that it has of cowd
  * @drop:         the end of it
  */
 struct region_ops {
 	size_t region_bytes;
+	size_t snapshot_bytes;
 	bool is_inherited;
+	bool hands_over;
 
 	int (*check)(const struct daemon *daemon);
 	int (*init)(struct region *region);
@@ -83,6 +88,7 @@ struct region_ops {
 	void (*end)(struct region *region);
 	void (*deinit)(struct region *region);
 
+	void (*init_snapshot)(struct snapshot *snap);
 	int (*check_take)(const struct region *region, const struct session *session,
 			  const Cow__V1__SnapshotTake *take, const struct fdset *fds);
 	int (*prepare)(struct snapshot *snap, struct session *session,
@@ -92,7 +98,7 @@ struct region_ops {
 	int (*read)(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 	void (*drain)(struct snapshot *snap, uint64_t off);
 	void (*leave)(struct snapshot *snap);
-	uint64_t (*snapshot_bytes)(const struct snapshot *snap);
+	uint64_t (*snapshot_kept_bytes)(const struct snapshot *snap);
 	void (*drop)(struct snapshot *snap);
 };
 

@@ -14,6 +14,7 @@
 #include "daemon/region/region.h"
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
+#include "daemon/snapshot/frozen.h"
 #include "daemon/snapshot/view.h"
 
 /* --- what a client is told about a snapshot --------------------------------------------------- */
@@ -22,14 +23,14 @@
 #define BACKINGS_MAX (WIRE_FDS_MAX - 1)
 
 static int fill_extents(struct rpc_call *call, Cow__V1__SnapshotReply *reply,
-			const struct snapshot *snap)
+			const struct frozen *frozen)
 {
-	reply->extents = rpc_alloc(call, snap->n_extents * sizeof(void *));
+	reply->extents = rpc_alloc(call, frozen->n_extents * sizeof(void *));
 	reply->backing_ids = rpc_alloc(call, BACKINGS_MAX * sizeof(*reply->backing_ids));
 	if (!reply->extents || !reply->backing_ids)
 		return -ENOMEM;
-	for (size_t i = 0; i < snap->n_extents; i++) {
-		const struct snapshot_extent *extent = &snap->extents[i];
+	for (size_t i = 0; i < frozen->n_extents; i++) {
+		const struct snapshot_extent *extent = &frozen->extents[i];
 		Cow__V1__Extent *row = rpc_alloc(call, sizeof(*row));
 		size_t j = 0;
 
@@ -52,15 +53,15 @@ static int fill_extents(struct rpc_call *call, Cow__V1__SnapshotReply *reply,
 			return err_raise(-EMFILE,
 					 "snapshot %llu is spread over more than %d memfds, too "
 					 "many to hand over: release older snapshots of its region",
-					 (unsigned long long)snap->id, BACKINGS_MAX);
+					 (unsigned long long)frozen->snap.id, BACKINGS_MAX);
 		reply->backing_ids[reply->n_backing_ids++] = extent->backing->id;
 		call->reply_fds[call->n_reply_fds++] = extent->backing->ro_fd;
 	}
-	call->reply_fds[call->n_reply_fds++] = snap->lease_fd;
+	call->reply_fds[call->n_reply_fds++] = frozen->lease_fd;
 	return 0;
 }
 
-static int reply_snapshot(struct rpc_call *call, const struct snapshot *snap, bool with_extents)
+static int reply_snapshot(struct rpc_call *call, struct snapshot *snap, bool with_extents)
 {
 	Cow__V1__SnapshotReply *reply = rpc_alloc(call, sizeof(*reply));
 	int r;
@@ -73,7 +74,7 @@ static int reply_snapshot(struct rpc_call *call, const struct snapshot *snap, bo
 	reply->mode = snap->mode;
 	reply->region_id = snap->region_id;
 	if (with_extents) {
-		r = fill_extents(call, reply, snap);
+		r = fill_extents(call, reply, frozen_of(snap));
 		if (r)
 			return r;
 	}
@@ -204,7 +205,7 @@ int rpc_snapshot_take(struct rpc_call *call)
  */
 static bool gets_memory(const struct session *session, const struct snapshot *snap)
 {
-	return snap->n_extents && session->uid == snap->uid;
+	return snap->region->ops->hands_over && session->uid == snap->uid;
 }
 
 int rpc_snapshot_open(struct rpc_call *call)
@@ -230,7 +231,7 @@ int rpc_snapshot_open(struct rpc_call *call)
 		return err_raise(-EMSGSIZE,
 				 "snapshot %llu is in %zu pieces, too many for a packet: release "
 				 "older snapshots of its region",
-				 (unsigned long long)id, snap->n_extents);
+				 (unsigned long long)id, call->reply.snapshot->n_extents);
 	return snapshot_hold(snap, session);
 }
 
@@ -345,7 +346,7 @@ static int add_snapshot(struct rpc_call *call, Cow__V1__SnapshotList *list,
 	row->state = is_lost ? COW__V1__SNAPSHOT_STATE__SNAPSHOT_LOST
 			     : COW__V1__SNAPSHOT_STATE__SNAPSHOT_LIVE;
 	row->size_bytes = snap->size_bytes;
-	row->kept_bytes = snapshot_bytes(snap);
+	row->kept_bytes = snapshot_kept_bytes(snap);
 	row->age_usec = now - snap->taken_usec;
 	row->n_holders = snap->n_holders;
 	row->budget_bytes = snap->budget_pages * page_size_bytes();

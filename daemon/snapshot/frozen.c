@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Checking what a client says its snapshot is made of, and the way back, from memory to snapshots.
- * Contracts are in frozen.h and snapshot.h.
+ * Snapshots of modes scoot and mmapcopy: checking what a client says its snapshot is made of, the
+ * way back from memory to snapshots, reading, and the table of these modes. Contracts are in
+ * frozen.h and ops.h.
  */
 #include "config.h"
 
@@ -30,7 +31,7 @@ static uint64_t record_bytes(uint64_t size_bytes)
 	return pagebits_bytes(size_bytes / page_size_bytes());
 }
 
-static int parse_one(struct snapshot_extent *extent, const struct snapshot *snap,
+static int parse_one(struct snapshot_extent *extent, const struct frozen *frozen,
 		     struct session *session, const Cow__V1__Extent *row)
 {
 	uint64_t mask = page_size_bytes() - 1;
@@ -38,7 +39,7 @@ static int parse_one(struct snapshot_extent *extent, const struct snapshot *snap
 
 	if (!row->size_bytes || (row->off | row->size_bytes | row->backing_off) & mask)
 		return err_raise(-EINVAL, "an extent of a snapshot is not made of whole pages");
-	if (!is_inside(row->off, row->size_bytes, snap->size_bytes))
+	if (!is_inside(row->off, row->size_bytes, frozen->snap.size_bytes))
 		return err_raise(-EINVAL, "an extent passes the end of its snapshot");
 	backing = backing_find(session, row->backing_id);
 	if (!backing)
@@ -70,88 +71,91 @@ static int compare_off(const void *a, const void *b)
 }
 
 /* Whether every page of the snapshot is in some extent that has all of its pages. */
-static int check_cover(const struct snapshot *snap)
+static int check_cover(const struct frozen *frozen)
 {
 	CLEANUP(freep) const struct snapshot_extent **by_off = NULL;
 	uint64_t end = 0;
 
-	by_off = calloc(snap->n_extents + 1, sizeof(*by_off));
+	by_off = calloc(frozen->n_extents + 1, sizeof(*by_off));
 	if (!by_off)
-		return err_oom(snap->n_extents * sizeof(*by_off), "extents");
-	for (size_t i = 0; i < snap->n_extents; i++)
-		by_off[i] = &snap->extents[i];
-	qsort(by_off, snap->n_extents, sizeof(*by_off), compare_off);
-	for (size_t i = 0; i < snap->n_extents && by_off[i]->off <= end; i++)
+		return err_oom(frozen->n_extents * sizeof(*by_off), "extents");
+	for (size_t i = 0; i < frozen->n_extents; i++)
+		by_off[i] = &frozen->extents[i];
+	qsort(by_off, frozen->n_extents, sizeof(*by_off), compare_off);
+	for (size_t i = 0; i < frozen->n_extents && by_off[i]->off <= end; i++)
 		if (!by_off[i]->is_sparse)
 			end = max_u64(end, by_off[i]->off + by_off[i]->size_bytes);
-	if (end != snap->size_bytes)
+	if (end != frozen->snap.size_bytes)
 		return err_raise(-EINVAL, "the extents of a snapshot do not cover it");
 	return 0;
 }
 
 /* What extents of a snapshot take, before anything is made of them. */
-static int charge(struct snapshot *snap, Cow__V1__Extent *const *list, size_t n)
+static int charge(struct frozen *frozen, Cow__V1__Extent *const *list, size_t n)
 {
-	uint64_t n_bytes = n * sizeof(*snap->extents);
+	uint64_t n_bytes = n * sizeof(*frozen->extents);
 	int r;
 
 	for (size_t i = 0; i < n; i++)
 		if (list[i]->sparse) /* a size that makes no sense is refused below */
-			n_bytes += record_bytes(min_u64(list[i]->size_bytes, snap->size_bytes));
-	r = quota_charge(&snap->extents_charge, snap->region->user, QUOTA_KEPT_BYTES, n_bytes);
+			n_bytes +=
+				record_bytes(min_u64(list[i]->size_bytes, frozen->snap.size_bytes));
+	r = quota_charge(&frozen->extents_charge, frozen->snap.region->user, QUOTA_KEPT_BYTES,
+			 n_bytes);
 	return r > 0 ? -EDQUOT : r;
 }
 
 /* To read a record takes time: all together they may have as many pages as the snapshot. */
-static int check_sparse(const struct snapshot *snap)
+static int check_sparse(const struct frozen *frozen)
 {
-	uint64_t left_bytes = snap->size_bytes;
+	uint64_t left_bytes = frozen->snap.size_bytes;
 
-	for (size_t i = 0; i < snap->n_extents; i++) {
-		if (!snap->extents[i].is_sparse)
+	for (size_t i = 0; i < frozen->n_extents; i++) {
+		if (!frozen->extents[i].is_sparse)
 			continue;
-		if (snap->extents[i].size_bytes > left_bytes)
+		if (frozen->extents[i].size_bytes > left_bytes)
 			return err_raise(
 				-EINVAL,
 				"the sparse extents of a snapshot have more bytes than it");
-		left_bytes -= snap->extents[i].size_bytes;
+		left_bytes -= frozen->extents[i].size_bytes;
 	}
 	return 0;
 }
 
-void snapshot_use_memory(struct snapshot *snap, struct snapshot_extent *extent)
+/* Extents of one snapshot come one after the other, before any other's. */
+static void use_memory(struct frozen *frozen, struct snapshot_extent *extent)
 {
 	struct memory *memory = extent->backing->memory;
 	struct snapshot_extent *last = memory->uses ? memory->uses->prev_use : NULL;
 
-	if (last && last->user == snap)
+	if (last && last->user == &frozen->snap)
 		return;
-	extent->user = snap;
+	extent->user = &frozen->snap;
 	DL_APPEND2(memory->uses, extent, prev_use, next_use);
 }
 
-int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
+static int parse(struct frozen *frozen, struct session *session, Cow__V1__Extent *const *list,
 		 size_t n)
 {
 	int r;
 
 	if (!n || n > EXTENTS_MAX)
 		return err_raise(-EINVAL, "a snapshot of %zu extents", n);
-	r = charge(snap, list, n);
+	r = charge(frozen, list, n);
 	if (r)
 		return r;
-	snap->extents = calloc(n, sizeof(*snap->extents));
-	if (!snap->extents)
-		return err_oom(n * sizeof(*snap->extents), "extents");
+	frozen->extents = calloc(n, sizeof(*frozen->extents));
+	if (!frozen->extents)
+		return err_oom(n * sizeof(*frozen->extents), "extents");
 	for (size_t i = 0; i < n; i++) {
-		r = parse_one(&snap->extents[i], snap, session, list[i]);
+		r = parse_one(&frozen->extents[i], frozen, session, list[i]);
 		if (r)
 			return r;
-		snapshot_use_memory(snap, &snap->extents[i]);
-		snap->n_extents++;
+		use_memory(frozen, &frozen->extents[i]);
+		frozen->n_extents++;
 	}
-	r = check_sparse(snap);
-	return r ? r : check_cover(snap);
+	r = check_sparse(frozen);
+	return r ? r : check_cover(frozen);
 }
 
 static int read_record(struct snapshot_extent *extent)
@@ -164,13 +168,18 @@ static int read_record(struct snapshot_extent *extent)
 	return backing_read(extent->backing, extent->record, n_bytes, extent->record_off);
 }
 
-int extent_read_records(struct snapshot *snap)
+/*
+ * Once, when the snapshot is taken: what a client changes afterwards changes no snapshot. The file
+ * itself is not asked what it has data for: huge pages make that a lie, and a client may hold the
+ * lock that the answer would wait for. In a job thread: memory may have to come back from swap.
+ */
+static int read_records(struct frozen *frozen)
 {
 	int r = 0;
 
-	for (size_t i = 0; i < snap->n_extents && !r; i++)
-		if (snap->extents[i].is_sparse)
-			r = read_record(&snap->extents[i]);
+	for (size_t i = 0; i < frozen->n_extents && !r; i++)
+		if (frozen->extents[i].is_sparse)
+			r = read_record(&frozen->extents[i]);
 	return r;
 }
 
@@ -211,52 +220,55 @@ static int read_extent(const struct snapshot_extent *extent, char *buf, uint64_t
 	return r;
 }
 
-int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
+static int read_extents(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
+	struct frozen *frozen = frozen_of(snap);
 	int r = 0;
 
-	for (size_t i = 0; i < snap->n_extents && !r; i++)
-		r = read_extent(&snap->extents[i], buf, off, off + len);
+	for (size_t i = 0; i < frozen->n_extents && !r; i++)
+		r = read_extent(&frozen->extents[i], buf, off, off + len);
 	/* Its owner waits with changes until this is set. */
 	atomic_thread_fence(memory_order_acquire);
-	if (!r && snap->is_lost)
-		r = snapshot_stale(snap);
+	if (!r && frozen->snap.is_lost)
+		r = snapshot_stale(&frozen->snap);
 	return r;
 }
 
 /* --- the mode: contracts are in daemon/region/ops.h ------------------------------------------- */
 
-static void free_extents(struct snapshot *snap)
+static void free_extents(struct frozen *frozen)
 {
-	for (size_t i = 0; i < snap->n_extents; i++) {
-		struct snapshot_extent *extent = &snap->extents[i];
+	for (size_t i = 0; i < frozen->n_extents; i++) {
+		struct snapshot_extent *extent = &frozen->extents[i];
 
 		if (extent->user)
 			DL_DELETE2(extent->backing->memory->uses, extent, prev_use, next_use);
 		free(extent->record);
 		backing_unref(extent->backing);
 	}
-	free(snap->extents);
-	charge_deinit(&snap->extents_charge);
-	snap->extents = NULL;
-	snap->n_extents = 0;
+	free(frozen->extents);
+	charge_deinit(&frozen->extents_charge);
+	frozen->extents = NULL;
+	frozen->n_extents = 0;
 }
 
 /* By a thread that may wait: a client that writes to the pipe, or reads it, can hold its lock. */
-void extent_end_lease(struct snapshot *snap)
+void frozen_end_lease(struct snapshot *snap)
 {
-	if (snap->lease_fd >= 0)
-		closer_give(snap->daemon->closer, snap->region->user, &snap->lease_fd, 1,
-			    &snap->lease_charge, 1);
+	struct frozen *frozen = frozen_of(snap);
+
+	if (frozen->lease_fd >= 0)
+		closer_give(frozen->snap.daemon->closer, frozen->snap.region->user,
+			    &frozen->lease_fd, 1, &frozen->lease_charge, 1);
 }
 
-static int set_lease(struct snapshot *snap, int *fd)
+static int set_lease(struct frozen *frozen, int *fd)
 {
-	int r = quota_charge(&snap->lease_charge, snap->region->user, QUOTA_FDS, 1);
+	int r = quota_charge(&frozen->lease_charge, frozen->snap.region->user, QUOTA_FDS, 1);
 
 	if (r)
 		return r > 0 ? -EDQUOT : r;
-	snap->lease_fd = fd_steal(fd);
+	frozen->lease_fd = fd_steal(fd);
 	return 0;
 }
 
@@ -285,6 +297,11 @@ static int check_attach(const struct region *region, const struct fdset *fds)
 	return 0;
 }
 
+static void init_snapshot(struct snapshot *snap)
+{
+	frozen_of(snap)->lease_fd = -1;
+}
+
 static int check_take(const struct region *region, const struct session *session,
 		      const Cow__V1__SnapshotTake *take, const struct fdset *fds)
 {
@@ -306,33 +323,40 @@ static int check_take(const struct region *region, const struct session *session
 static int prepare(struct snapshot *snap, struct session *session,
 		   const Cow__V1__SnapshotTake *take, struct fdset *fds)
 {
-	int r = set_lease(snap, &fds->fds[0]);
+	struct frozen *frozen = frozen_of(snap);
+	int r = set_lease(frozen, &fds->fds[0]);
 
-	return r ? r : extent_parse(snap, session, take->extents, take->n_extents);
+	return r ? r : parse(frozen, session, take->extents, take->n_extents);
 }
 
 static int take(struct snapshot *snap)
 {
-	int r = extent_read_records(snap);
+	struct frozen *frozen = frozen_of(snap);
+	int r = read_records(frozen);
 
 	if (!r)
-		snapshot_set_state(snap, SNAPSHOT_FROZEN);
+		snapshot_set_state(&frozen->snap, SNAPSHOT_FROZEN);
 	return r;
 }
 
 static void drop(struct snapshot *snap)
 {
-	free_extents(snap);
-	extent_end_lease(snap);
+	struct frozen *frozen = frozen_of(snap);
+
+	free_extents(frozen);
+	frozen_end_lease(&frozen->snap);
 }
 
 const struct region_ops region_ops_frozen = {
 	.region_bytes = sizeof(struct region),
+	.snapshot_bytes = sizeof(struct frozen),
+	.hands_over = true,
 	.is_inherited = true,
 	.check_attach = check_attach,
+	.init_snapshot = init_snapshot,
 	.check_take = check_take,
 	.prepare = prepare,
 	.take = take,
-	.read = extent_read,
+	.read = read_extents,
 	.drop = drop,
 };

@@ -1,38 +1,62 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The extents that a client says its scoot or mmapcopy snapshot is made of, checked. */
+/*
+ * Snapshots of modes scoot and mmapcopy: made of extents of backings, as their client says, which
+ * nobody writes any more. frozen.c has the table of these modes; all is the loop thread's but what
+ * ops.h gives to others.
+ */
 #ifndef COWD_FROZEN_H
 #define COWD_FROZEN_H
 
+#include <assert.h>
+
 #include "daemon/snapshot/snapshot.h"
+
+struct backing;
 
 /* More extents than this are not taken; clients merge runs long before. */
 #define EXTENTS_MAX 65536
 
-/**
- * extent_parse() - set @snap's extents
- *
- * Each lies inside the snapshot and inside a backing that @session made, on page boundaries; those
- * that are not sparse cover the snapshot, and those that are have no more pages than it, all
- * together. The list, and the records that extent_read_records() will copy, are charged to the
- * region's user. Loop thread. Return: 0; -EINVAL, -ENOENT, -EDQUOT, -ENOMEM.
- */
-int extent_parse(struct snapshot *snap, struct session *session, Cow__V1__Extent *const *list,
-		 size_t n);
+struct snapshot_extent {
+	uint64_t off;
+	uint64_t size_bytes;
+	uint64_t backing_off;
+	struct backing *backing; /* a reference */
+	uint64_t record_off; /* is_sparse: where in @backing its client has recorded its pages */
+	uint8_t *record;     /* is_sparse: a copy of that; NULL: all pages are there */
+	bool is_sparse;
+	struct snapshot *user; /* the one that has it, if it is in backing->memory->uses */
+	struct snapshot_extent *prev_use;
+	struct snapshot_extent *next_use;
+};
 
 /**
- * extent_read_records() - copy what the client has recorded of the pages of sparse extents
+ * struct frozen - a snapshot of mode scoot or mmapcopy
+ * @lease_fd:       a pipe's write end: its client changes nothing as long as this is open; -1: none
+ * @extents_charge: of QUOTA_KEPT_BYTES: the list, and the records of sparse ones
  *
- * Once, when the snapshot is taken: what a client changes afterwards changes no snapshot. The file
- * itself is not asked what it has data for: huge pages make that a lie, and a client may hold the
- * lock that the answer would wait for. In a job thread: memory may have to come back from swap.
- * Return: 0; -ENOMEM, -EIO.
+ * Each extent lies inside the snapshot and inside a backing that its session made, on page
+ * boundaries; those that are not sparse cover the snapshot, and those that are have no more pages
+ * than it, all together.
  */
-int extent_read_records(struct snapshot *snap);
+struct frozen {
+	struct snapshot snap; /* first: snapshot_new() makes both */
+	int lease_fd;
+	struct charge lease_charge;
+	struct snapshot_extent *extents;
+	size_t n_extents;
+	struct charge extents_charge;
+};
 
-/** extent_end_lease() - close the lease, in the background; idempotent */
-void extent_end_lease(struct snapshot *snap);
+static_assert(offsetof(struct frozen, snap) == 0, "it begins with its snapshot");
 
-/** extent_read() - snapshot_read() of a snapshot that has extents */
-int extent_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
+/** frozen_of() - of a snapshot of mode scoot or mmapcopy */
+static inline struct frozen *frozen_of(struct snapshot *snap)
+{
+	assert(snap->region->ops == &region_ops_frozen);
+	return container_of(snap, struct frozen, snap);
+}
+
+/** frozen_end_lease() - close the lease, in the background; idempotent */
+void frozen_end_lease(struct snapshot *snap);
 
 #endif

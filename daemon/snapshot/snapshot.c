@@ -8,6 +8,7 @@
 #include "daemon/snapshot/snapshot.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <utlist.h>
 
@@ -61,16 +62,16 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 	struct snapshot *snap;
 	int r;
 
-	snap = malloc(sizeof(*snap));
+	assert(region->ops->snapshot_bytes >= sizeof(*snap));
+	snap = calloc(1, region->ops->snapshot_bytes);
 	if (!snap)
-		return err_oom(sizeof(*snap), "a snapshot");
-	*snap = (struct snapshot){.n_refs = 1,
-				  .daemon = daemon,
-				  .region_id = region->id,
-				  .doubt_first = UINT64_MAX,
-				  .lease_fd = -1};
+		return err_oom(region->ops->snapshot_bytes, "a snapshot");
+	snap->n_refs = 1;
+	snap->daemon = daemon;
+	snap->region_id = region->id;
 	snap->region = region_ref(region);
 	region->n_snapshots++;
+	region->ops->init_snapshot(snap);
 	snap->mode = region->mode;
 	snap->pid = region->pid;
 	snap->uid = region->uid;
@@ -296,7 +297,7 @@ void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)
 			"again");
 		snap->is_lost_told = true;
 		snapshot_tell_lost(snap);
-		extent_end_lease(snap); /* who is reading it here finds it lost afterwards */
+		frozen_end_lease(snap); /* who is reading it here finds it lost afterwards */
 	}
 }
 
@@ -320,11 +321,11 @@ void snapshot_drain(struct snapshot *snap, uint64_t off)
 	snap->region->ops->drain(snap, off);
 }
 
-uint64_t snapshot_bytes(const struct snapshot *snap)
+uint64_t snapshot_kept_bytes(const struct snapshot *snap)
 {
 	const struct region_ops *ops = snap->region->ops;
 
-	return ops->snapshot_bytes ? ops->snapshot_bytes(snap) : 0;
+	return ops->snapshot_kept_bytes ? ops->snapshot_kept_bytes(snap) : 0;
 }
 
 /* ---------------------------------------------------------------------------------------------- */

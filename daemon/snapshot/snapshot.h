@@ -23,24 +23,9 @@
 #include "daemon/base/quota.h"
 #include "daemon/region/region.h"
 #include "daemon/rpc/session.h"
-#include "daemon/uffd/slots.h"
 
-struct backing;
 struct daemon;
 struct rpc_call;
-
-struct snapshot_extent {
-	uint64_t off;
-	uint64_t size_bytes;
-	uint64_t backing_off;
-	struct backing *backing; /* a reference */
-	uint64_t record_off; /* is_sparse: where in @backing its client has recorded its pages */
-	uint8_t *record;     /* is_sparse: a copy of that; NULL: all pages are there */
-	bool is_sparse;
-	struct snapshot *user; /* the one that has it, if it is in backing->memory->uses */
-	struct snapshot_extent *prev_use;
-	struct snapshot_extent *next_use;
-};
 
 /*
  * Life of a snapshot. One of modes scoot and mmapcopy is frozen to its end; one of mode uffd leaves
@@ -71,6 +56,7 @@ struct snapshot {
 	unsigned int n_refs;
 	_Atomic enum snapshot_state state;
 	struct daemon *daemon;
+	struct region *region; /* a reference */
 	uint64_t id;
 	uint64_t region_id;
 	char region_name[64];
@@ -85,36 +71,20 @@ struct snapshot {
 	struct hold *holds;     /* all sessions' */
 	_Atomic bool is_lost;
 	bool is_lost_told;      /* loop thread */
+	bool is_saving;         /* loop thread, is_once: that save has begun */
 	unsigned int n_saves;   /* loop thread, as the next one: under way */
 	uint64_t saved_bytes;   /* by the one that has moved last */
 	char lost_because[160]; /* written before is_lost is set */
 
-	/* mode uffd */
-	struct region *region;  /* a reference, in all modes */
-	struct snapshot *older; /* region->chain_lock */
-	struct snapshot *newer;
-	struct store store;
-	uint64_t budget_pages; /* slots that its own store may take; 0: what the uid may keep */
-	bool can_wait;         /* writers that would pass it wait, rather than it be lost */
-	bool is_once;          /* for one save; what that has written is kept no longer */
-	bool is_saving;        /* loop thread, is_once: that save has begun */
-	_Atomic uint64_t drained_pages; /* is_once: those below are saved; region->chain_lock */
-
-	struct region_op op; /* take, then leave; op.region is set while one is under way */
-	_Atomic uint64_t doubt_first; /* pages that memory may lose; see event.h */
-	_Atomic uint64_t doubt_end;
+	/* the take */
+	uint64_t budget_pages;     /* mode uffd: slots of its own; 0: what the uid may keep */
+	bool can_wait;             /* writers that would pass it wait, rather than it be lost */
+	bool is_once;              /* for one save; what that has written is kept no longer */
+	bool by_move;              /* mode uffd: how it is taken */
+	uint64_t again_until_usec; /* since TAKE_E_AGAIN: when its take gives up; 0: none yet */
+	struct region_op op;       /* take, then leave; op.region is set while one is under way */
 	struct outcome outcome;    /* of the take */
 	struct rpc_call *call;     /* that asked for the take */
-	bool by_move;              /* how it is taken */
-	uint64_t again_until_usec; /* since TAKE_E_AGAIN: when its take gives up; 0: none yet */
-
-	/* other modes */
-	int lease_fd; /* a pipe's write end: its client changes nothing as long as this is open */
-	struct charge lease_charge;
-	struct snapshot_extent *extents;
-	size_t n_extents;
-	struct charge
-		extents_charge; /* of QUOTA_KEPT_BYTES: the list, and the records of sparse ones */
 
 	UT_hash_handle hh; /* in daemon->snapshots */
 };
@@ -128,13 +98,6 @@ struct snapshot *snapshot_unref(struct snapshot *snap);
 /** snapshot_left() - by its mode: nothing of it is left behind; frees it if nobody has it */
 void snapshot_left(struct snapshot *snap);
 DEFINE_CLEANUP(snapshot_unref, struct snapshot *)
-
-/**
- * snapshot_use_memory() - @snap has @extent, whose backing is set
- *
- * Those of one snapshot one after the other, before any other's. Loop thread.
- */
-void snapshot_use_memory(struct snapshot *snap, struct snapshot_extent *extent);
 
 /** snapshot_find() - one that @session holds, or NULL with a sentence; lent */
 struct snapshot *snapshot_find(struct session *session, uint64_t id);
@@ -183,8 +146,8 @@ int snapshot_prepare(struct snapshot *snap, struct session *session,
 int snapshot_take(struct snapshot *snap) MUST_CHECK;
 /** snapshot_drain() - is_once: all before byte @off is saved, and not needed; saver's thread */
 void snapshot_drain(struct snapshot *snap, uint64_t off);
-/** snapshot_bytes() - memory that it has of cowd */
-uint64_t snapshot_bytes(const struct snapshot *snap);
+/** snapshot_kept_bytes() - memory that it has of cowd */
+uint64_t snapshot_kept_bytes(const struct snapshot *snap);
 
 /* ---------------------------------------------------------------------------------------------- */
 

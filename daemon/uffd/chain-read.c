@@ -47,34 +47,34 @@ static size_t find_in_store(const struct store *store, uint64_t first, uint32_t 
 }
 
 /*
- * What the first store from @snap's own onward says about each of @n pages. Each newer snapshot is
+ * What the first store from @link's own onward says about each of @n pages. Each newer snapshot is
  * looked at once, not once for each page, and costs one bit if it kept nothing around there.
  */
-static void find_slots(const struct snapshot *snap, uint64_t first, uint32_t *slots, size_t n)
+static void find_slots(const struct link *link, uint64_t first, uint32_t *slots, size_t n)
 {
 	size_t n_found = 0;
 
 	memset(slots, 0, n * sizeof(*slots));
-	for (; snap && n_found < n; snap = snap->newer)
-		n_found += find_in_store(&snap->store, first, slots, n);
+	for (; link && n_found < n; link = link->newer)
+		n_found += find_in_store(&link->store, first, slots, n);
 }
 
-uint32_t chain_find_slot(const struct snapshot *snap, uint64_t idx)
+uint32_t chain_find_slot(const struct link *link, uint64_t idx)
 {
 	uint32_t slot = STORE_EMPTY;
 
-	find_slots(snap, idx, &slot, 1);
+	find_slots(link, idx, &slot, 1);
 	return slot;
 }
 
-int chain_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf, size_t n_bytes)
+int chain_read_slot(struct link *link, uint32_t slot, size_t in_page, void *buf, size_t n_bytes)
 {
-	int r = store_pool_read(snap->store.pool, slot, in_page, buf, n_bytes);
+	int r = store_pool_read(link->store.pool, slot, in_page, buf, n_bytes);
 
 	if (r != -EIO)
 		return r;
-	chain_lose_one(snap, UNREADABLE);
-	return snapshot_stale(snap);
+	chain_lose_one(link, UNREADABLE);
+	return snapshot_stale(&link->snap);
 }
 
 /* How many of the @n can be read in one call. */
@@ -89,7 +89,7 @@ static size_t count_like(const uint32_t *slots, size_t n)
 }
 
 /* Put pages that stores have over what was read from memory. */
-static int overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+static int overlay(struct link *link, char *buf, size_t len, uint64_t off)
 {
 	size_t size = page_size_bytes();
 	uint64_t end_idx = align_up(off + len, size) / size;
@@ -105,7 +105,7 @@ static int overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 		if (pos / size >= first + n_slots) {
 			first = pos / size;
 			n_slots = min_u64(end_idx - first, LOOKUP_PAGES);
-			find_slots(snap, first, slots, n_slots);
+			find_slots(link, first, slots, n_slots);
 		}
 		slot = &slots[pos / size - first];
 		n = count_like(slot, first + n_slots - pos / size);
@@ -113,42 +113,42 @@ static int overlay(struct snapshot *snap, char *buf, size_t len, uint64_t off)
 		if (*slot == STORE_ZERO)
 			memset(buf + done, 0, n);
 		else if (*slot != STORE_EMPTY)
-			r = chain_read_slot(snap, *slot, in_page, buf + done, n);
+			r = chain_read_slot(link, *slot, in_page, buf + done, n);
 	}
 	return r;
 }
 
 /* Of one page: what a store has by now is right. */
-static int check_doubt_page(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+static int check_doubt_page(struct link *link, char *buf, size_t len, uint64_t off)
 {
 	const uint64_t idx = off / page_size_bytes();
 	bool is_removed;
 	int r = 0;
 
-	if (!event_is_in_doubt(snap, idx, idx + 1) || !is_zero(buf, len))
+	if (!event_is_in_doubt(link, idx, idx + 1) || !is_zero(buf, len))
 		return 0;
-	pthread_rwlock_rdlock(&tracker_of(snap->region)->chain_lock);
-	is_removed = !snap->is_lost && chain_find_slot(snap, idx) == STORE_EMPTY;
+	pthread_rwlock_rdlock(&tracker_of(link->snap.region)->chain_lock);
+	is_removed = !link->snap.is_lost && chain_find_slot(link, idx) == STORE_EMPTY;
 	if (is_removed)
-		chain_lose_one(snap, EVENT_REMOVED);
-	else if (!snap->is_lost)
-		r = overlay(snap, buf, len, off);
-	pthread_rwlock_unlock(&tracker_of(snap->region)->chain_lock);
-	return !r && snap->is_lost ? snapshot_stale(snap) : r;
+		chain_lose_one(link, EVENT_REMOVED);
+	else if (!link->snap.is_lost)
+		r = overlay(link, buf, len, off);
+	pthread_rwlock_unlock(&tracker_of(link->snap.region)->chain_lock);
+	return !r && link->snap.is_lost ? snapshot_stale(&link->snap) : r;
 }
 
 /* Bytes that were read may be of pages that the client has removed: event.h. */
-static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t off)
+static int check_doubt(struct link *link, char *buf, size_t len, uint64_t off)
 {
 	const size_t page = page_size_bytes();
 	int r = 0;
 
-	event_settle(tracker_of(snap->region));
-	if (!event_is_in_doubt(snap, off / page, align_up(off + len, page) / page))
+	event_settle(tracker_of(link->snap.region));
+	if (!event_is_in_doubt(link, off / page, align_up(off + len, page) / page))
 		return 0;
 	for (size_t done = 0, n; done < len && !r; done += n) {
 		n = (size_t)min_u64(page - (off + done) % page, len - done);
-		r = check_doubt_page(snap, buf + done, n, off + done);
+		r = check_doubt_page(link, buf + done, n, off + done);
 	}
 	return r;
 }
@@ -159,22 +159,23 @@ static int check_doubt(struct snapshot *snap, char *buf, size_t len, uint64_t of
  * A client whose move has returned may read before the worker, who has the report of the move in
  * its hands, has done with it: the worker holds served.lock from before it took the report.
  */
-static int check_frozen(struct snapshot *snap)
+static int check_frozen(struct link *link)
 {
-	if (snap->state >= SNAPSHOT_FROZEN)
+	if (link->snap.state >= SNAPSHOT_FROZEN)
 		return 0;
-	served_lock(&tracker_of(snap->region)->served);
-	served_unlock(&tracker_of(snap->region)->served);
-	if (snap->state >= SNAPSHOT_FROZEN)
+	served_lock(&tracker_of(link->snap.region)->served);
+	served_unlock(&tracker_of(link->snap.region)->served);
+	if (link->snap.state >= SNAPSHOT_FROZEN)
 		return 0;
 	return err_raise(-ESTALE, "snapshot %llu was never frozen by its client",
-			 (unsigned long long)snap->id);
+			 (unsigned long long)link->snap.id);
 }
 
 int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 {
-	struct tracker *tracker = tracker_of(snap->region);
-	int r = check_frozen(snap);
+	struct link *link = link_of(snap);
+	struct tracker *tracker = tracker_of(link->snap.region);
+	int r = check_frozen(link);
 
 	if (r)
 		return r;
@@ -182,13 +183,13 @@ int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 	r = backing_read(tracker->region.backing, buf, len, off);
 	/* What was read of memory is ordered before what is read of the stores. */
 	atomic_thread_fence(memory_order_acquire);
-	if (!r && snap->is_lost)
-		r = snapshot_stale(snap);
-	if (!r && off / page_size_bytes() < snap->drained_pages)
+	if (!r && link->snap.is_lost)
+		r = snapshot_stale(&link->snap);
+	if (!r && off / page_size_bytes() < link->drained_pages)
 		r = err_raise(-ESTALE, "snapshot %llu is for one save, which has passed this part",
-			      (unsigned long long)snap->id);
+			      (unsigned long long)link->snap.id);
 	if (!r)
-		r = overlay(snap, buf, len, off);
+		r = overlay(link, buf, len, off);
 	pthread_rwlock_unlock(&tracker->chain_lock);
-	return r ? r : check_doubt(snap, buf, len, off);
+	return r ? r : check_doubt(link, buf, len, off);
 }

@@ -32,12 +32,12 @@ static int need_pool(struct tracker *tracker)
 					      tracker->region.user);
 }
 
-int chain_init_store(struct snapshot *snap)
+int chain_init_store(struct link *link)
 {
-	struct tracker *tracker = tracker_of(snap->region);
+	struct tracker *tracker = tracker_of(link->snap.region);
 	int r = need_pool(tracker);
 
-	return r ? r : store_init(&snap->store, tracker->pool, tracker->region.n_pages);
+	return r ? r : store_init(&link->store, tracker->pool, tracker->region.n_pages);
 }
 
 void chain_new_ahead(struct tracker *tracker)
@@ -50,21 +50,21 @@ void chain_new_ahead(struct tracker *tracker)
 /* --- the cut ---------------------------------------------------------------------------------- */
 
 /* With served.lock held. */
-static void append(struct tracker *tracker, struct snapshot *snap)
+static void append(struct tracker *tracker, struct link *link)
 {
 	pthread_rwlock_wrlock(&tracker->chain_lock);
-	snap->older = tracker->newest;
-	if (snap->older)
-		snap->older->newer = snap;
+	link->older = tracker->newest;
+	if (link->older)
+		link->older->newer = link;
 	else
-		tracker->oldest = snap;
-	tracker->newest = snap;
+		tracker->oldest = link;
+	tracker->newest = link;
 	atomic_fetch_add(&tracker->n_chained, 1);
-	snapshot_set_state(snap, SNAPSHOT_FROZEN);
+	snapshot_set_state(&link->snap, SNAPSHOT_FROZEN);
 	pthread_rwlock_unlock(&tracker->chain_lock);
 }
 
-static int arm_with_lock(struct tracker *tracker, struct snapshot *snap, bool by_move)
+static int arm_with_lock(struct tracker *tracker, struct link *link, bool by_move)
 {
 	int r;
 
@@ -75,17 +75,18 @@ static int arm_with_lock(struct tracker *tracker, struct snapshot *snap, bool by
 	if (r)
 		return r;
 	if (!by_move) {
-		append(tracker, snap);
+		append(tracker, link);
 		return 0;
 	}
-	snapshot_set_state(snap, SNAPSHOT_AWAITING_MOVE);
-	tracker->pending = snap;
+	snapshot_set_state(&link->snap, SNAPSHOT_AWAITING_MOVE);
+	tracker->pending = link;
 	return 0;
 }
 
 int chain_take(struct snapshot *snap)
 {
-	struct tracker *tracker = tracker_of(snap->region);
+	struct link *link = link_of(snap);
+	struct tracker *tracker = tracker_of(link->snap.region);
 	uint64_t started_usec = now_usec();
 	int r;
 
@@ -95,12 +96,12 @@ int chain_take(struct snapshot *snap)
 	 * of another one is in the snapshot without it.
 	 */
 	served_lock(&tracker->served);
-	r = arm_with_lock(tracker, snap, snap->by_move);
+	r = arm_with_lock(tracker, link, link->snap.by_move);
 	served_unlock(&tracker->served);
 	tracker_wake_waiters(tracker); /* the newest snapshot, whose room matters, is another one */
-	snap->taken_usec = now_usec();
+	link->snap.taken_usec = now_usec();
 	hist_add(&tracker->region.daemon->stats.arm_latency,
-		 (snap->taken_usec - started_usec) * 1000);
+		 (link->snap.taken_usec - started_usec) * 1000);
 	return r;
 }
 
@@ -115,37 +116,37 @@ void chain_moved(struct tracker *tracker)
 
 /* --- leaving ---------------------------------------------------------------------------------- */
 
-static void unlink_from_chain(struct tracker *tracker, struct snapshot *snap)
+static void unlink_from_chain(struct tracker *tracker, struct link *link)
 {
-	if (snap->older)
-		snap->older->newer = snap->newer;
+	if (link->older)
+		link->older->newer = link->newer;
 	else
-		tracker->oldest = snap->newer;
-	if (snap->newer)
-		snap->newer->older = snap->older;
+		tracker->oldest = link->newer;
+	if (link->newer)
+		link->newer->older = link->older;
 	else
-		tracker->newest = snap->older;
+		tracker->newest = link->older;
 	atomic_fetch_sub(&tracker->n_chained, 1);
 }
 
 /* Whether it was in the chain at all; if not, a move that comes now finds nothing pending. */
-static bool begin_to_leave(struct tracker *tracker, struct snapshot *snap)
+static bool begin_to_leave(struct tracker *tracker, struct link *link)
 {
 	bool is_chained;
 
 	served_lock(&tracker->served);
-	if (tracker->pending == snap)
+	if (tracker->pending == link)
 		tracker->pending = NULL;
-	is_chained = snap->state == SNAPSHOT_FROZEN;
-	snapshot_set_state(snap, is_chained ? SNAPSHOT_LEAVING : SNAPSHOT_LEFT);
+	is_chained = link->snap.state == SNAPSHOT_FROZEN;
+	snapshot_set_state(&link->snap, is_chained ? SNAPSHOT_LEAVING : SNAPSHOT_LEFT);
 	served_unlock(&tracker->served);
 	return is_chained;
 }
 
 /* Whether all is handed down that was there when it came by. */
-static bool hand_down(struct tracker *tracker, struct snapshot *snap)
+static bool hand_down(struct tracker *tracker, struct link *link)
 {
-	struct store *store = &snap->store;
+	struct store *store = &link->store;
 	uint64_t since_nsec = now_nsec();
 
 	for (uint64_t first = store_next_touched(store, 0); first < store->n_pages;
@@ -153,7 +154,7 @@ static bool hand_down(struct tracker *tracker, struct snapshot *snap)
 		if (region_should_yield(&tracker->region))
 			return false;
 		pthread_rwlock_wrlock(&tracker->chain_lock);
-		store_hand_down(store, snap->older ? &snap->older->store : NULL, first,
+		store_hand_down(store, link->older ? &link->older->store : NULL, first,
 				min_u64(first + HAND_DOWN_PAGES, store->n_pages));
 		pthread_rwlock_unlock(&tracker->chain_lock);
 		job_give_way(&since_nsec);
@@ -163,37 +164,38 @@ static bool hand_down(struct tracker *tracker, struct snapshot *snap)
 
 static void leave_run(struct region_op *op)
 {
-	struct snapshot *snap = container_of(op, struct snapshot, op);
-	struct tracker *tracker = tracker_of(snap->region);
+	struct link *link = container_of(op, struct link, snap.op);
+	struct tracker *tracker = tracker_of(link->snap.region);
 
-	if (snap->state != SNAPSHOT_LEAVING && !begin_to_leave(tracker, snap))
+	if (link->snap.state != SNAPSHOT_LEAVING && !begin_to_leave(tracker, link))
 		return;
-	if (!hand_down(tracker, snap))
+	if (!hand_down(tracker, link))
 		return;
 	pthread_rwlock_wrlock(&tracker->chain_lock);
-	store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL, 0,
-			snap->store.n_pages);
-	unlink_from_chain(tracker, snap);
-	snapshot_set_state(snap, SNAPSHOT_LEFT);
+	store_hand_down(&link->store, link->older ? &link->older->store : NULL, 0,
+			link->store.n_pages);
+	unlink_from_chain(tracker, link);
+	snapshot_set_state(&link->snap, SNAPSHOT_LEFT);
 	pthread_rwlock_unlock(&tracker->chain_lock);
-	store_deinit(&snap->store);
+	store_deinit(&link->store);
 	tracker_wake_waiters(tracker);
 }
 
 void chain_drain(struct snapshot *snap, uint64_t off)
 {
-	struct tracker *tracker = tracker_of(snap->region);
-	uint64_t first = snap->drained_pages;
+	struct link *link = link_of(snap);
+	struct tracker *tracker = tracker_of(link->snap.region);
+	uint64_t first = link->drained_pages;
 	uint64_t end = off / page_size_bytes();
 
-	if (end <= first || (end - first < DRAIN_PAGES && off < snap->size_bytes &&
+	if (end <= first || (end - first < DRAIN_PAGES && off < link->snap.size_bytes &&
 			     !atomic_load(&tracker->has_waiters)))
 		return;
 	pthread_rwlock_wrlock(&tracker->chain_lock);
-	atomic_store(&snap->drained_pages, end);
+	atomic_store(&link->drained_pages, end);
 	/* It leaves the chain when it is lost, whoever saves it. */
-	if (snap->state == SNAPSHOT_FROZEN || snap->state == SNAPSHOT_LEAVING)
-		store_hand_down(&snap->store, snap->older ? &snap->older->store : NULL,
+	if (link->snap.state == SNAPSHOT_FROZEN || link->snap.state == SNAPSHOT_LEAVING)
+		store_hand_down(&link->store, link->older ? &link->older->store : NULL,
 				align_down(first, STORE_TOUCH_PAGES), end);
 	pthread_rwlock_unlock(&tracker->chain_lock);
 	tracker_wake_waiters(tracker);
@@ -201,18 +203,18 @@ void chain_drain(struct snapshot *snap, uint64_t off)
 
 static void leave_done(struct region_op *op)
 {
-	struct snapshot *snap = container_of(op, struct snapshot, op);
+	struct link *link = container_of(op, struct link, snap.op);
 
-	if (snap->state != SNAPSHOT_LEFT) {
+	if (link->snap.state != SNAPSHOT_LEFT) {
 		op->is_background =
 			true; /* if the cut came after all there are pages to hand down */
-		region_submit(snap->region, op);
+		region_submit(link->snap.region, op);
 		return;
 	}
-	atomic_fetch_sub(&snap->region->n_leaving, 1);
-	arm_calm(tracker_of(snap->region));
-	stock_trim(tracker_of(snap->region));
-	snapshot_left(snap);
+	atomic_fetch_sub(&link->snap.region->n_leaving, 1);
+	arm_calm(tracker_of(link->snap.region));
+	stock_trim(tracker_of(link->snap.region));
+	snapshot_left(&link->snap);
 }
 
 void chain_leave(struct snapshot *snap)
@@ -237,24 +239,24 @@ static void post_lost(struct tracker *tracker)
 
 void chain_lose(struct tracker *tracker, uint64_t idx, const char *because)
 {
-	struct snapshot *snap = tracker->newest;
+	struct link *link = tracker->newest;
 
-	for (; snap && store_get(&snap->store, idx) == STORE_EMPTY; snap = snap->older)
-		snapshot_mark_lost(snap, because);
+	for (; link && store_get(&link->store, idx) == STORE_EMPTY; link = link->older)
+		snapshot_mark_lost(&link->snap, because);
 	post_lost(tracker);
 }
 
-void chain_lose_one(struct snapshot *snap, const char *because)
+void chain_lose_one(struct link *link, const char *because)
 {
-	snapshot_mark_lost(snap, because);
-	post_lost(tracker_of(snap->region));
+	snapshot_mark_lost(&link->snap, because);
+	post_lost(tracker_of(link->snap.region));
 }
 
 void chain_lose_all(struct tracker *tracker, const char *because)
 {
 	pthread_rwlock_rdlock(&tracker->chain_lock);
-	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older)
-		snapshot_mark_lost(snap, because);
+	for (struct link *link = tracker->newest; link; link = link->older)
+		snapshot_mark_lost(&link->snap, because);
 	pthread_rwlock_unlock(&tracker->chain_lock);
 	post_lost(tracker);
 }
@@ -295,13 +297,13 @@ void chain_tell_lost(struct tracker *tracker)
 		tell_later(tracker);
 		return;
 	}
-	for (struct snapshot *snap = tracker->oldest; snap; snap = snap->newer) {
+	for (struct link *link = tracker->oldest; link; link = link->newer) {
 		/* With its take under way nobody holds it yet: the end of the take calls again. */
-		if (!snap->is_lost || snap->is_lost_told || snap->op.region)
+		if (!link->snap.is_lost || link->snap.is_lost_told || link->snap.op.region)
 			continue;
-		snap->is_lost_told = true;
-		snapshot_tell_lost(snap);
-		chain_leave(snap);
+		link->snap.is_lost_told = true;
+		snapshot_tell_lost(&link->snap);
+		chain_leave(&link->snap);
 	}
 	pthread_rwlock_unlock(&tracker->chain_lock);
 }

@@ -12,8 +12,33 @@
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/uffd/tracker.h"
 
-/** chain_init_store() - @snap is a new one. Loop thread. 0; -EDQUOT, -ENOMEM */
-int chain_init_store(struct snapshot *snap);
+/**
+ * struct link - a snapshot of mode uffd
+ * @older: with chain_lock, as @newer: its neighbours in the chain
+ * @drained_pages: is_once: those below are saved; changed with chain_lock held exclusively
+ * @doubt_first:   pages that memory may lose, up to @doubt_end; see event.h
+ */
+struct link {
+	struct snapshot snap; /* first: snapshot_new() makes both */
+	struct link *older;
+	struct link *newer;
+	struct store store;
+	_Atomic uint64_t drained_pages;
+	_Atomic uint64_t doubt_first;
+	_Atomic uint64_t doubt_end;
+};
+
+static_assert(offsetof(struct link, snap) == 0, "a link begins with its snapshot");
+
+/** link_of() - of a snapshot of mode uffd */
+static inline struct link *link_of(struct snapshot *snap)
+{
+	assert(snap->region->ops == &region_ops_uffd);
+	return container_of(snap, struct link, snap);
+}
+
+/** chain_init_store() - @link is a new one. Loop thread. 0; -EDQUOT, -ENOMEM */
+int chain_init_store(struct link *link);
 /**
  * chain_new_ahead() - have what the next snapshot needs of the kernel
  *
@@ -23,7 +48,7 @@ int chain_init_store(struct snapshot *snap);
 void chain_new_ahead(struct tracker *tracker);
 
 /**
- * chain_take() - freeze now, or, if @snap is taken by_move, be ready for the client's move
+ * chain_take() - freeze now, or, if @link is taken by_move, be ready for the client's move
  *
  * Context: a region operation's run(). Return: 0; TAKE_E_AGAIN, nothing is frozen: a later run()
  * may; -errno with a sentence.
@@ -37,9 +62,9 @@ int chain_take(struct snapshot *snap);
 void chain_moved(struct tracker *tracker);
 
 /**
- * chain_leave() - have @snap leave the chain in the background, and then call snapshot_left()
+ * chain_leave() - have @link leave the chain in the background, and then call snapshot_left()
  *
- * Nobody has it any more, or it is lost. Nothing happens while another operation of @snap is under
+ * Nobody has it any more, or it is lost. Nothing happens while another operation of @link is under
  * way. Loop thread.
  */
 void chain_leave(struct snapshot *snap);
@@ -56,8 +81,8 @@ void chain_drain(struct snapshot *snap, uint64_t off);
  * Context: tracker->chain_lock held shared, by one that serves. The loop thread tells the holders.
  */
 void chain_lose(struct tracker *tracker, uint64_t idx, const char *because);
-/** chain_lose_one() - the same, for @snap alone; any thread */
-void chain_lose_one(struct snapshot *snap, const char *because);
+/** chain_lose_one() - the same, for @link alone; any thread */
+void chain_lose_one(struct link *link, const char *because);
 /** chain_lose_all() - the same for every snapshot of @region, without the lock */
 void chain_lose_all(struct tracker *tracker, const char *because);
 /**
@@ -75,18 +100,17 @@ void chain_lost_task(struct task *task);
 int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off);
 
 /**
- * chain_find_slot() - what the first store from @snap's own onward says about a page
+ * chain_find_slot() - what the first store from @link's own onward says about a page
  *
  * With tracker->chain_lock held. Return: STORE_EMPTY: it has not changed since; STORE_ZERO; a slot.
  */
-uint32_t chain_find_slot(const struct snapshot *snap, uint64_t idx);
+uint32_t chain_find_slot(const struct link *link, uint64_t idx);
 
 /**
- * chain_read_slot() - as store_pool_read(), but @snap becomes lost by -EIO
+ * chain_read_slot() - as store_pool_read(), but @link becomes lost by -EIO
  *
  * With tracker->chain_lock held. Return: 0; -ESTALE; -errno with a sentence.
  */
-int chain_read_slot(struct snapshot *snap, uint32_t slot, size_t in_page, void *buf,
-		    size_t n_bytes);
+int chain_read_slot(struct link *link, uint32_t slot, size_t in_page, void *buf, size_t n_bytes);
 
 #endif

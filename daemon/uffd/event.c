@@ -52,12 +52,12 @@ static void serve_move(struct tracker *tracker, const struct uffd_msg *msg)
 	(void)!uffdio_wake(tracker->uffd, msg->arg.remap.to, msg->arg.remap.len);
 }
 
-static void raise_doubt(struct snapshot *snap, uint64_t first, uint64_t end)
+static void raise_doubt(struct link *link, uint64_t first, uint64_t end)
 {
-	if (first < atomic_load(&snap->doubt_first))
-		atomic_store(&snap->doubt_first, first);
-	if (end > atomic_load(&snap->doubt_end))
-		atomic_store(&snap->doubt_end, end);
+	if (first < atomic_load(&link->doubt_first))
+		atomic_store(&link->doubt_first, first);
+	if (end > atomic_load(&link->doubt_end))
+		atomic_store(&link->doubt_end, end);
 }
 
 /* Part of the region may be removed from now on. */
@@ -75,8 +75,8 @@ static void note_removal(struct tracker *tracker, const struct uffd_msg *msg)
 	if (first_addr >= end_addr)
 		return;
 	pthread_rwlock_rdlock(&tracker->chain_lock);
-	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older)
-		raise_doubt(snap, (first_addr - tracker->region.addr) / page,
+	for (struct link *link = tracker->newest; link; link = link->older)
+		raise_doubt(link, (first_addr - tracker->region.addr) / page,
 			    (end_addr - tracker->region.addr) / page);
 	pthread_rwlock_unlock(&tracker->chain_lock);
 	/* Its cut may have been made: its event is behind this one. */
@@ -135,18 +135,18 @@ void event_settle(const struct tracker *tracker)
 		(void)sched_yield();
 }
 
-bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end)
+bool event_is_in_doubt(const struct link *link, uint64_t first, uint64_t end)
 {
-	return first < atomic_load(&snap->doubt_end) && end > atomic_load(&snap->doubt_first);
+	return first < atomic_load(&link->doubt_end) && end > atomic_load(&link->doubt_first);
 }
 
 void event_lose_removed(struct tracker *tracker, uint64_t idx)
 {
-	for (struct snapshot *snap = tracker->newest; snap; snap = snap->older) {
-		if (store_get(&snap->store, idx) != STORE_EMPTY)
+	for (struct link *link = tracker->newest; link; link = link->older) {
+		if (store_get(&link->store, idx) != STORE_EMPTY)
 			return;
-		if (!snap->is_lost && snap->state == SNAPSHOT_FROZEN &&
-		    idx >= snap->drained_pages && event_is_in_doubt(snap, idx, idx + 1))
-			chain_lose_one(snap, EVENT_REMOVED);
+		if (!link->snap.is_lost && link->snap.state == SNAPSHOT_FROZEN &&
+		    idx >= link->drained_pages && event_is_in_doubt(link, idx, idx + 1))
+			chain_lose_one(link, EVENT_REMOVED);
 	}
 }

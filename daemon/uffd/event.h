@@ -36,7 +36,7 @@
 #include <stddef.h>
 
 #include "backends/kernel.h"
-#include "daemon/uffd/tracker.h"
+#include "daemon/uffd/chain.h"
 
 /* Why a snapshot is lost. */
 #define EVENT_REMOVED "the program removed pages of the region (MADV_REMOVE), or said they may go"
@@ -70,8 +70,8 @@ int event_wake_all(const struct tracker *tracker) MUST_CHECK;
  */
 void event_settle(const struct tracker *tracker);
 
-/** event_is_in_doubt() - whether any page of [@first, @end) is, for @snap; after event_settle() */
-bool event_is_in_doubt(const struct snapshot *snap, uint64_t first, uint64_t end);
+/** event_is_in_doubt() - whether any page of [@first, @end) is, for @link; after event_settle() */
+bool event_is_in_doubt(const struct link *link, uint64_t first, uint64_t end);
 
 /**
  * event_lose_removed() - page @idx of memory, which is zeroes, is about to be kept or filled

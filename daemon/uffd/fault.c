@@ -138,37 +138,37 @@ static int fill_slots(struct tracker *tracker, uint64_t first, uint32_t *slots, 
 }
 
 /* How many pages from @idx on, at most @max, the newest snapshot has not kept. */
-static size_t count_unkept(const struct tracker *tracker, const struct snapshot *snap, uint64_t idx,
+static size_t count_unkept(const struct tracker *tracker, const struct link *link, uint64_t idx,
 			   size_t max)
 {
 	size_t n = 1;
 
 	while (n < max && idx + n < tracker->region.n_pages &&
-	       store_get(&snap->store, idx + n) == STORE_EMPTY)
+	       store_get(&link->store, idx + n) == STORE_EMPTY)
 		n++;
 	return n;
 }
 
 /* How many from @idx on, at least 1 and at most @max, it has kept: they may be written. */
-static size_t count_kept(const struct tracker *tracker, const struct snapshot *snap, uint64_t idx,
+static size_t count_kept(const struct tracker *tracker, const struct link *link, uint64_t idx,
 			 size_t max)
 {
 	size_t n = 1;
 
 	while (n < max && idx + n < tracker->region.n_pages &&
-	       store_get(&snap->store, idx + n) != STORE_EMPTY)
+	       store_get(&link->store, idx + n) != STORE_EMPTY)
 		n++;
 	return n;
 }
 
-/* Keep pages [@first, @first + @n), none of which @snap has. 0;
+/* Keep pages [@first, @first + @n), none of which @link has. 0;
  * STORE_E_QUOTA; -errno: none kept. */
-static int keep(struct tracker *tracker, struct snapshot *snap, uint64_t first, size_t n)
+static int keep(struct tracker *tracker, struct link *link, uint64_t first, size_t n)
 {
 	uint32_t slots[RUN_PAGES_MAX];
 	int r;
 
-	r = store_prepare(&snap->store, first, n);
+	r = store_prepare(&link->store, first, n);
 	if (!r)
 		r = store_pool_get(tracker->pool, slots, n);
 	if (r)
@@ -179,7 +179,7 @@ static int keep(struct tracker *tracker, struct snapshot *snap, uint64_t first, 
 		return r;
 	}
 	for (size_t i = 0; i < n; i++)
-		if (store_put(&snap->store, first + i, slots[i]) == STORE_E_KEPT)
+		if (store_put(&link->store, first + i, slots[i]) == STORE_E_KEPT)
 			store_pool_put(tracker->pool, &slots[i], 1);
 	if (store_pool_is_low(tracker->pool))
 		stock_want(tracker);
@@ -190,10 +190,11 @@ static int keep(struct tracker *tracker, struct snapshot *snap, uint64_t first, 
 /* Whether a live snapshot would read page @idx from M. */
 static bool is_needed(const struct tracker *tracker, uint64_t idx)
 {
-	for (const struct snapshot *snap = tracker->newest; snap; snap = snap->older) {
-		if (store_get(&snap->store, idx) != STORE_EMPTY)
+	for (const struct link *link = tracker->newest; link; link = link->older) {
+		if (store_get(&link->store, idx) != STORE_EMPTY)
 			return false;
-		if (!snap->is_lost && snap->state == SNAPSHOT_FROZEN && idx >= snap->drained_pages)
+		if (!link->snap.is_lost && link->snap.state == SNAPSHOT_FROZEN &&
+		    idx >= link->drained_pages)
 			return true;
 	}
 	return false;
@@ -217,16 +218,17 @@ int fault_keep(struct tracker *tracker, uint64_t idx)
 	return keep(tracker, tracker->newest, idx, 1);
 }
 
-static bool is_over_budget(const struct snapshot *snap, size_t n)
+static bool is_over_budget(const struct link *link, size_t n)
 {
-	return snap->budget_pages && atomic_load(&snap->store.n_slots) + n > snap->budget_pages;
+	return link->snap.budget_pages &&
+	       atomic_load(&link->store.n_slots) + n > link->snap.budget_pages;
 }
 
 /* Whether the writer waits, rather than the newest snapshot be lost; it is woken when there is
  * room. */
-static bool wait_for_room(struct tracker *tracker, const struct snapshot *snap)
+static bool wait_for_room(struct tracker *tracker, const struct link *link)
 {
-	if (!snap->can_wait || snap->is_lost || snap->state != SNAPSHOT_FROZEN)
+	if (!link->snap.can_wait || link->snap.is_lost || link->snap.state != SNAPSHOT_FROZEN)
 		return false;
 	atomic_store(&tracker->has_waiters, true);
 	return true;
@@ -235,26 +237,26 @@ static bool wait_for_room(struct tracker *tracker, const struct snapshot *snap)
 /* Keep up to @n pages from @idx on. Return: how many, 0: the writer has to wait. */
 static size_t keep_or_lose(struct tracker *tracker, uint64_t idx, size_t n)
 {
-	struct snapshot *snap = tracker->newest;
+	struct link *link = tracker->newest;
 	int r;
 
-	if (is_over_budget(snap, n))
+	if (is_over_budget(link, n))
 		n = 1;
-	if (is_over_budget(snap, n)) {
-		if (wait_for_room(tracker, snap))
+	if (is_over_budget(link, n)) {
+		if (wait_for_room(tracker, link))
 			return 0;
-		chain_lose_one(snap, "its budget of old pages is used up");
+		chain_lose_one(link, "its budget of old pages is used up");
 		if (!is_needed(tracker, idx))
 			return 1;
 	}
-	r = keep(tracker, snap, idx, n);
+	r = keep(tracker, link, idx, n);
 	if (r && n > 1) {
 		n = 1;
-		r = keep(tracker, snap, idx, n);
+		r = keep(tracker, link, idx, n);
 	}
-	if (r && wait_for_room(tracker, snap)) {
+	if (r && wait_for_room(tracker, link)) {
 		room_wait(tracker);
-		return keep(tracker, snap, idx, 1) ? 0 : 1;
+		return keep(tracker, link, idx, 1) ? 0 : 1;
 	}
 	if (r)
 		chain_lose(tracker, idx, err_sentence());
@@ -367,28 +369,28 @@ static uint64_t count_zeroes(const struct tracker *tracker, uint64_t idx, uint64
  */
 static uint64_t keep_zeroes(struct tracker *tracker, uint64_t idx, uint64_t n)
 {
-	struct snapshot *snap = tracker->newest;
+	struct link *link = tracker->newest;
 	uint64_t n_kept = 0;
 	int r;
 
-	r = store_prepare(&snap->store, idx, n);
+	r = store_prepare(&link->store, idx, n);
 	if (r && n > 1) {
 		n = 1;
-		r = store_prepare(&snap->store, idx, n);
+		r = store_prepare(&link->store, idx, n);
 	}
 	if (r && is_needed(tracker, idx)) {
-		if (!wait_for_room(tracker, snap)) {
+		if (!wait_for_room(tracker, link)) {
 			chain_lose(tracker, idx, err_sentence());
 			return 1;
 		}
 		room_wait(tracker);
-		r = store_prepare(&snap->store, idx, 1);
+		r = store_prepare(&link->store, idx, 1);
 		if (r)
 			return 0;
 	}
 	for (uint64_t i = 0; i < n; i++)
 		event_lose_removed(tracker, idx + i);
-	while (!r && n_kept < n && store_put(&snap->store, idx + n_kept, STORE_ZERO) == 0)
+	while (!r && n_kept < n && store_put(&link->store, idx + n_kept, STORE_ZERO) == 0)
 		n_kept++;
 	stats_add(&tracker->region.daemon->stats, pages_kept, n_kept);
 	return max_u64(n_kept, 1);

@@ -6,9 +6,7 @@
 
 #include "common/clock.h"
 #include "daemon/daemon.h"
-#include "daemon/region/region.h"
-#include "daemon/snapshot/snapshot.h"
-#include "daemon/uffd/tracker.h"
+#include "daemon/uffd/chain.h"
 
 #define SLOTS_MIN  64u
 #define SLOTS_MAX  2048u
@@ -56,16 +54,16 @@ void stock_init(struct stock *stock)
 
 void stock_want(struct tracker *tracker)
 {
-	const struct snapshot *snap = tracker->newest;
+	const struct link *link = tracker->newest;
 	struct stock *stock = &tracker->stock;
 	/* Of a small region, or near the end of a large one, fewer than usual can be needed. */
 	uint64_t rest =
-		tracker->region.n_pages - min_u64(tracker->region.n_pages, snap->store.n_slots);
+		tracker->region.n_pages - min_u64(tracker->region.n_pages, link->store.n_slots);
 	uint64_t n = min_u64(min_u64(stock->n_slots * 2, SLOTS_MAX), rest);
 
-	if (snap->budget_pages)
-		n = min_u64(n,
-			    snap->budget_pages - min_u64(snap->budget_pages, snap->store.n_slots));
+	if (link->snap.budget_pages)
+		n = min_u64(n, link->snap.budget_pages -
+				       min_u64(link->snap.budget_pages, link->store.n_slots));
 	if (!n || atomic_exchange(&stock->is_wanted, true))
 		return;
 	/* Those that are ready already count: a budget is not to be

@@ -103,7 +103,7 @@ static int write_page(struct rollback *rollback, uint64_t idx, uint32_t slot)
 	if (slot == STORE_ZERO)
 		r = copy_zeroes(rollback, to) ? 0 : -EFAULT;
 	else
-		r = chain_read_slot(rollback->snap, slot, 0, to, page_size_bytes());
+		r = chain_read_slot(link_of(rollback->snap), slot, 0, to, page_size_bytes());
 	return r == -EFAULT ? err_raise(-ENOMEM, "no memory for a region that is rolled back") : r;
 }
 
@@ -113,7 +113,7 @@ static int read_slot(struct rollback *rollback, uint32_t slot)
 	const size_t size = page_size_bytes();
 
 	if (slot != STORE_ZERO)
-		return chain_read_slot(rollback->snap, slot, 0, rollback->was, size);
+		return chain_read_slot(link_of(rollback->snap), slot, 0, rollback->was, size);
 	memset(rollback->was, 0, size);
 	return 0;
 }
@@ -122,7 +122,7 @@ static int read_slot(struct rollback *rollback, uint32_t slot)
 static int roll_page(struct rollback *rollback, uint64_t idx)
 {
 	struct snapshot *snap = rollback->snap;
-	uint32_t slot = chain_find_slot(snap, idx);
+	uint32_t slot = chain_find_slot(link_of(snap), idx);
 	int r;
 
 	if (slot == STORE_EMPTY)
@@ -175,7 +175,7 @@ static int roll_newest(struct rollback *rollback, uint64_t idx, uint32_t slot, b
 
 static int roll_newest_piece(struct rollback *rollback, uint64_t first, uint64_t end)
 {
-	const struct store *store = &rollback->snap->store;
+	const struct store *store = &link_of(rollback->snap)->store;
 	int r = 0;
 
 	for (uint64_t idx = first; idx < end && !r; idx++) {
@@ -198,33 +198,33 @@ static int roll_newest_piece(struct rollback *rollback, uint64_t first, uint64_t
  */
 static void let_go(struct rollback *rollback, uint64_t first, uint64_t end)
 {
-	struct snapshot *snap = rollback->snap;
-	struct tracker *tracker = tracker_of(snap->region);
+	struct link *link = link_of(rollback->snap);
+	struct tracker *tracker = tracker_of(link->snap.region);
 
 	pthread_rwlock_wrlock(&tracker->chain_lock);
 	if (rollback->n_away == rollback->n_found)
-		store_hand_down(&snap->store, NULL, first, end); /* the piece is untouched now */
+		store_hand_down(&link->store, NULL, first, end); /* the piece is untouched now */
 	for (size_t i = 0; i < rollback->n_away; i++)
-		store_hand_down(&snap->store, NULL, first + rollback->away[i],
+		store_hand_down(&link->store, NULL, first + rollback->away[i],
 				first + rollback->away[i] + 1);
 	pthread_rwlock_unlock(&tracker->chain_lock);
 }
 
 /* --- all of it -------------------------------------------------------------------------------- */
 
-static bool is_touched(const struct snapshot *snap, uint64_t idx)
+static bool is_touched(const struct link *link, uint64_t idx)
 {
-	for (; snap; snap = snap->newer)
-		if (store_is_touched(&snap->store, idx))
+	for (; link; link = link->newer)
+		if (store_is_touched(&link->store, idx))
 			return true;
 	return false;
 }
 
-static int check_past(const struct snapshot *snap)
+static int check_past(struct snapshot *snap)
 {
 	if (snap->is_lost)
 		return snapshot_stale(snap);
-	if (snap->state != SNAPSHOT_FROZEN || snap->drained_pages)
+	if (snap->state != SNAPSHOT_FROZEN || link_of(snap)->drained_pages)
 		return err_raise(-ESTALE, "snapshot %llu has no whole past to go back to",
 				 (unsigned long long)snap->id);
 	return 0;
@@ -237,12 +237,13 @@ static int check_page(struct rollback *rollback, uint64_t idx)
 	const size_t size = page_size_bytes();
 	int r;
 
-	if (!event_is_in_doubt(snap, idx, idx + 1) || chain_find_slot(snap, idx) != STORE_EMPTY)
+	if (!event_is_in_doubt(link_of(snap), idx, idx + 1) ||
+	    chain_find_slot(link_of(snap), idx) != STORE_EMPTY)
 		return 0;
 	r = backing_read(snap->region->backing, rollback->now, size, idx * size);
 	if (r || !is_zero(rollback->now, size))
 		return r;
-	chain_lose_one(snap, EVENT_REMOVED);
+	chain_lose_one(link_of(snap), EVENT_REMOVED);
 	return snapshot_stale(snap);
 }
 
@@ -250,7 +251,7 @@ static int check_pages(struct rollback *rollback, uint64_t first, uint64_t end)
 {
 	int r = check_past(rollback->snap);
 
-	if (r || !event_is_in_doubt(rollback->snap, first, end))
+	if (r || !event_is_in_doubt(link_of(rollback->snap), first, end))
 		return r;
 	for (uint64_t idx = first; idx < end && !r; idx++)
 		r = check_page(rollback, idx);
@@ -284,8 +285,8 @@ static int roll_piece(struct rollback *rollback, uint64_t first)
 	served_lock(&tracker->served);
 	pthread_rwlock_rdlock(&tracker->chain_lock);
 	r = check_pages(rollback, first, end);
-	if (!r && is_touched(snap, first)) {
-		if (snap == tracker->newest)
+	if (!r && is_touched(link_of(snap), first)) {
+		if (link_of(snap) == tracker->newest)
 			r = roll_newest_piece(rollback, first, end);
 		else
 			for (uint64_t idx = first; idx < end && !r; idx++)

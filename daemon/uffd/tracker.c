@@ -295,6 +295,11 @@ static void deinit(struct region *region)
 /* Smaller regions are protected faster than two processes can talk about a move. */
 #define MOVE_MIN_BYTES ((uint64_t)8 << 20)
 
+static void init_snapshot(struct snapshot *snap)
+{
+	link_of(snap)->doubt_first = UINT64_MAX;
+}
+
 static int check_take(const struct region *region, const struct session *session,
 		      const Cow__V1__SnapshotTake *take, const struct fdset *fds)
 {
@@ -321,7 +326,7 @@ static int prepare(struct snapshot *snap, struct session *session,
 	snap->is_once = take->once;
 	snap->by_move = take->can_move && tracker->region.session == session && tracker->can_move &&
 			tracker->region.size_bytes >= MOVE_MIN_BYTES;
-	return chain_init_store(snap);
+	return chain_init_store(link_of(snap));
 }
 
 /* Lost before anybody had it: its holders are told soon. */
@@ -331,18 +336,21 @@ static void taken(struct snapshot *snap)
 		chain_tell_lost(tracker_of(snap->region));
 }
 
-static uint64_t store_bytes(const struct snapshot *snap)
+static uint64_t snapshot_kept(const struct snapshot *snap)
 {
-	return atomic_load(&snap->store.n_slots) * page_size_bytes();
+	const struct link *link = (const struct link *)(const void *)snap;
+
+	return atomic_load(&link->store.n_slots) * page_size_bytes();
 }
 
 static void drop(struct snapshot *snap)
 {
-	store_deinit(&snap->store);
+	store_deinit(&link_of(snap)->store);
 }
 
 const struct region_ops region_ops_uffd = {
 	.region_bytes = sizeof(struct tracker),
+	.snapshot_bytes = sizeof(struct link),
 	.check = check,
 	.init = init,
 	.check_attach = check_attach,
@@ -356,6 +364,7 @@ const struct region_ops region_ops_uffd = {
 	.end = end,
 	.deinit = deinit,
 
+	.init_snapshot = init_snapshot,
 	.check_take = check_take,
 	.prepare = prepare,
 	.take = chain_take,
@@ -363,6 +372,6 @@ const struct region_ops region_ops_uffd = {
 	.read = chain_read,
 	.drain = chain_drain,
 	.leave = chain_leave,
-	.snapshot_bytes = store_bytes,
+	.snapshot_kept_bytes = snapshot_kept,
 	.drop = drop,
 };

@@ -61,7 +61,7 @@
 #include "daemon/uffd/slots.h"
 #include "daemon/uffd/worker.h"
 
-struct snapshot;
+struct link;
 
 /* Whether the faults of a region in mode uffd are served. */
 enum tracker_state {
@@ -86,8 +86,8 @@ struct tracker {
 	_Atomic enum tracker_state state; /* tracker_set_state() */
 	struct served served;
 	pthread_rwlock_t chain_lock;
-	struct snapshot *oldest; /* chain_lock */
-	struct snapshot *newest;
+	struct link *oldest; /* chain_lock */
+	struct link *newest;
 	/* Written with chain_lock held; the loop reads it without. */
 	_Atomic unsigned int n_chained;
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain; or NULL */
@@ -102,7 +102,7 @@ struct tracker {
 	_Atomic bool has_waiters; /* a write waits for room in a store; set with chain_lock held */
 	bool can_move;            /* its userfaultfd reports moves and serves all kinds of faults */
 	enum region_registered registered; /* served.lock */
-	struct snapshot *pending; /* served.lock: in the chain once the client has made its move */
+	struct link *pending;     /* served.lock: in the chain once the client has made its move */
 	_Atomic uint32_t n_looks; /* odd: messages are being read; see event.h */
 	uint32_t n_removals;      /* served.lock, as the next one: reported so far */
 	/* Since when no turn could serve its faults; 0: the last could. */

@@ -10,7 +10,7 @@
 
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/snapshot/frozen.h"
 #include "unit/frame.h"
 
 #define REGION_BYTES (1 << 20)
