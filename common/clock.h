@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The time since some fixed point, which nobody sets: for durations and deadlines. */
+/* The time since a fixed point that nobody can set: for durations and deadlines. */
 #ifndef COW_COMMON_CLOCK_H
 #define COW_COMMON_CLOCK_H
 

@@ -25,7 +25,7 @@ static void set_sentence(const char *fmt, va_list args)
 	memcpy(sentence, text, strnlen(text, sizeof(text) - 1) + 1);
 }
 
-/* What a process may have, and which errno says that it wanted more. */
+/* Limits of a process, and the errno that reports that it wanted more. */
 static const struct hint {
 	int error;
 	__rlimit_resource_t resource;

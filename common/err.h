@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Errors carry two things: a negative errno, forwarded untouched to whoever can act on it, and one
- * sentence for a person that names the thing and the figures that matter.
+ * Errors carry two things: a negative errno, forwarded untouched to the caller that can act on it,
+ * and one sentence for a person that names the object and the figures that matter.
  *
- * The sentence is kept per thread and is set where the error is raised, once. Code between the
- * place where it is raised and the place where it stops only forwards the number. In cowd the
- * sentence goes into the reply or the log line; in libcowclient it is what cow_last_error()
- * returns.
+ * The sentence is per thread. The code that raises the error sets it, once. Code between there and
+ * the place where the error stops only forwards the number. In cowd the sentence goes into the
+ * reply or the log line; in libcowclient cow_last_error() returns it.
  */
 #ifndef COW_COMMON_ERR_H
 #define COW_COMMON_ERR_H
@@ -25,8 +24,8 @@ int err_raise(int error, const char *fmt, ...) PRINTF(2, 3);
 /**
  * err_raise_errno() - like err_raise(-errno, …), with ": " and strerror(errno) added
  *
- * Of an errno that a limit of this process leads to, the sentence says which limits there are, and
- * how they are called where they are set.
+ * If a limit of this process can cause the errno, the sentence lists these limits, by the names
+ * under which they are set.
  */
 int err_raise_errno(const char *fmt, ...) PRINTF(1, 2);
 

@@ -23,15 +23,16 @@ int format_parse_bytes(uint64_t *bytes, const char *text);
 /**
  * format_utf8_length() - bytes of the UTF-8 sequence at @text
  *
- * Return: 1 to 4; 0 if there is none, which is so for overlong forms, surrogates and what is above
- * U+10FFFF; 1 at the end of the string.
+ * Return: 1 to 4; 0 if there is none, as for overlong forms, surrogates and values above U+10FFFF;
+ * 1 at the end of the string.
  */
 size_t format_utf8_length(const char *text);
 
 /**
  * format_clean() - text of a stranger, fit for a log line or a table
- * @dst: gets @text, cut to @size - 1 bytes at the end of a character. What is no UTF-8, control
- *       characters, and those that turn the direction of writing or break lines, become '?'
+ * @dst: gets @text, cut to @size - 1 bytes at the end of a character. Bytes that are no UTF-8,
+ *       control characters, and characters that turn the direction of writing or break lines,
+ *       become '?'
  */
 void format_clean(char *dst, size_t size, const char *text);
 

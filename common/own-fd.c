@@ -19,7 +19,7 @@
 #define LEAF_SIZE (1 << LEAF_BITS)
 #define N_LEAVES  1024
 
-/* An identity: of the file, which is never 0, and above it of its kind, or 0; 0: not noted. */
+/* An identity: the file's, which is never 0, and above it the kind's, or 0; 0: not noted. */
 struct leaf {
 	_Atomic uint64_t notes[LEAF_SIZE];
 };
@@ -40,8 +40,9 @@ static uint32_t fold(uint64_t sum)
 }
 
 /*
- * 0: there is no such descriptor. Two anonymous inodes of one kind have the same. The kind is 0 for
- * what has none, and where /proc cannot be seen (chroot(2)).
+ * Return: an identity, the same for two anonymous inodes of one kind; 0: there is no such
+ * descriptor. The kind is 0 for a file without one, and if the process cannot see /proc
+ * (chroot(2)).
  */
 static uint64_t identify(int fd)
 {

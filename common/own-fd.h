@@ -3,16 +3,16 @@
  * Which file a descriptor of the library refers to, by its number.
  *
  * The library is a guest in its program's descriptor table. A program that closes all descriptors
- * from 3 on (closefrom(3), close_range(2): daemons do) closes the library's as well, and what it
- * opens next gets their numbers. Writing to such a number, mapping it or closing it would then harm
- * a file of the program.
+ * from 3 on (closefrom(3), close_range(2): daemons do) closes the library's as well, and the next
+ * files that it opens get their numbers. Writing to such a number, mapping it or closing it would
+ * then harm a file of the program.
  *
- * So the library notes what each descriptor that it keeps refers to (own_fd_note()), asks before it
+ * So the library notes the file of each descriptor that it keeps (own_fd_note()), asks before it
  * uses one for anything that harms a stranger's file (own_fd_is()), and closes by own_fd_close()
- * alone. What is compared is device and inode. All anonymous inodes (eventfd, timerfd, userfaultfd;
- * a pidfd before Linux 6.9) share one: for those the kind is compared as well, as /proc/self/fd
- * shows it, so a descriptor of the program's of the same kind is not told from the library's.
- * Whoever can asks for a socket or a memfd instead, which are always told.
+ * alone. It compares device and inode. All anonymous inodes (eventfd, timerfd, userfaultfd; a pidfd
+ * before Linux 6.9) share one: for those it compares the kind as well, as /proc/self/fd shows it.
+ * So it cannot tell a descriptor of the program from its own of the same kind. Callers that can ask
+ * for a socket or a memfd instead, which it can always tell.
  *
  * Any thread; no lock is taken and nothing is allocated by malloc(). Another thread may close the
  * number between the question and what follows it: programs that close descriptors beside running

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a snapshot can be saved to; the contract is in savable.h. */
+/* Check a file to save a snapshot to; the contract is in savable.h. */
 #include "config.h"
 
 #include "common/savable.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a snapshot can be saved to. Asked by programs that open it, in sentences with their own name
- * of it, and by cowd of what it is given.
+ * Check a file to save a snapshot to. Programs that open the file call this, with their own name of
+ * it in the sentence, and cowd calls it for descriptors that clients pass.
  */
 #ifndef COW_COMMON_SAVABLE_H
 #define COW_COMMON_SAVABLE_H
@@ -10,14 +10,15 @@
 #include <sys/stat.h>
 
 /**
- * savable_check() - whether @fd is something to save to, and open for that
- * @name: what the sentence calls it: "descriptor 7"
+ * savable_check() - whether a snapshot can be saved to @fd, and @fd is open for writing
+ * @name: the name of the file in the sentence: "descriptor 7"
  *
- * A regular file, a pipe, a stream socket or /dev/null. No file of the kernel's own file systems
- * (proc and the like), though they call them regular: they take a snapshot for commands. One of
- * them, /proc/PID/mem, is the memory of a process, which may have its faults served by nobody.
+ * Accepts a regular file, a pipe, a stream socket and /dev/null. Refuses files of the kernel's own
+ * file systems (proc and the like), though these call them regular: they take written bytes for
+ * commands. One of them, /proc/PID/mem, is the memory of a process, and perhaps nobody serves its
+ * faults.
  *
- * Context: asks the file system, which one in user space may take its time for. Return: 0, -EBADF,
+ * Context: asks the file system, and one in user space may take its time. Return: 0, -EBADF,
  * -EINVAL.
  */
 int savable_check(int fd, const char *name);

@@ -3,8 +3,8 @@
  * One packet, with the descriptors that belong to it, over an AF_UNIX SOCK_SEQPACKET socket.
  *
  * This is one of the few places where foreign descriptors enter the process: they land at once in a
- * struct fdset, whose cleanup closes whatever nobody took. A truncated packet or control message
- * (MSG_TRUNC, MSG_CTRUNC) means that descriptors may be lost and what is left cannot be matched to
+ * struct fdset, whose cleanup closes all that nobody took. If a packet or control message arrives
+ * truncated (MSG_TRUNC, MSG_CTRUNC), descriptors may be lost and the others cannot be matched to
  * names, so it is -EPROTO and the caller ends the connection.
  */
 #ifndef COW_COMMON_WIRE_H
