@@ -83,7 +83,7 @@ static int write_mapped(const struct memfile *backing, const void *buf, size_t l
 	to = mmap(NULL, skew + len, PROT_READ | PROT_WRITE, MAP_SHARED, backing->fd, (off_t)start);
 	if (to == MAP_FAILED)
 		return err_raise_errno("cannot map %zu bytes of changed pages", len);
-	/* What cannot be had is an error here and a signal in memcpy(). */
+	/* If there is no memory for it, this fails; memcpy() would raise a signal. */
 	if (madvise(to, skew + len, MADV_POPULATE_WRITE) && errno != EINVAL)
 		r = err_raise_errno("cannot keep %zu bytes of changed pages", len);
 	else

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What backs a range of memory: runs of (range -> memfd, offset, owned or frozen).
+ * Extent maps: the backing of a range of memory, as runs of (range -> memfd, offset, owned or
+ * frozen).
  *
- * The one description that scoot and mmapcopy share. A region's map says what is mapped where now;
- * a snapshot is a map too, all of it frozen.
+ * scoot and mmapcopy share this one description. A region's map has the mappings that the region
+ * has now; a snapshot is a map too, all of it frozen.
  *
  *   owned    mapped MAP_SHARED: a write goes to the backing. Nobody else may refer to those bytes.
  *   frozen   mapped MAP_PRIVATE: a write makes a private page, the backing's bytes never change.
@@ -14,9 +15,10 @@
  * runs (adjacent ones merge), and the question is asked once for each run to be settled, never in a
  * fault.
  *
- * Locks: one mutex of the process guards the list and the runs of every map, so that a map can be
- * looked at for extents_is_shared() while its owner changes it. Who changes a map keeps others from
- * changing the same map (the region's lock); then it may read its own map without the mutex.
+ * Locks: one mutex of the process guards the list and the runs of every map, so that
+ * extents_is_shared() can look at a map while its owner changes it. A thread that changes a map
+ * holds the region's lock, which keeps others from changing the same map. It may then read its own
+ * map without the mutex.
  */
 #ifndef COW_BACKENDS_EXTENTS_H
 #define COW_BACKENDS_EXTENTS_H
@@ -61,7 +63,7 @@ int memfile_check(const struct memfile *backing);
 int memfile_write(const struct memfile *backing, const void *buf, size_t len, uint64_t off);
 /** memfile_is_past_limit() - whether write(2) up to @end would end the program with SIGXFSZ */
 bool memfile_is_past_limit(uint64_t end);
-/** memfile_write_within() - memfile_write() for who has asked memfile_is_past_limit(): no */
+/** memfile_write_within() - memfile_write(), after memfile_is_past_limit() has returned false */
 int memfile_write_within(const struct memfile *backing, const void *buf, size_t len, uint64_t off);
 /** memfile_read() - all of @len bytes from @off into @buf. 0 or -errno */
 int memfile_read(const struct memfile *backing, void *buf, size_t len, uint64_t off);
@@ -123,8 +125,8 @@ bool extents_is_shared(const struct memfile *backing, uint64_t backing_off, uint
 
 /**
  * extents_next_unused() - bytes of @backing, from *@off on, that no map refers to
- * @off: set to where they begin
- * @len: how many there are up to @backing's size
+ * @off: set to their offset
+ * @len: set to their number, up to @backing's size
  *
  * Return: whether there are any.
  */

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What has a name but is no bit of UFFDIO_API. */
+/* Features with a name that are no bit of UFFDIO_API. */
 enum without {
 	WITHOUT_DONTUNMAP = 1 << 0,
 	WITHOUT_PAGEMAP_SCAN = 1 << 1,

@@ -113,8 +113,8 @@ void hold_give_back(int uffd, const struct pagemap *pagemap, char *addr, uint64_
 }
 
 /*
- * One move is of one mapping. What is one run to us may be several mappings to the kernel
- * (after mprotect() or madvise() of a part), which shows as EFAULT: then each half by itself.
+ * One move moves one mapping. A run may be several mappings to the kernel (after mprotect() or
+ * madvise() of a part). The move then fails with EFAULT, and each half is moved by itself.
  */
 int hold_take(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len, char *side)
 {
@@ -137,8 +137,8 @@ int hold_take(int uffd, const struct pagemap *pagemap, char *addr, uint64_t len,
 
 void hold_end(int uffd, char *addr, uint64_t len)
 {
-	/* Unregistering wakes those who wait on what is still registered, but not those who began
-	 * to wait on a mapping that was replaced since. */
+	/* Unregistering wakes threads that wait on a mapping which is still registered, but not
+	 * threads that began to wait on a mapping that was replaced since. */
 	int r;
 
 	if (uffd < 0)

@@ -3,8 +3,8 @@
  * Kernel interfaces newer than the headers of the oldest supported build host (Linux 6.1, Debian
  * 12).
  *
- * Values are from include/uapi/linux/{userfaultfd.h,fs.h} and include/uapi/asm-generic/. That a
- * name is here says nothing about the kernel that runs: what it can do is probed at run time.
+ * Values are from include/uapi/linux/{userfaultfd.h,fs.h} and include/uapi/asm-generic/. A name
+ * here says nothing about the running kernel: backends/trial.h probes that at run time.
  */
 #ifndef COW_BACKENDS_KERNEL_H
 #define COW_BACKENDS_KERNEL_H

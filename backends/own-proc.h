@@ -2,9 +2,9 @@
 /*
  * A file of /proc/self that the process has open once, for all its regions.
  *
- * What such a file shows is the address space of who opened it: a fork child opens its own. The
- * kernel lets a process open it only while it is dumpable, which ends with setuid(2); one that is
- * open goes on working. Any thread; no lock is taken, and nothing is allocated by malloc().
+ * Such a file shows the address space of the process that opened it: a fork child opens its own.
+ * The kernel lets a process open it only while the process is dumpable, which ends with setuid(2);
+ * an open one goes on working. Any thread; takes no lock and calls no malloc().
  */
 #ifndef COW_BACKENDS_OWN_PROC_H
 #define COW_BACKENDS_OWN_PROC_H

@@ -76,7 +76,7 @@ static int find_by_scan(const struct pagemap *pagemap, uint64_t excluded, uint64
 			.category_inverted = excluded,
 			.category_mask = excluded,
 			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-			/* the same for all that match: else a run would be cut where it differs */
+			/* the same for all that match: a run ends at a page that differs */
 			.return_mask = PAGE_IS_FILE,
 		};
 		int n = ioctl(pagemap->fd, PAGEMAP_SCAN, &arg);

@@ -58,8 +58,10 @@ int pagemap_private(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
 		    struct page_run *runs, size_t max, size_t *n_runs);
 
 /**
- * pagemap_not_zero() - the same for anonymous memory, where a read of what was never written maps
- * the zero page: that is left out by PAGEMAP_SCAN, and found by the other way, as zeroes to copy
+ * pagemap_not_zero() - the same for anonymous memory
+ *
+ * There a read of a page that was never written maps the zero page. PAGEMAP_SCAN leaves such pages
+ * out; the other way finds them, and the caller copies zeroes.
  */
 int pagemap_not_zero(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
 		     struct page_run *runs, size_t max, size_t *n_runs);
@@ -68,9 +70,9 @@ int pagemap_not_zero(const struct pagemap *pagemap, uint64_t *at, uint64_t end,
  * pagemap_present() - for each of @n_pages from @addr on: whether a page is mapped there
  * @is_there: gets 1 or 0
  *
- * mincore(2) would say what the file has in memory, but only to who may write to it: to others it
- * says that all is there (since 5.2). A memfd of cowd's is its user's, whoever has descriptors of
- * it. Return: 0 or -errno.
+ * mincore(2) would tell which pages of the file are in memory, but only a user who may write to the
+ * file: for others it reports all pages (since 5.2). cowd's user owns a memfd of cowd's, whichever
+ * process has descriptors of it. Return: 0 or -errno.
  */
 int pagemap_present(const struct pagemap *pagemap, const char *addr, size_t n_pages,
 		    unsigned char *is_there);

@@ -112,7 +112,7 @@ static int next_char(struct walk *walk)
 	return (unsigned char)walk->text[walk->at++];
 }
 
-/* One line of the file: what is mapped next. False at its end. */
+/* Read one line of the file: the next mapping. False at the end. */
 static bool read_line(struct walk *walk)
 {
 	char line[LINE_BYTES], perms[5];
@@ -165,8 +165,8 @@ static bool find(struct walk *walk, uint64_t addr, struct part *part)
 }
 
 /*
- * From @addr on: how many bytes up to @end have one protection, which is @prot. Where nothing is
- * mapped, or where that cannot be known, it counts as plain.
+ * Return: number of bytes from @addr on, up to @end, with one protection, which @prot is set to. A
+ * range without a mapping counts as plain, and so does one whose protection cannot be read.
  */
 static uint64_t next_run(struct walk *walk, uint64_t addr, uint64_t end, int *prot)
 {

@@ -2,18 +2,17 @@
 /*
  * Access that the program took away from parts of a region, or gave, with mprotect(2).
  *
- * It hangs on the mapping, and a take, settling and rolling back put another one in its place. So
- * the new one gets what the old one has, part by part, before anybody can touch it; and who copies
- * pages that the program may not touch (guard pages of a heap are ordinary) does so where they lie
- * aside, having given access to that mapping, which nobody else knows.
+ * Protection belongs to the mapping, and a take, settling and rolling back exchange the mapping. So
+ * they give the new mapping the protections of the old one, part by part, before any thread can
+ * touch it. To copy pages that the program may not touch (guard pages of a heap are ordinary), they
+ * copy them aside, after giving access to that mapping, which nobody else knows.
  *
- * What is mapped where is asked with PROCMAP_QUERY (since 6.11) by a descriptor that the process
- * keeps, once for a mapping that is one throughout, or else read from /proc/self/maps. Where
- * neither can be had (a process that is not dumpable any more) parts count as readable and
- * writable, as regions are made.
+ * PROCMAP_QUERY (since 6.11), by a descriptor that the process keeps, tells the protections: one
+ * call if a range is one mapping. Without it they are read from /proc/self/maps. If neither works
+ * (the process is not dumpable any more) parts count as readable and writable, as regions are made.
  *
- * A mprotect() of another thread at the same time comes before or after each look here: between
- * that look and the exchange of the mapping, two system calls later, it is undone.
+ * If another thread calls mprotect() between the query and the exchange of the mapping, two system
+ * calls later, the exchange undoes it.
  *
  * Nothing here allocates memory.
  */
@@ -63,7 +62,7 @@ int protect_move(char *from, uint64_t len, char *to, uint64_t *done);
  * protect_fill() - write to memory in place, whatever its protection
  * @fill: writes @len bytes to @addr, which is @off behind the start. 0 or -errno with a sentence
  *
- * Parts that could not be written to can be for the time of the call. Return: 0 or -errno.
+ * The call makes parts that are not writable writable while it runs. Return: 0 or -errno.
  */
 int protect_fill(char *addr, uint64_t len,
 		 int (*fill)(void *arg, char *addr, uint64_t off, uint64_t len), void *arg);

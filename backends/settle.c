@@ -62,7 +62,7 @@ static int find_private(struct settle *settle, char *addr, uint64_t len)
 	return r || at >= end ? r : err_raise(-E2BIG, "a chunk has too many changed pages");
 }
 
-/* What the program did to it while it was in place (mprotect()) is undone. 0 or -errno */
+/* Undo changes that the program made to it while it was in place (mprotect()). 0 or -errno */
 static int prepare_twin(struct settle *settle, const struct chunk *chunk)
 {
 	if (mprotect(chunk->twin, chunk->len, PROT_READ | PROT_WRITE))
@@ -87,8 +87,8 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 {
 	const bool is_within = !memfile_is_past_limit(chunk->backing_off + chunk->len);
 	int r = find_private(settle, old, chunk->len);
-	/* The program may have taken access away from part of it. Access for writing is not given
-	 * as well: what is locked would be copied then, as if it were written. */
+	/* The program may have taken access away from part of it. This does not give write access:
+	 * the kernel would copy locked pages then, as if they were written. */
 	const bool can_copy =
 		!r && settle->n_runs && protect_show(old, chunk->len) >= 0 && chunk->twin;
 
@@ -125,8 +125,8 @@ static void populate_runs(const struct settle *settle)
 }
 
 /*
- * Private pages that are in the backing now give way to the backing's. Each call interrupts the
- * CPUs that the program runs on, so they go with one, or with all of the chunk's pages.
+ * Drop private pages that the backing has now, so that its pages show. Each call interrupts the
+ * CPUs that the program runs on, so one call drops these pages, or else all of the chunk's pages.
  */
 static int forget_private(const struct settle *settle, char *old, uint64_t len)
 {
@@ -145,7 +145,7 @@ static int forget_private(const struct settle *settle, char *old, uint64_t len)
 	return 0;
 }
 
-/* What was in place becomes the twin of what is now. */
+/* The mapping that was in place becomes the twin of the one that is now. */
 static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
 {
 	if (protect_is_plain(old, len) && !forget_private(settle, old, len) &&
@@ -183,8 +183,8 @@ static int put_nonzero(const char *buf, size_t n_bytes, const struct memfile *to
 }
 
 /*
- * Copy what @from has to where all is zero. What is zero is left out, as holes are to stay holes;
- * @from is not asked where it has any (SEEK_DATA): until Linux 6.4 a page that khugepaged is
+ * Copy the bytes of @from into a range of zeroes. Pages of zeroes are left out, so that holes stay
+ * holes. SEEK_DATA is not used to find holes of @from: until Linux 6.4 a page that khugepaged is
  * collapsing looks like one for a moment (commit a2e17cc2efc7), and its bytes would be lost here.
  */
 static int copy_nonzero(const struct memfile *from, uint64_t from_off, uint64_t len,
@@ -217,7 +217,7 @@ static int map_fresh(char *at, const struct chunk *chunk)
 	return 0;
 }
 
-/* What is at @old goes back, but for the part that is mapped anew already. */
+/* Move the mapping at @old back, except for the part that is mapped anew already. */
 static void give_back(const struct settle *settle, char *addr, uint64_t len, char *old)
 {
 	const uint64_t done = settle->n_settled;

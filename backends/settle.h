@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Settling: pages that were written to a frozen mapping go back to the backing, and the mapping is
+ * Settling: write the private pages of a frozen mapping back to the backing, and make the mapping
  * owned again, while threads go on using it.
  *
- * One chunk at a time: threads that touch the chunk wait (hold.h), its private pages, now aside,
- * are written to the backing, a shared mapping of the backing is moved into place, threads go on;
- * what is aside is dropped, or made a twin (scoot/twin.c), after that. So nobody waits longer than
- * for one chunk, and most of a chunk's cost (dropping page tables) is after the wait. If a step
- * fails, the chunk is as it was.
+ * Settling handles one chunk at a time:
  *
- * They are written through that shared mapping where it is there already with its page tables (a
- * twin), else with pwrite(2), which takes twice as long. Only to pages that are mapped there: what
- * cannot be had is an error of pwrite(), and a signal in memcpy().
+ *  1. Threads that touch the chunk wait (hold.h); its private pages lie aside.
+ *  2. The private pages are written to the backing.
+ *  3. A shared mapping of the backing is moved into place, and threads go on.
+ *  4. The mapping that lies aside is dropped, or made a twin (scoot/twin.c).
  *
- * The caller knows that nobody else refers to those bytes of the backing (extents_is_shared()).
+ * So no thread waits longer than for one chunk, and most of a chunk's cost (dropping page tables)
+ * comes after the wait. If a step fails, the chunk is as it was.
+ *
+ * If the shared mapping exists already with its page tables (a twin), step 2 writes through it,
+ * else with pwrite(2), which takes twice as long. It writes through the mapping only to pages that
+ * are mapped there: if there is no memory for a page, pwrite() fails, and memcpy() would raise a
+ * signal.
+ *
+ * The caller guarantees that nobody else refers to those bytes of the backing
+ * (extents_is_shared()).
  */
 #ifndef COW_BACKENDS_SETTLE_H
 #define COW_BACKENDS_SETTLE_H
@@ -21,7 +27,7 @@
 #include "backends/extents.h"
 #include "backends/pagemap.h"
 
-/* One page-table pages' worth: moved aside as one entry where the kernel can. */
+/* The bytes of one page of page tables: the kernel moves them as one entry if it can. */
 #define SETTLE_CHUNK_BYTES ((uint64_t)2 << 20)
 
 /* Of 4 KiB, the smallest there are. */
@@ -57,10 +63,11 @@ struct settle {
 };
 
 /**
- * settle_chunk_len() - how much of the @len bytes at @addr may be one chunk
+ * settle_chunk_len() - how many of the @len bytes at @addr may be one chunk
  *
- * A chunk ends where a page-table page does. Its address tells; an offset in a region does only if
- * the region's address is a multiple of 2 MiB, and those of adopted and small regions are not.
+ * A chunk ends where a page of page tables ends. Its address tells that end. An offset in a region
+ * tells it only if the region's address is a multiple of 2 MiB, and addresses of adopted and small
+ * regions are not.
  */
 uint64_t settle_chunk_len(const char *addr, uint64_t len);
 
@@ -69,13 +76,13 @@ int settle_init(struct settle *settle, int uffd, const struct pagemap *pagemap);
 void settle_deinit(struct settle *settle);
 
 /**
- * struct chunk - what is to be settled
+ * struct chunk - memory to settle
  * @addr:    mapped private on the bytes of @backing from @backing_off on
  * @len:     of settle_chunk_len()
  * @from:    NULL, or @addr is mapped shared on that instead, from @from_off on: its bytes move to
  *           @backing, which is one hole there
- * @twin:    NULL, or where the same bytes of @backing are mapped shared already: that mapping is
- *           moved to @addr, and what was there, without its private pages, to @twin
+ * @twin:    NULL, or the address of a shared mapping of the same bytes of @backing: it is moved to
+ *           @addr, and the mapping at @addr, without its private pages, to @twin
  */
 struct chunk {
 	char *addr;
@@ -97,7 +104,7 @@ struct chunk {
 int settle_chunk(struct settle *settle, const struct chunk *chunk);
 
 /**
- * settle_revert_chunk() - the other way: what is mapped shared on @from becomes anonymous memory
+ * settle_revert_chunk() - the other way: turn a shared mapping of @from into anonymous memory
  *
  * Return: 0; -errno with a sentence, and the memory from @n_settled on is as it was.
  */

@@ -78,10 +78,10 @@ int space_map(char *addr, uint64_t len, int prot, int flags, int fd, uint64_t of
 	return p == -1 ? -1 : 0;
 }
 
-/* What no address space has room for behind anything. */
+/* More bytes than any address space has free behind a mapping. */
 #define TOO_MUCH (((uint64_t)1 << 47) - ((uint64_t)1 << 16))
 
-/* Where it does grow, it is cut again. */
+/* If the mapping grows all the same, cut it again. */
 static int try_to_grow(char *addr, uint64_t len, uint64_t new_len)
 {
 	if (mremap(addr, len, new_len, 0) == MAP_FAILED)

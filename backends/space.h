@@ -21,9 +21,10 @@ int space_reserve(char **addr, uint64_t len);
 /** space_release() - give a reservation back, whatever was mapped there since */
 void space_release(char *addr, uint64_t len);
 /**
- * space_plug() - see that nobody else's mapping comes to lie where there is none
+ * space_plug() - reserve a range against other mappings, if it has none
  *
- * After a failed move, which may have left a gap, and in a fork child, where the parent has memory.
+ * For use after a failed move, which may have left a gap, and in a fork child for the addresses of
+ * its parent's memory.
  * Return: 0, or -EEXIST if there is a mapping in part of it, which stays as it is.
  */
 int space_plug(char *addr, uint64_t len);
@@ -64,16 +65,16 @@ int space_move(char *from, uint64_t len, char *to);
 void space_populate(char *addr, size_t n_pages, const unsigned char *is_there);
 
 /**
- * space_populate_known() - the same where all pages are known to be in memory
- * Return: up to where page tables are filled now, which may be beyond the range.
+ * space_populate_known() - the same if all pages are known to be in memory
+ * Return: the end of the filled page tables, which may be beyond the range.
  */
 uint64_t space_populate_known(char *addr, uint64_t len);
 
 /**
  * space_drop() - forget the pages of a range
  *
- * Also where the program has locked them: MADV_DONTNEED is refused there with EINVAL. The lock
- * stays, and holds for what is mapped there next. Return: 0 or -errno without a sentence.
+ * Works for locked pages too, for which the kernel refuses MADV_DONTNEED with EINVAL. The lock
+ * stays, and holds for the next pages there. Return: 0 or -errno without a sentence.
  */
 int space_drop(char *addr, uint64_t len);
 

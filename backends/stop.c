@@ -2,10 +2,10 @@
 /*
  * Stopping threads; see stop.h.
  *
- * The helper's functions are marked. It has a stack of its own, but no thread-local storage: that
- * is the caller's, errno with it. So it makes bare system calls, and makes them fail only while the
- * caller waits for it, who gives errno back what it was. Nor may a sanitizer keep books of it,
- * which does so by thread.
+ * The helper's functions are marked HELPER. The helper has a stack of its own, but shares the
+ * caller's thread-local storage, and so its errno. So it makes bare system calls, which may fail
+ * only while the caller waits for it; the caller then restores errno. A sanitizer keeps records by
+ * thread, so it must not instrument these functions.
  */
 #include "config.h"
 
@@ -37,7 +37,7 @@
 /* include/linux/sched.h: flags in /proc/PID/stat, proc(5). */
 #define PF_IO_WORKER 0x10UL
 
-/* What the kernel takes for a set of signals. */
+/* The size of a set of signals in the kernel. */
 #define KERNEL_SIGSET_BYTES 8
 
 /* struct stop's futex word. */
@@ -54,14 +54,14 @@ enum {
 
 struct seized {
 	pid_t id;
-	int signal; /* that it stopped for, to be given back; 0: none; or SIGNAL_* */
+	int signal; /* that it stopped for, to deliver again; 0: none; or SIGNAL_* */
 };
 
 /**
  * struct stop - shared by caller and helper, in a mapping of its own
  * @task_fd:   /proc/self/task, the caller's
  * @n_stopped: of @threads, from the first one on
- * @at:        where the next id is looked for: listings come in the same order
+ * @at:        index to look for the next id at: listings come in the same order
  */
 struct stop {
 	_Atomic uint32_t state;
@@ -87,7 +87,7 @@ HELPER static void await_change(struct stop *stop, uint32_t from)
 		(void)syscall(SYS_futex, &stop->state, FUTEX_WAIT, from, NULL, NULL, 0);
 }
 
-/* What the kernel has set stays. */
+/* A value that the kernel has set stays. */
 HELPER static void change(struct stop *stop, uint32_t from, uint32_t to)
 {
 	if (!atomic_compare_exchange_strong(&stop->state, &from, to))
@@ -100,7 +100,7 @@ HELPER static long trace(long request, long id, long data)
 	return syscall(SYS_ptrace, request, id, 0L, data);
 }
 
-/* --- the helper: what has become of those that it seized -------------------------------------- */
+/* --- the helper: states of the threads that it seized ----------------------------------------- */
 
 /*
  * A stop that is an event has no signal of its own: it is PTRACE_EVENT_STOP, since no other was
@@ -129,8 +129,8 @@ HELPER static bool is_late(const struct stop *stop, struct timespec *left)
 }
 
 /*
- * Until all that are seized have stopped or ended: each tells its tracer by SIGCHLD. They are asked
- * for one by one, since the kernel looks through all of them where it is asked for any.
+ * Wait until all seized threads have stopped or ended: each tells its tracer by SIGCHLD. The helper
+ * waits for one at a time: to wait for any of them the kernel searches all.
  */
 HELPER static bool await_stops(struct stop *stop)
 {
@@ -168,7 +168,7 @@ HELPER static void detach(struct stop *stop)
 	}
 }
 
-/* --- the helper: who there is ----------------------------------------------------------------- */
+/* --- the helper: list the threads ------------------------------------------------------------- */
 
 enum kind {
 	KIND_RUNS,
@@ -256,14 +256,14 @@ HELPER static bool seize(struct stop *stop, pid_t id, const char *name)
 	return true;
 }
 
-/* What is learned from one reading of the directory. */
+/* The result of one reading of the directory. */
 struct listing {
 	size_t n;
 	bool has_self;
 	bool has_new;
 };
 
-/* Return: whether all who are new are seized. */
+/* Return: whether all new threads are seized. */
 HELPER static bool seize_listed(struct stop *stop, const char *entries, size_t len,
 				struct listing *listing)
 {
@@ -297,13 +297,13 @@ HELPER static size_t count_threads(const struct stop *stop)
 }
 
 /*
- * Seize everybody who is new.
+ * Seize all new threads.
  *
- * @is_quiet: whether there was nobody, which with all others stopped is for good.
+ * @is_quiet: whether there was none; if all others have stopped, there will be none.
  *
- * A new thread that has ended may have started another one, which came too late for this listing. A
- * listing may also leave a thread out when another one ends meanwhile, so there are to be as many
- * as are counted, before and after.
+ * A new thread that has ended may have started another one, too late for this listing. A listing
+ * may also leave a thread out if another one ends meanwhile, so the number of entries has to match
+ * the kernel's count, before and after.
  */
 HELPER static bool seize_all(struct stop *stop, bool *is_quiet)
 {
@@ -337,15 +337,16 @@ HELPER static bool stop_all(struct stop *stop)
 }
 
 /*
- * Whoever runs for others must not outlive them, and the kernel then lets go all that it holds: the
- * caller's thread is its parent. SIGCHLD may have been set so that none is sent, or handled.
+ * The helper must not outlive the caller's thread, which is its parent: the kernel ends the helper
+ * with it, and then resumes all threads that the helper has stopped. The program may have set
+ * SIGCHLD so that none is sent, or handles it.
  */
 HELPER static bool prepare(const struct stop *stop)
 {
 	static const char by_default[64]; /* larger than the kernel's struct sigaction */
 	const uint64_t all = ~(uint64_t)0;
 
-	/* What is sent to the program's process group is not for the helper. */
+	/* Signals to the program's process group are not for the helper. */
 	(void)syscall(SYS_setpgid, 0L, 0L);
 	return !syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, KERNEL_SIGSET_BYTES) &&
 	       !syscall(SYS_rt_sigaction, SIGCHLD, by_default, NULL, KERNEL_SIGSET_BYTES) &&
@@ -396,10 +397,10 @@ static int start_helper(struct stop *stop)
 }
 
 /*
- * The program may have waited for it in our place: then it has gone as well.
+ * Wait for the helper's end. If the program has waited for it in our place, it has ended as well.
  *
- * Whoever sleeps here wakes among all the threads that go on: so at first the CPU is not given up
- * while the helper uses another one.
+ * A caller that sleeps here wakes up among all the threads that go on. So at first it does not give
+ * up its CPU while the helper uses another one.
  */
 static void await_end(struct stop *stop)
 {

@@ -17,18 +17,19 @@
  *	STOP_LEAVING, waits for its end
  *	                                     detaches from all, ends
  *
- * All of this is one futex word. When the helper ends, the kernel sets it to 0 and wakes the caller
- * (CLONE_CHILD_CLEARTID). So if the helper ends by itself, the caller knows that it could not.
+ * These states are one futex word. When the helper ends, the kernel sets it to 0 and wakes the
+ * caller (CLONE_CHILD_CLEARTID). So if the helper ends by itself, the caller knows that it failed.
  *
- * Stopped by PTRACE_INTERRUPT a thread is at the edge of the kernel, with no lock of it held, and
- * none of its writes pending. A system call that it was in goes on when it does, but for those few
- * that end with EINTR then (signal(7), on stop signals). Nothing is seen by the program's own
- * waiting for children: the helper has no exit signal, and stops are told to it alone.
+ * A thread that PTRACE_INTERRUPT has stopped is at the edge of the kernel: it holds no lock of the
+ * kernel, and has no write pending. When it goes on, so does a system call that it was in, except
+ * for the few that end with EINTR then (signal(7), on stop signals). The program's own waiting for
+ * children sees nothing of this: the helper has no exit signal, and the kernel reports stops to the
+ * helper alone.
  *
  * A thread that is found at the moment that its signal is delivered reports the signal instead of
  * the interrupt. The helper gives the signal back when it detaches from the thread.
  *
- * It cannot be done if
+ * The helper cannot stop the threads if
  *  - ptrace(2) is forbidden (seccomp, Yama, a process that is not dumpable),
  *  - a debugger is attached already,
  *  - there are workers of io_uring, whose requests would fail,
@@ -57,12 +58,12 @@ struct stop;
 /**
  * stop_begin() - stop all threads but the caller
  * @out:       set on success; ends with stop_end()
- * @is_spared: whether this thread is not to be stopped; called in the helper: it reads memory, and
- *             does nothing else
+ * @is_spared: whether to leave this thread running; called in the helper: it reads memory, and does
+ *             nothing else
  *
- * With all signals blocked; one caller at a time in the process, others wait here. Until stop_end()
- * take no lock that a stopped thread could have, those of malloc() and stdio included. Keeps errno.
- * Return: whether they have stopped; if not, nobody is.
+ * Call with all signals blocked. One caller at a time in the process; others wait here. Until
+ * stop_end() the caller takes no lock that a stopped thread could have, those of malloc() and stdio
+ * included. Keeps errno. Return: whether all threads have stopped; if not, none is stopped.
  */
 bool stop_begin(struct stop **out, bool (*is_spared)(pid_t id));
 /** stop_end() - let them go on. Return: NULL */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What this kernel can do, found by doing it once on a page or two of the calling process.
+ * Find out what this kernel can do, by trying it once on a page or two of the calling process.
  *
- * Bits of UFFDIO_API are believed for what they name. A feature without a bit of its own is tried
- * (CONTINUE with write protection came with 6.4 but shares MINOR_SHMEM's).
+ * A bit of UFFDIO_API is enough proof of the feature that it names. Features without a bit of their
+ * own are tried (CONTINUE with write protection came with 6.4 but shares MINOR_SHMEM's).
  *
- * @device_fd: /dev/userfaultfd, lent, or -1: then userfaultfd(2) for faults of user mode tells as
+ * @device_fd: /dev/userfaultfd, lent, or -1: then a userfaultfd(2) for faults of user mode tells as
  *             much, since that needs no privilege
- * @features:  those to be tried with, of trial_features()
+ * @features:  features to try with, of trial_features()
  */
 #ifndef COW_BACKENDS_TRIAL_H
 #define COW_BACKENDS_TRIAL_H
@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/** trial_features() - all bits of UFFDIO_API; 0 where no userfaultfd can be had */
+/** trial_features() - all bits of UFFDIO_API; 0 if this process gets no userfaultfd */
 uint64_t trial_features(int device_fd);
 
 /** trial_protect() - can shared memory be write-protected (Linux >= 5.19)? */
@@ -24,7 +24,7 @@ bool trial_protect(int device_fd, uint64_t features);
 /**
  * trial_catch() - is a write to protected shared memory reported and let go, as it has to be?
  *
- * Makes a thread that writes; takes a second at most where nothing is reported.
+ * Makes a thread that writes; takes a second at most if the kernel reports nothing.
  */
 bool trial_catch(int device_fd, uint64_t features);
 

@@ -36,7 +36,7 @@ int uffdio_new_by_syscall(int *uffd, bool user_only)
 	return 0;
 }
 
-/* What an errno of an ioctl on a range means to somebody who serves another process. */
+/* Turn an errno of an ioctl on a range into its meaning for a process that serves another one. */
 static int fold_range_error(const char *what, uint64_t addr, uint64_t n_bytes)
 {
 	switch (errno) {
@@ -195,7 +195,7 @@ static int fill_range(fill_fn *fill, const char *what, int uffd, uint64_t addr, 
 	int64_t step = 0;
 	bool is_woken;
 
-	/* Mostly all goes well at once, and those who wait are woken by the same call. */
+	/* As a rule one call fills all, and wakes the waiting threads. */
 	(void)fill(uffd, addr, src, n_bytes, mode, false, &step);
 	if (step > 0)
 		done_bytes = (uint64_t)step;

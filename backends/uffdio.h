@@ -3,9 +3,9 @@
  * The ioctls of userfaultfd(2), each as a function whose outcomes a caller can act on.
  *
  * Three things make the bare ioctls easy to get wrong, and are settled here once:
- *  - A long operation may stop half way. It then fails with EAGAIN and says in its argument how far
- *    it came, or says -EAGAIN there when it did nothing because the address space is changing. The
- *    functions go on where it stopped, and give up with UFFDIO_E_AGAIN when nothing moves.
+ *  - A long operation may stop half way. It then fails with EAGAIN and returns the number of bytes
+ *    done in its argument, or -EAGAIN if it did nothing because the address space is changing. The
+ *    functions go on from there, and give up with UFFDIO_E_AGAIN if nothing moves.
  *  - EEXIST from COPY, ZEROPAGE or CONTINUE means that a page is there already. It does not say
  *    that the threads waiting for it were woken, so the functions skip the page and wake the range
  *    themselves.
@@ -58,8 +58,8 @@ int uffdio_api(int uffd, uint64_t features, uint64_t *can) MUST_CHECK;
 int uffdio_register(int uffd, uint64_t addr, uint64_t n_bytes, uint64_t mode) MUST_CHECK;
 int uffdio_unregister(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
 
-/** uffdio_wake() - wake whoever waits in the range; a fault read
- * by an earlier daemon comes again */
+/** uffdio_wake() - wake the threads that wait in the range; a fault that an earlier daemon has read
+ * comes again */
 int uffdio_wake(int uffd, uint64_t addr, uint64_t n_bytes) MUST_CHECK;
 
 /** uffdio_protect() - from now on writes to the range fault */
@@ -100,8 +100,8 @@ int uffdio_set_nonblock(int uffd) MUST_CHECK;
  * uffdio_read() - take waiting messages
  * @n_msgs: gets how many; 0 when none waits
  *
- * Does not wait, even if whoever else has the descriptor made it blocking again (Linux >= 6.10;
- * before that there is a moment in which it could). Return: 0; -errno with a sentence.
+ * Does not wait, even if another process that has the descriptor has made it blocking again (Linux
+ * >= 6.10; on older kernels there is a moment in which it can). Return: 0; -errno with a sentence.
  */
 int uffdio_read(int uffd, struct uffd_msg *msgs, size_t max, size_t *n_msgs) MUST_CHECK;
 

@@ -54,8 +54,8 @@ int scoot_adopt_check(const char *addr, uint64_t len)
 }
 
 /*
- * What is mapped shared on @home becomes the program's own again. A chunk for which there is no
- * memory becomes a private mapping of @home at least: nobody else sees what is written there.
+ * Turn shared mappings of @home into the program's own memory again. If there is no memory for a
+ * chunk, it becomes a private mapping of @home: nobody else sees writes to it.
  */
 static int revert(struct scoot_region *region, uint64_t len)
 {
@@ -79,7 +79,7 @@ static int revert(struct scoot_region *region, uint64_t len)
 	return result;
 }
 
-/* What made it fail is what the caller is told, and what is not as it was besides. */
+/* The sentence names the cause of the failure, and any memory that is not as it was. */
 static int undo(struct scoot_region *region, uint64_t len, int error)
 {
 	char sentence[512];
@@ -117,7 +117,7 @@ int scoot_unadopt(struct scoot_region *region, int error)
 
 void scoot_region_leave(struct scoot_region *region)
 {
-	/* Where it cannot be frozen it stays shared: with nobody, since children do not get it. */
+	/* If it cannot be frozen it stays shared, with nobody: children do not get it. */
 	if (!scoot_freeze(region, 0, region->size_bytes))
 		(void)madvise(region->addr, region->size_bytes, MADV_DOFORK);
 }

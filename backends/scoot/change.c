@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * Changing what a region is mapped on: rolling back, discarding, and giving back memory that nobody
- * refers to any more; see scoot.h.
+ * Changing the backing of a region: rolling back, discarding, and freeing memory that nobody refers
+ * to any more; see scoot.h.
  *
- * Holes are punched only where no map refers to the bytes but the owned run that is discarded, or
- * no map at all. A backing's unreferenced bytes stay so: a map gets bytes only from another map, or
- * from its own region's discard, which has the lock.
+ * A hole is punched only if no map refers to the bytes, or only the owned run that is discarded. A
+ * backing's unreferenced bytes stay so: a map gets bytes only from another map, or from its own
+ * region's discard, which has the lock.
  */
 #include "config.h"
 
@@ -46,9 +46,8 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
 /* --- rolling back ----------------------------------------------------------------------------- */
 
 /*
- * Forget private pages; what is read there next is the backing's. Where there is one, all of its
- * page table's pages are dropped: since 6.13 that frees the page table, and the next search skips
- * it.
+ * Drop private pages; the next read gets the backing's bytes. If a page table has one, all of its
+ * pages are dropped: since 6.13 that frees the page table, and the next search skips it.
  */
 static int drop_private(const struct scoot_region *region, uint64_t off, uint64_t len)
 {
@@ -144,7 +143,7 @@ static int read_back(void *arg, char *addr, uint64_t off, uint64_t len)
 	return memfile_read(run->overlay, addr, len, run->off + off);
 }
 
-/* Pages of the overlay, also where the program may not write. */
+/* Copy pages of the overlay, also to memory that the program may not write to. */
 static int roll_kept_back(struct scoot_region *region, const struct scoot_snapshot *snap)
 {
 	const bool is_plain = protect_is_plain(region->addr, region->size_bytes);
@@ -222,13 +221,13 @@ static int clear(void *arg, char *addr, uint64_t off, uint64_t len)
 	return 0;
 }
 
-/* Zeroes as writes of the program, which make private pages where it is frozen. */
+/* Write zeroes as the program would, which makes private pages if the memory is frozen. */
 static int fill_with_zeroes(char *addr, uint64_t len)
 {
 	return protect_fill(addr, len, clear, NULL);
 }
 
-/* Map zeroes of @backing, whose bytes there nobody else refers to. */
+/* Map zeroes of @backing; nobody else refers to its bytes there. */
 static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint64_t backing_off,
 		      uint64_t off, uint64_t len)
 {
@@ -294,9 +293,9 @@ int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool 
 }
 
 /*
- * The next data of @backing from *@off on that nobody refers to; false if there is none. What the
- * file says may be wrong either way, which only costs time, or memory for some more of it: nobody
- * reads these bytes, and who gets them later begins by punching a hole.
+ * Find the next data of @backing from *@off on that nobody refers to; false if there is none. The
+ * file's answer may be wrong either way, which only costs time, or keeps memory a while longer:
+ * nobody reads these bytes, and a caller that gets them later begins by punching a hole.
  */
 static bool find_unused(const struct memfile *backing, uint64_t *off, uint64_t *len)
 {
@@ -335,7 +334,7 @@ bool scoot_trim_step(struct scoot_region *region)
 		region->trim_at = (i + 1) * size_bytes;
 	}
 	region->trim_at = 0;
-	/* What was left out, because a snapshot refers to it, comes when that has gone. */
+	/* Bytes left out because a snapshot refers to them are freed when that is gone. */
 	region->wants_trim = region->second || region->map.n_runs > 1;
 	return false;
 }

@@ -62,7 +62,7 @@ static int child_main(const struct scoot_region *region, const struct scoot_snap
 	int r = pagemap_init(&pagemap);
 
 	pagemap.has_scan &= region->pagemap.has_scan;
-	(void)protect_show(region->addr, region->size_bytes); /* what is not shown is an error */
+	(void)protect_show(region->addr, region->size_bytes); /* else reading it fails */
 	for (size_t i = 0; !r && i < region->map.n_runs; i++)
 		r = copy_pages(&pagemap, region, snap, &region->map.runs[i], bits);
 	return r < 0 ? -r : r;
@@ -109,8 +109,7 @@ int scoot_take_by_clone(struct scoot_region *region, struct scoot_snapshot *snap
 	void *bits;
 	int r;
 
-	/* No cut yet: what is written from here on makes private
-	 * pages, which the child will see. */
+	/* No cut yet: writes from here on make private pages, which the child will see. */
 	r = scoot_freeze(region, 0, region->size_bytes);
 	if (r)
 		return r;

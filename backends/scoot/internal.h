@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the files of backends/scoot share. */
+/* Declarations that the files of backends/scoot share. */
 #ifndef COW_BACKENDS_SCOOT_INTERNAL_H
 #define COW_BACKENDS_SCOOT_INTERNAL_H
 
@@ -41,9 +41,9 @@ void scoot_twin_drop(struct scoot_region *region);
 int scoot_twin_swap_all(struct scoot_region *region);
 /**
  * scoot_twin_swap() - put the twin's pages of an owned run in place
- * @pages: where the run's own were moved to; the twin gets them
+ * @pages: address that the run's own pages were moved to; the twin gets them
  *
- * Return: whether that was done; if not, the run is for the caller to map.
+ * Return: whether it did; if not, the caller has to map the run.
  */
 bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
 /**
@@ -57,7 +57,7 @@ bool scoot_take_over(char *from, uint64_t len, char *to);
 void scoot_lighten(struct scoot_region *region);
 /** scoot_room_clear() - what a swap left mapped in the room goes; not in the take's own time */
 void scoot_room_clear(struct scoot_region *region);
-/** scoot_twin_to_settle() - where the twin of a chunk is that is going to be settled, or NULL */
+/** scoot_twin_to_settle() - address of the twin of a chunk that is going to settle, or NULL */
 char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
 
 /**
@@ -82,7 +82,7 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len);
 int scoot_map_private(const struct scoot_region *region, const struct extent *run, uint64_t off,
 		      uint64_t len, uint64_t *done);
 
-/** scoot_punch() - give back bytes that no map refers to, which are zeroes then. 0 or -errno */
+/** scoot_punch() - free bytes that no map refers to, which are zeroes then. 0 or -errno */
 int scoot_punch(const struct memfile *backing, uint64_t off, uint64_t len);
 
 /** scoot_snapshot_new() - frozen copy of the region's map, as it is now */
@@ -97,7 +97,7 @@ int scoot_snapshot_note(struct scoot_snapshot *snap, uint64_t off, uint64_t len)
  * Return: 0 or -ENOMEM with a sentence.
  */
 int scoot_snapshot_reserve(struct scoot_snapshot *snap, uint64_t n_runs);
-/** scoot_snapshot_trim() - give back what was reserved and not needed */
+/** scoot_snapshot_trim() - free reserved memory that was not needed */
 void scoot_snapshot_trim(struct scoot_snapshot *snap);
 /** scoot_snapshot_note_bits() - note those of @n_pages pages from
  * @first on that @bits have noted */

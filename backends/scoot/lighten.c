@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * What fork() copies of a frozen region.
+ * Make the next fork() of a frozen region cheap.
  *
- * Of a private mapping of a memfd the kernel copies no page table, unless the mapping has ever had
- * a private page: then it copies every entry, those too that a fault could bring back. Where a
- * snapshot lives such pages have to stay, and with page tables that were filled ahead
- * (scoot/twin.c) one of them makes fork() as dear as that of anonymous memory. So before a fork a
- * fresh mapping takes the place of such a one, with the private pages in it, copied, and nothing
- * else; unless they are so many that copying entries is cheaper, or the program may not access
- * some. Threads that touch the region wait meanwhile.
+ * The kernel copies no page table of a private mapping of a memfd, unless the mapping has ever had
+ * a private page: then it copies every entry, also entries that a fault could bring back. While a
+ * snapshot lives such pages have to stay. With page tables that were filled ahead (scoot/twin.c)
+ * one such page makes fork() as expensive as that of anonymous memory. So before a fork a fresh
+ * mapping takes the place of such a mapping, with copies of the private pages in it, and nothing
+ * else. This is not done if so many pages are private that copying entries is cheaper, or if the
+ * program may not access some. Threads that touch the region wait meanwhile.
  *
- * To search full page tables for private pages takes as long as a fork() that copies them, so it is
- * done once such a fork was seen: whoever forks once pays once, and whoever forks often pays twice.
+ * To search full page tables for private pages takes as long as a fork() that copies them. So it is
+ * done only after such a fork was seen: a program that forks once pays once, and a program that
+ * forks often pays twice.
  */
 #include "config.h"
 
@@ -28,7 +29,7 @@
 /* A fork that took longer for each page of the region copied page tables. */
 #define FORK_NSEC_PER_PAGE 20
 
-/* Copy the private pages of @run, which lie at @from, to where they belong in @to. */
+/* Copy the private pages of @run, which lie at @from, to their places in @to. */
 static bool copy_private(const struct scoot_region *region, const struct extent *run,
 			 const char *from, char *to)
 {
@@ -97,5 +98,5 @@ void scoot_lighten(struct scoot_region *region)
 	if (!n_done)
 		return;
 	region->is_populated = n_done < region->map.n_runs;
-	region->populate_at = 0; /* what becomes the twin by settling is empty */
+	region->populate_at = 0; /* settling makes an empty mapping the twin */
 }

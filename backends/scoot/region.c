@@ -236,11 +236,12 @@ int scoot_map_private(const struct scoot_region *region, const struct extent *ru
 }
 
 /*
- * One owned run, or part of it, where access to parts was taken away: those are mappings of their
- * own, so it is not done at one instant, and threads wait meanwhile. An error may come between two
- * of them: what is done by then, @done bytes, is frozen. The run's pages are at @pages afterwards.
+ * Freeze one owned run, or part of it, if the program has taken away access to parts: those are
+ * mappings of their own, so there is no single instant, and threads wait meanwhile. If an error
+ * comes between two of them, the @done bytes before it are frozen. The run's pages are at @pages
+ * afterwards.
  *
- * Without a userfaultfd nobody can be made to wait: then all is mapped at once, and access taken
+ * Without a userfaultfd no thread can be made to wait: then one call maps all, and access is taken
  * away again.
  */
 static int exchange_protected(struct scoot_region *region, const struct extent *run, uint64_t off,
@@ -442,7 +443,7 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 		return 0;
 	}
 	r = extents_reserve(&region->map, 1);
-	/* What home kept for snapshots that have gone must not show where @from has holes. */
+	/* Bytes that home kept for snapshots that are gone must not show in holes of @from. */
 	if (!r && chunk.from)
 		r = scoot_punch(chunk.backing, chunk.backing_off, chunk.len);
 	if (r)

@@ -16,9 +16,9 @@
  * shared mapping without page tables, so threads fault the same pages back in and go on. If the
  * second step fails (strict overcommit, vm.max_map_count) the region is still what it was.
  *
- * What backs the region is its extent map (backends/extents.h). If all of it is one owned run, a
- * take is the two steps above, and no thread ever waits. Otherwise every thread that touches the
- * region waits (backends/hold.h) while each run is done by its kind:
+ * The region's extent map (backends/extents.h) describes its backing. If all of it is one owned
+ * run, a take is the two steps above, and no thread ever waits. Otherwise every thread that touches
+ * the region waits (backends/hold.h) while the take handles each run by its kind:
  *
  *   owned             It is mapped private, as above.
  *   frozen, unshared  Nobody else refers to the frozen bytes any more: pages written since go back
@@ -28,29 +28,34 @@
  *                     overlay, a sparse memfd as large as the region, at their own offsets. The
  *                     snapshot is the frozen bytes with the overlay over them.
  *
- * Which pages an overlay holds is recorded as they are copied, and never asked of its file: where
- * shared memory gets huge pages, writing one page fills the 511 around it with zeroes, and
- * SEEK_DATA and mincore(2) count them all. The record goes behind the overlay's pages for those who
- * open the snapshot (scoot_snapshot_record()).
+ * The take records the pages of an overlay as it copies them. Nothing asks the overlay's file: if
+ * shared memory has huge pages, writing one page fills the 511 around it with zeroes, and SEEK_DATA
+ * and mincore(2) count them all. The record goes behind the overlay's pages for processes that open
+ * the snapshot (scoot_snapshot_record()).
  *
- * That costs in proportion to the pages written. In the background scoot_settle_step() makes
- * unshared runs owned again, chunk by chunk, so that the next take finds one owned run.
+ * A take of such runs costs in proportion to the pages written. In the background
+ * scoot_settle_step() makes unshared runs owned again, chunk by chunk, so that the next take finds
+ * one owned run.
  *
- * Without a userfaultfd (cowd lends none) nobody can be made to wait, so nothing is settled in the
- * background. If the caller is the program's only thread nobody has to be: the take does all of the
- * above by itself, and so settles what was written since the one before. Otherwise all private
- * pages are copied to the overlay by a child made with a bare clone(2): like that of fork() it sees
- * them as they were at one instant (scoot/clone.c). They stay private, and come again with the next
- * take: between any look at a page and its replacement a thread could write to it, and no call
- * replaces a mapping on condition that nobody did. A take that is lent a way to stop the other
- * threads stops them, if that settles anything, and does as if its caller were alone.
+ * Without a userfaultfd (cowd lends none) no thread can be made to wait, so nothing is settled in
+ * the background. A take then depends on the caller:
+ *
+ *   the only thread   No thread has to wait: the take does all of the above by itself, and so
+ *                     settles the pages written since the previous take.
+ *   several threads   A child made with a bare clone(2) copies all private pages to the overlay:
+ *                     like a child of fork() it sees them as they were at one instant
+ *                     (scoot/clone.c). They stay private, and the next take copies them again:
+ *                     between any look at a page and its replacement a thread could write to it,
+ *                     and no call replaces a mapping on condition that nobody did.
+ *   with a stopper    If that settles anything, the take stops the other threads and acts as if its
+ *                     caller were the only one.
  *
  * Pages of a run whose backing cowd does not know (extent.backing->id is 0, after a region that was
  * mmapcopied from has gone) go to the overlay whole.
  *
- * Nothing here knows of sockets. libclient/scoot/mode.c gives descriptors and addresses in and
- * tells cowd. Calls "under the region's lock" exclude each other for the same region; reading a
- * snapshot needs no lock.
+ * Nothing here knows of sockets. libclient/scoot/mode.c passes descriptors and addresses in, and
+ * sends requests to cowd. Calls "under the region's lock" exclude each other for the same region;
+ * reading a snapshot needs no lock.
  */
 #ifndef COW_BACKENDS_SCOOT_H
 #define COW_BACKENDS_SCOOT_H
@@ -80,11 +85,11 @@ struct roll {
 
 /**
  * struct scoot_stopper - stops the program's other threads for a part of a take
- * @stop: return whether nobody runs now who could touch the region, but for the caller
- * @go:   after a @stop that could: let them go on
+ * @stop: return whether no thread but the caller runs now that could touch the region
+ * @go:   after a @stop that returned true: resume them
  *
- * A stopped thread has what locks it had, malloc()'s among them: in between none is taken, and
- * nothing allocated or freed.
+ * A stopped thread keeps its locks, malloc()'s among them. So between @stop and @go the caller
+ * takes no lock, and allocates and frees nothing.
  */
 struct scoot_stopper {
 	bool (*stop)(struct scoot_stopper *stopper);
@@ -101,8 +106,9 @@ struct scoot_stopper {
  * @is_held:     in a take: threads are kept out, so nothing is given to free()
  * @settle:      valid if @uffd is
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
- * @settle_at:   where the background goes on settling
- * @second:      like @home: what is discarded while a snapshot needs home's bytes goes there. May
+ * @settle_at:   offset at which the background goes on settling
+ * @second:      like @home: has ranges that were discarded while a snapshot needed home's bytes.
+ * May
  *               be NULL
  * @wants_trim:  memory of @home or @second may be without a user
  * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
@@ -110,12 +116,12 @@ struct scoot_stopper {
  * @twin_is_bare: and nobody has access to it yet
  * @room:        address space for the next one, or NULL
  * @room_is_mapped: something without pages is mapped there still
- * @populate_at: where the background goes on filling the twin's page tables
+ * @populate_at: offset at which the background goes on filling the twin's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
  * @fork_nsec:   how long the last fork() took that gave it to a child
  * @rolls_back:  it is rolled back often, so page tables are left as they come
  * @roll:        valid if @rolls_back
- * @trim_at:     where the background goes on looking for it
+ * @trim_at:     offset at which the background goes on looking for it
  */
 struct scoot_region {
 	char *addr;
@@ -182,8 +188,8 @@ int scoot_adopt(struct scoot_region *region);
  * scoot_unadopt() - after scoot_adopt(): make it anonymous memory again, threads going on
  * @error: why
  *
- * Nothing was frozen yet. What there is no memory for stays a private mapping, and the sentence of
- * @error, which is kept, says so too. Return: @error.
+ * Nothing was frozen yet. Memory that there is no room for stays a private mapping, and the
+ * sentence of @error, which is kept, then says so too. Return: @error.
  */
 int scoot_unadopt(struct scoot_region *region, int error);
 /** scoot_region_leave() - the region ends, its memory stays: private, and inherited by fork
@@ -200,7 +206,7 @@ DEFINE_CLEANUP(scoot_region_free, struct scoot_region *)
  * @overlay: sparse, as large as the map, a record may follow; NULL if no page was private
  * @kept:    runs of the overlay that the take copied to it, in order; nothing else of it counts
  * @settled_bytes: pages that the take wrote back to the region's own backing
- * @stall_nsec:    how long the take took its caller, who sets it
+ * @stall_nsec:    duration of the take; the caller sets it
  */
 struct scoot_snapshot {
 	struct extents map;
@@ -229,10 +235,10 @@ DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
 
 /**
  * scoot_guard() - freeze the region for a fork child, which is about to get a copy of its mappings
- * @out: keeps what is frozen as it is, until it is freed
+ * @out: keeps the frozen bytes as they are, until it is freed
  *
- * Pages written since an earlier freeze go back to their backing where nobody else needs that, so
- * that fork() finds no private page and copies no page table; where somebody does, they stay
+ * If nobody else needs the backing's bytes, pages written since an earlier freeze are written back
+ * to it, so that fork() finds no private page and copies no page table. Otherwise they stay
  * private, and fork() shares them. Under the region's lock. Return: 0 or -errno with a sentence.
  */
 int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out);
@@ -258,7 +264,7 @@ int scoot_settle_step(struct scoot_region *region, bool *more);
 int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *snap);
 
 /**
- * scoot_discard() - make whole pages zeroes, and give their memory back as soon as nobody needs it
+ * scoot_discard() - make whole pages zeroes, and free their memory as soon as nobody needs it
  * @may_fill: if neither home nor second is free, write zeroes rather than return
  *            SCOOT_E_OVERLAY, after which the caller may set @region->second and try again
  *

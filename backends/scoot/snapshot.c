@@ -147,7 +147,7 @@ int scoot_snapshot_record(const struct scoot_snapshot *snap, uint64_t off)
 	return r;
 }
 
-/* Each piece is copied before it is looked at: whoever took the snapshot may change it yet. */
+/* Copy each piece before looking at it: the process that took the snapshot may still change it. */
 static int read_record(struct scoot_snapshot *snap, uint64_t n_pages, uint64_t off)
 {
 	uint8_t bits[PIECE_BYTES];

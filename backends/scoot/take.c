@@ -27,7 +27,7 @@ struct taken_run {
 /* The other threads could not be stopped; nothing was done. */
 #define SCOOT_E_RUNNING 3
 
-/* Without a userfaultfd, that is: somebody may touch the region whom nothing makes wait. */
+/* Whether threads may touch the region and nothing makes them wait: there is no userfaultfd. */
 static bool is_crowded(const struct scoot_region *region)
 {
 	return region->uffd < 0 && !region->is_alone;
@@ -45,13 +45,13 @@ static enum run_kind kind_of(const struct scoot_region *region, const struct ext
 	return RUN_UNSHARED;
 }
 
-/* What a take is going to be. */
+/* The steps that a take is going to make. */
 struct plan {
 	struct taken_run *runs;
 	size_t n_runs;
 	bool wants_overlay;
 	bool is_plain; /* one owned run */
-	bool by_clone; /* nobody can be made to wait, or nothing would be settled by that */
+	bool by_clone; /* no thread can be made to wait, or nothing would settle */
 };
 
 static int classify(const struct scoot_region *region, struct plan *plan)
@@ -124,7 +124,7 @@ int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
 	return 0;
 }
 
-/* Without page tables. Where the run was owned, its twin is not what it should be then. */
+/* Map without page tables. If the run was owned, its twin does not match it any more. */
 static int freeze_anew(struct scoot_region *region, struct taken_run *run)
 {
 	const struct extent *extent = &run->extent;
@@ -134,7 +134,7 @@ static int freeze_anew(struct scoot_region *region, struct taken_run *run)
 	return scoot_map_private(region, extent, extent->off, extent->len, &run->n_anew);
 }
 
-/* What is at @pages goes back, but for what is mapped anew already. */
+/* Move the pages at @pages back, except for the part that is mapped anew already. */
 static void give_back(struct scoot_region *region, const struct taken_run *run, char *pages)
 {
 	const uint64_t len = run->extent.len - run->n_anew;
@@ -174,7 +174,7 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 	return 0;
 }
 
-/* What every run that may have pages to keep could have to note. */
+/* Reserve as many notes as the runs with pages to keep may need. */
 static int reserve_kept(const struct plan *plan, struct scoot_snapshot *snap)
 {
 	uint64_t n = 0;
@@ -245,9 +245,9 @@ static int remap_held(struct scoot_region *region, const struct plan *plan,
 }
 
 /*
- * The cut is when the last run was moved aside: nobody has passed the region's memory between the
- * first and the last. The region's map, for which there is a lock, comes when all others go on: it
- * is the caller's alone to read.
+ * The cut is the instant at which the last run is moved aside: no thread gets past the region's
+ * memory between the first and the last. The region's map has a lock, so it is changed after all
+ * other threads go on; only the caller reads it.
  */
 static int take_held(struct scoot_region *region, const struct plan *plan,
 		     struct scoot_snapshot *snap)
@@ -259,8 +259,8 @@ static int take_held(struct scoot_region *region, const struct plan *plan,
 	r = scoot_aside_new(&aside, region->addr, region->size_bytes);
 	if (r)
 		return r;
-	/* Without memory for that a take by clone is left to who stops threads, which takes what it
-	 * needs. Others take it while threads wait, as long as none of those is in malloc(). */
+	/* Without memory for that, a take that stops threads leaves it to a clone, which allocates
+	 * as it goes. Other takes allocate while threads wait, if none of these is in malloc(). */
 	if (reserve_kept(plan, snap) && is_crowded(region))
 		return SCOOT_E_RUNNING;
 	r = remap_held(region, plan, snap, aside->addr, &is_begun);

@@ -2,19 +2,20 @@
 /*
  * The twin: a second mapping of the whole region, at an address that nobody else knows.
  *
- * Building page tables is what makes memory slow after a take (a fault for every 16 pages read) and
- * dropping them what disturbs writers meanwhile (each batch interrupts every CPU the program runs
- * on). So neither is done: where the region is mapped shared its twin is mapped private, filled
- * ahead of need, and where it is frozen the twin is the shared mapping that lay there. A take and
- * settling exchange the two, page tables and all.
+ * Building page tables makes memory slow after a take (a fault for every 16 pages read). Dropping
+ * them disturbs writers meanwhile (each batch interrupts every CPU that the program runs on). The
+ * twin avoids both. While the region is mapped shared, its twin is mapped private, with page tables
+ * filled ahead of need. While the region is frozen, the twin is the shared mapping that lay there.
+ * A take and settling exchange the two, page tables and all.
  *
- * For the first take the twin is made ahead as well. As long as the region is new it is without
- * access, so that it gets no copies by mlockall(MCL_CURRENT), which programs call when they start.
+ * For the first take the twin is made ahead as well. As long as the region is new the twin gives no
+ * access, so that mlockall(MCL_CURRENT), which programs call when they start, makes no copies of
+ * it.
  *
- * That is kept up only while every run of the region is of home, at its own offset; whoever makes
- * it otherwise calls scoot_twin_drop() first, and the next shared mapping that is frozen as a whole
- * becomes the twin again. Costs page tables (1/512 of the region), address space (for the twin, and
- * for the next move), and that RSS counts the region's pages twice.
+ * A twin exists only while every run of the region is of home, at its own offset. Code that changes
+ * that calls scoot_twin_drop() first, and the next shared mapping that is frozen as a whole becomes
+ * the twin again. A twin costs page tables (1/512 of the region) and address space (for the twin,
+ * and for the next move), and RSS counts the region's pages twice.
  *
  * Nobody writes to the twin, but mlockall(MCL_CURRENT) fills a private mapping as if it were
  * written, and those copies would be out of date once they are put in place. It does so from the
@@ -22,9 +23,9 @@
  * page 0, and that page is looked at before a swap. A mlockall() during the call itself may still
  * go unnoticed: cow-scoot(7) forbids it.
  *
- * Without a userfaultfd nothing is settled, and there is no twin. Where the program took access to
- * parts of the region away it is not put in place: the mapping that is made instead is like that
- * from the start.
+ * Without a userfaultfd nothing is settled, and there is no twin. If the program has taken away
+ * access to parts of the region, the twin is not put in place: a mapping that has these protections
+ * from the start is made instead.
  */
 #include "config.h"
 
@@ -54,7 +55,7 @@ static bool is_home(const struct scoot_region *region)
 
 /*
  * A move charges a private mapping anew after it gave its destination up, and must not fail then:
- * whoever is limited in that has no twin. Strict overcommit is asked for when the twin is first
+ * a process with a limit on that has no twin. Strict overcommit is checked when the twin is first
  * used, limits of the process before each move.
  */
 static bool is_limited(void)
@@ -118,7 +119,7 @@ bool scoot_twin_warm(struct scoot_region *region)
 		scoot_twin_drop(region);
 		return false;
 	}
-	/* What mlockall() has locked would be copied when access is given. */
+	/* The kernel would copy pages that mlockall() has locked when access is given. */
 	if (region->twin_is_bare && (munlock(twin->addr, twin->len) ||
 				     mprotect(twin->addr, twin->len, PROT_READ | PROT_WRITE)))
 		return true;
@@ -158,7 +159,7 @@ void scoot_twin_drop(struct scoot_region *region)
 	region->populate_at = region->size_bytes;
 }
 
-/* What the program did to part of the region (mprotect(), madvise()) came to the twin with it. */
+/* The twin kept changes that the program made to parts of it in place (mprotect(), madvise()). */
 bool scoot_take_over(char *from, uint64_t len, char *to)
 {
 	return !is_limited() && !mprotect(from, len, PROT_READ | PROT_WRITE) &&
@@ -171,8 +172,8 @@ static bool is_clean(struct scoot_region *region)
 	uint64_t at = (uint64_t)(uintptr_t)region->twin->addr;
 	size_t n_runs;
 
-	/* Without access it has no page at all. What mlockall() locked would be copied when access
-	 * is given. */
+	/* Without access it has no page at all. The kernel would copy pages that mlockall() has
+	 * locked when access is given. */
 	if (region->twin_is_bare)
 		return !munlock(region->twin->addr, region->size_bytes);
 	return !pagemap_private(&region->pagemap, &at, at + page_size_bytes(), run, ARRAY_SIZE(run),
@@ -244,7 +245,7 @@ char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off)
 	return region->twin ? region->twin->addr + off : NULL;
 }
 
-/* What is mapped in place is in memory, so it can be in the twin's page tables as well. */
+/* Pages that are mapped in place are in memory, so the twin's page tables can have them too. */
 static int populate(struct scoot_region *region, uint64_t off, uint64_t len)
 {
 	unsigned char is_there[POPULATE_STEP_BYTES >> 12];
