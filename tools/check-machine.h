@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What `cowctl check` finds out: each thing that matters for freezing memory is tried, and put down
- * as a row with what was found and what to do about it. Nothing here needs a daemon.
+ * `cowctl check`: try each feature and read each setting that matters for freezing memory, and
+ * write a row with the finding and the remedy. Nothing here needs a daemon.
  */
 #ifndef COW_TOOLS_CHECK_MACHINE_H
 #define COW_TOOLS_CHECK_MACHINE_H

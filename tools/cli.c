@@ -95,8 +95,7 @@ const char *cli_private_cowd(void)
 int cli_finish(int status)
 {
 	if (fflush(stdout) || ferror(stdout)) {
-		/* Whoever read the other end of a pipe has had enough; that is not our failure to
-		 * tell. */
+		/* The reader of the pipe has had enough; that is no failure to report. */
 		if (errno != EPIPE)
 			cli_say("standard output: %s", strerror(errno));
 		return status ? status : CLI_FAILED;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What cowctl and cowbench have in common at the command line: how they end, how they complain, and
- * how they read numbers.
+ * The command line of cowctl and cowbench: exit statuses, usage errors, and the reading of numbers.
  */
 #ifndef COW_TOOLS_CLI_H
 #define COW_TOOLS_CLI_H
@@ -16,7 +15,7 @@ enum cli_status {
 	CLI_OK = 0,
 	CLI_FAILED = 1,
 	CLI_USAGE = 2,     /* wrong arguments; nothing was done */
-	CLI_NO_DAEMON = 3, /* nobody listens there, or it speaks another protocol */
+	CLI_NO_DAEMON = 3, /* no daemon listens there, or it speaks another protocol */
 	CLI_DENIED = 4,
 	CLI_NOT_FOUND = 5, /* no such snapshot or region */
 	CLI_LOST = 6,      /* the snapshot could not be kept */
@@ -61,7 +60,7 @@ bool cli_parse_u64(uint64_t *value, const char *text, uint64_t min, uint64_t max
 const char *cli_nearest(const char *word, const char *const *names, size_t n_names,
 			size_t stride_bytes);
 
-/** cli_unknown() - usage error that names @word, what it should have been, and the nearest name */
+/** cli_unknown() - usage error that names @word, its kind @what, and the nearest name */
 int cli_unknown(const char *what, const char *word, const char *nearest);
 
 #endif

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowctl check: what this machine, this user and the cowd at this address can do, and what to do
- * about the rest. Each mode is tried: a small region is made, frozen, written to and read back.
- * Where no cowd answers a private one is started for that, so that it is known what would work.
+ * cowctl check: find out what this machine, this user and the cowd at this address can do, and say
+ * what to do about the rest. Each mode is tried: a small region is made, frozen, written to and
+ * read back. If no cowd answers, a private one is started for that, so that the user learns what
+ * would work.
  */
 #include "config.h"
 
@@ -25,9 +26,10 @@ enum {
 
 /**
  * struct check - one run
- * @client:     of the cowd that is asked, or of a private one; NULL where there is neither
- * @is_private: the latter
- * @status:     CLI_OK; what there is to say of the connection; CLI_FAILED: a mode does not work
+ * @client:     of the cowd at the address, or of a private one; NULL if there is neither
+ * @is_private: @client is of a private one
+ * @status:     CLI_OK; CLI_NO_DAEMON or CLI_DENIED: there is no connection; CLI_FAILED: a mode does
+ *              not work
  */
 struct check {
 	const char *address;

@@ -188,7 +188,7 @@ static int collect(struct ctl *ctl, const struct list *list, struct json_object 
 	return CLI_OK;
 }
 
-/* @what they are, for the sentence that is said where there are none. */
+/* @what: the name of the rows, for the sentence that is printed if there are none. */
 static int print_table(const struct ctl *ctl, struct json_object *rows, const char *what,
 		       const struct report_column *columns, size_t n_columns)
 {
@@ -279,7 +279,7 @@ static const struct report_column region_columns[] = {
 	{"moves", "MOVES", REPORT_NUMBER, 7},    {"state", "STATE", REPORT_TEXT},
 };
 
-/* What an operator has to know of it first. */
+/* The state that an operator has to know first. */
 static const char *region_state(const Cow__V1__RegionInfo *g)
 {
 	if (g->is_waiting)

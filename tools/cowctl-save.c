@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowctl save: cowd writes the bytes, cowctl opens the file (so that it is the operator's rights
- * that count), shows how far it is, and gives the file its name once all of it is on disk.
+ * cowctl save: cowd writes the bytes. cowctl opens the file (so that the operator's rights count),
+ * shows the progress, and gives the file its name once all of it is on disk.
  *
- * Ctrl-C cancels a save to a file in an orderly way, a second one ends cowctl like any other
- * program. A save to a pipe or a FIFO can be ended by nothing but the latter: it may stand still
- * for as long as nobody reads, and there is nothing to tidy up. Either way cowd ends the save with
- * the connection.
+ * Ctrl-C cancels a save to a file in an orderly way, and a second Ctrl-C ends cowctl like any other
+ * program. In a save to a pipe or a FIFO the first Ctrl-C ends cowctl: the save may stand still for
+ * as long as nobody reads, and there is nothing to tidy up. Either way cowd ends the save with the
+ * connection.
  */
 #include "config.h"
 
@@ -39,7 +39,7 @@ static void catch_signals(void)
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
 		struct sigaction old;
 
-		/* What the caller had ignored (nohup, a job in the background) stays ignored. */
+		/* Signals that the caller ignored (nohup, a background job) stay ignored. */
 		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
 			sigaction(signals[i], &action, NULL);
 	}
@@ -75,7 +75,7 @@ static int save_to(struct cow_snapshot *snap, struct savefile *file)
 	return r ? cli_fail(r, err_sentence(), "save") : CLI_OK;
 }
 
-/* Write @snap to @path; what there is to say about it is said. Return: enum cli_status */
+/* Write @snap to @path, and print any error. Return: enum cli_status */
 static int save(const struct ctl *ctl, struct cow_snapshot *snap, const char *path)
 {
 	struct savefile file;
@@ -129,8 +129,8 @@ int ctl_save(struct ctl *ctl, char **args)
 }
 
 /*
- * Say which it is and hold it until a signal comes. It is looked at every second: nobody is left to
- * believe that there is one when cowd has gone or could not keep it.
+ * Print the snapshot's number and hold the snapshot until a signal comes. Check it every second, so
+ * that cowctl ends soon after cowd has ended or could not keep the snapshot.
  */
 static int hold(struct cow_snapshot *snap)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowctl: what operators type. One table holds the verbs; it is what is dispatched from, what
- * --help prints, and what a mistyped verb is compared with.
+ * cowctl, the operator's command. One table holds the verbs: main() dispatches from it, --help
+ * prints it, and a mistyped verb is compared with it.
  */
 #include "config.h"
 
@@ -20,10 +20,10 @@
 /**
  * struct verb - one line of the table
  * @arguments: their names, separated by single blanks; one in brackets may be left out
- * @parse:     look at the arguments before anything is done; NULL where they need no look
+ * @parse:     check the arguments before anything is done; NULL if they need no check
  * @run:       do it
  * @flags:     VERB_* bits
- * @details:   what `cowctl help VERB` says besides
+ * @details:   more text for `cowctl help VERB`
  */
 struct verb {
 	const char *name;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the files of cowctl share: one run of it, and the verbs. */
+/* Declarations that the files of cowctl share: one run of it, and the verbs. */
 #ifndef COW_TOOLS_COWCTL_H
 #define COW_TOOLS_COWCTL_H
 
@@ -10,12 +10,12 @@
 
 /**
  * struct ctl - one run of cowctl
- * @address:   where cowd is, for cow_client_new() and for sentences
+ * @address:   address of cowd, for cow_client_new() and for sentences
  * @is_json:   print JSON rather than tables
  * @is_wide:   print all columns of a table, whatever the terminal holds
  * @is_help:   explain, do nothing
  * @is_forced: replace a file that is there
- * @save_path: where "snapshot" writes it, or NULL
+ * @save_path: file that "snapshot" writes to, or NULL
  * @id:        the snapshot or region that the arguments name
  * @client:    connected before a verb is called, if it wants that
  */
@@ -30,7 +30,7 @@ struct ctl {
 	struct cow_client *client;
 };
 
-/* What the arguments of a verb say, before there is a connection. Return: enum cli_status */
+/* Parse the arguments of a verb, before there is a connection. Return: enum cli_status */
 int ctl_save_parse(struct ctl *ctl, char **args);
 int ctl_snapshot_parse(struct ctl *ctl, char **args);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A progress bar on a terminal: share done, bytes, rate and time left, drawn over itself at most
- * ten times a second. Where stderr is no terminal nothing is ever written.
+ * ten times a second. If stderr is no terminal nothing is ever written.
  */
 #ifndef COW_TOOLS_PROGRESS_H
 #define COW_TOOLS_PROGRESS_H

@@ -240,7 +240,7 @@ static void fit(struct layout *layout, unsigned int width)
 
 #define TEXT_LEAST 8
 
-/* Without columns that could be left out the widest text gives way, down to TEXT_LEAST cells. */
+/* If no column can be left out, shorten the widest text, down to TEXT_LEAST cells. */
 static void shorten(struct layout *layout, unsigned int width)
 {
 	unsigned int total = total_width(layout);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the tools print. Everything printed is first a JSON document (json-c): with --json it is
- * printed as it is, numbers as numbers and sizes in bytes; for people an array of objects in it is
- * shown as an aligned table (libsmartcols) in which columns choose members by key and say in which
- * unit they are to be read.
+ * The output of the tools. All output is first a JSON document (json-c). With --json it is printed
+ * as it is, numbers as numbers and sizes in bytes. For people an array of objects in it is shown as
+ * an aligned table (libsmartcols), in which columns choose members by key and say their unit.
  */
 #ifndef COW_TOOLS_REPORT_H
 #define COW_TOOLS_REPORT_H
@@ -26,7 +25,7 @@ enum report_kind {
  * struct report_column - one column of a table
  * @key:   member of each row; "a.b" is member b of the object a; a row without it shows "-"
  * @title: heading
- * @rank:  where a table is too wide columns are left out, those of the highest rank first; 0: never
+ * @rank:  if a table is too wide, columns are left out, the highest rank first; 0: never
  */
 struct report_column {
 	const char *key;
@@ -57,7 +56,7 @@ int report_fields(struct json_object *object, const struct report_column *column
 
 /**
  * report_paragraph() - print @text in lines of at most @width cells, broken at blanks
- * @indent: blanks before each line but the first, which goes on where the cursor is
+ * @indent: blanks before each line but the first, which goes on at the cursor
  * @width:  0: one line
  */
 void report_paragraph(const char *text, unsigned int indent, unsigned int width);

@@ -30,13 +30,13 @@ struct savefile {
  * @path: borrowed until savefile_deinit()
  *
  * The file can be read by its owner alone: it will hold a process's memory.
- * Return: 0; -EEXIST; what open(2) gives; always with a sentence. Call savefile_deinit() in any
+ * Return: 0; -EEXIST; an errno of open(2); always with a sentence. Call savefile_deinit() in any
  * case.
  */
 int savefile_open(struct savefile *file, const char *path, bool may_replace);
 /** savefile_commit() - to disk, and under its name. Return: 0 or -errno with a sentence */
 int savefile_commit(struct savefile *file);
-/** savefile_deinit() - close; what was not committed is gone */
+/** savefile_deinit() - close; a file that was not committed is removed */
 void savefile_deinit(struct savefile *file);
 
 #endif

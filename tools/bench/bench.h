@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * cowbench: what its files share. A *subject* is memory of one size in one mode, alive from
- * subject_open() to subject_close(); freezing it is what is measured.
+ * Declarations that the files of cowbench share. A *subject* is memory of one size in one mode,
+ * alive from subject_open() to subject_close(). cowbench measures freezing it.
  */
 #ifndef COW_TOOLS_BENCH_H
 #define COW_TOOLS_BENCH_H
@@ -22,8 +22,8 @@ struct subject;
  * @open:   allocate subject->addr
  * @freeze: until the program can go on
  * @view:   make the frozen copy readable: subject->view, and touch it; called once after @freeze.
- *          Sets subject->readable_nsec when that happened elsewhere than in this thread
- * @peek:   first byte of page @page_idx of the copy, and its pagemap entry where the copy is
+ *          Sets subject->readable_nsec if another thread or process did that
+ * @peek:   first byte of page @page_idx of the copy, and its pagemap entry there
  * @thaw:   give the copy up
  * @close:  free all; after a failed @open too
  * @in_talk: one of the four that the talk's interface knows

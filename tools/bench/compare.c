@@ -38,7 +38,7 @@
 #define N_MODES_MAX     8
 #define WITHOUT_MAX     64 /* bytes of the name of a feature */
 
-/* What was measured of one mode: nanoseconds, and bytes. */
+/* The measurements of one mode: nanoseconds, and bytes. */
 struct figures {
 	struct samples stall;
 	struct samples first_read;
@@ -185,8 +185,8 @@ static int run_modes(struct compare *compare, struct turn *turn, uint64_t run)
 }
 
 /*
- * Before anything is measured, so that a daemon that is not there, or not as it should be, is not
- * found out after a minute of fork(). What is said of the device does not depend on the size.
+ * Try the modes before anything is measured, so that a minute of fork() does not pass before a
+ * missing or wrong daemon is found. The sentence about the device does not depend on the size.
  */
 static int try_modes(struct compare *compare, struct turn *turn)
 {
@@ -258,7 +258,7 @@ static struct json_object *mode_document(struct figures *figures)
 	return object;
 }
 
-/* What is not as it usually is; otherwise nothing. */
+/* Add members for unusual conditions, if there are any. */
 static void put_special(const struct compare *compare, struct json_object *document)
 {
 	struct json_object *without = json_object_new_array();

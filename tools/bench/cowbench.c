@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowbench: what a frozen copy costs on this machine. `cowbench -m MODE` is the measuring tool of
- * the talk; everything else is a subcommand, in a file of its own, of the table below.
+ * cowbench: measure the cost of a frozen copy on this machine. `cowbench -m MODE` is the measuring
+ * tool of the talk. The table below has the subcommands, each of which has a file of its own.
  */
 #include "config.h"
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowbench faults: what it costs that cowd, another process, serves the first write to a page.
+ * cowbench faults: measure the cost of first writes to a page that cowd, another process, serves.
  *
  * Clients of cowd and two bare loops (writer-kinds.c) exist all the time and write in turn:
  * clients all together, the loop with its handler on the writer's CPU, the loop with its handler on
- * another one, clients again, and so on. So whatever else happens on the machine happens to all of
- * them, and what cowd adds is a ratio that is worth something where microseconds are not.
+ * another one, clients again, and so on. So other work of the machine affects all of them alike,
+ * and the ratio means something even if the microseconds do not.
  *
- * With --storm the question is another one: what one client that faults without end costs those
- * who write now and then. These write in turn alone and beside the storm.
+ * With --storm the question is another one: how much one client that faults without end delays
+ * clients that write now and then. These write in turn alone and beside the storm.
  *
  * Reading the clock is part of each latency (20 to 40 ns).
  */
@@ -249,7 +249,7 @@ static int storm_round(struct faults *faults, struct served *row)
 	return r ? r : r2;
 }
 
-/* The first round of all warms up: where it writes, and where cowd serves it. */
+/* The very first round warms up the memory that is written and the workers that serve it. */
 static int measure(struct faults *faults)
 {
 	struct writer *bare = faults->writers + faults->n_clients;

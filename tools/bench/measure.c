@@ -62,13 +62,13 @@ static int freeze_timed(const struct measure *measure, struct subject *subject, 
 	if (measure->until_view && subject->readable_nsec)
 		end = subject->readable_nsec;
 	*nsec = end - begin;
-	/* What -t looks at has to be there; with -x db it is made after the clock has stopped. */
+	/* -t looks at the view; with -x db it is made after the clock has stopped. */
 	return measure->until_view ? 0 : measure->mode->view(subject);
 }
 
 static const char *duplicate_address(const struct subject *subject)
 {
-	/* A forked child has the duplicate where the parent has the origin. */
+	/* A forked child has the duplicate at the address of the parent's origin. */
 	return subject->view ? subject->view : subject->addr;
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * How much memory there is, how much a subject holds, and which page frame lies where.
+ * Available memory, memory held by a subject, and page frames.
  *
- * What a subject holds is added up from what belongs to it, not taken from the free memory of the
- * machine, in which everybody else's pages come and go: the anonymous pages of this process and of
- * a forked child (each shared page once: Pss), their page tables, the pages of the memfds behind
- * its regions, and what cowd keeps for its snapshots. cowd's code and small data are not in it.
+ * The memory of a subject is a sum over its parts: the anonymous pages of this process and of a
+ * forked child (each shared page once: Pss), their page tables, the pages of the memfds behind its
+ * regions, and the pages that cowd keeps for its snapshots. cowd's code and small data are not in
+ * it. The free memory of the machine would not do, because other processes change it, too.
  */
 #include "config.h"
 
@@ -108,7 +108,7 @@ static size_t add_memfd(struct memfd *memfds, size_t n_memfds, int folder_fd, co
 	return n_memfds;
 }
 
-/* What the memfds hold that this process has open: those behind its regions. */
+/* The bytes in the memfds that this process has open: those behind its regions. */
 static int memfds_bytes(uint64_t *n_bytes)
 {
 	struct memfd memfds[MEMFDS_MAX];
@@ -127,7 +127,7 @@ static int memfds_bytes(uint64_t *n_bytes)
 	return 0;
 }
 
-/* What cowd keeps for this process's snapshots. */
+/* The bytes that cowd keeps for this process's snapshots. */
 static int snapshots_bytes(struct cow_client *client, uint64_t *n_bytes)
 {
 	Cow__V1__ListSnapshots call = COW__V1__LIST_SNAPSHOTS__INIT;

@@ -66,7 +66,7 @@ static int open_mmapcopy(struct subject *subject)
 
 	if (r)
 		return r;
-	/* Where the copy goes is never populated: it is the source's pages that it is to have. */
+	/* The target is never populated: it is going to have the pages of the source. */
 	return new_region(subject, &subject->copy_region, COW_MODE_MMAPCOPY, "cowbench copy",
 			  false);
 }

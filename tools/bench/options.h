@@ -24,7 +24,7 @@ struct bench_texts {
  * struct bench_option
  * @name:  without dashes; one letter is a short option
  * @value: gets it, see the kinds
- * @wants: what it wants, for the sentence to whoever gave something else
+ * @wants: description of a right value, for the sentence about a wrong one
  */
 struct bench_option {
 	const char *name;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* cowbench repeat: what it prints. */
+/* cowbench repeat: the output. */
 #include "config.h"
 
 #include <assert.h>
@@ -22,7 +22,7 @@ static double settle_usec(const struct figures *figures)
 	return figures->n_settled ? usec(figures->settle_cpu_nsec) / (double)figures->n_settled : 0;
 }
 
-/* Null where nobody worked beside the snapshots, as the next. */
+/* Null if no thread worked beside the snapshots, as the next. */
 static struct json_object *worst_of(const struct repeat *repeat, const struct figures *figures)
 {
 	static const char *const names[] = {"quiet", "take", "live", "settle"};

@@ -3,15 +3,22 @@
  * cowbench repeat: snapshots again and again, with a client that works all the while and writes
  * between them: by scoot, and by fork() beside it in the same run.
  *
- * The client's threads read (90 %) and write (10 %) pages at random. Of each snapshot: the stall;
- * the longest that a write took during the take, while the snapshot lived, and while the region
- * settled after its release; how many operations were done in the first 10 ms, 100 ms and second
- * after the take, by themselves and against the half second before, which is not the same for both:
- * after a fork() pages that the child shared fault once more when it has gone; what it took the
- * library's thread to settle; and how much the take settled and kept by itself. Without a
- * userfaultfd only a program that is alone settles, in the take: --threads 0. Or one whose threads
- * may be stopped: --stop-threads. With --hold each snapshot is held until the next one is taken:
- * then the region never settles, and each take bears what was written since the one before.
+ * The client's threads read (90 %) and write (10 %) pages at random. These are measured of each
+ * snapshot:
+ *
+ *  - the stall;
+ *  - the longest write during the take, while the snapshot lived, and while the region settled
+ *    after its release;
+ *  - the number of operations in the first 10 ms, 100 ms and second after the take, by itself and
+ *    against the half second before. The latter differs between the ways: after the child of a
+ *    fork() has ended, pages that it shared fault once more;
+ *  - the CPU time of the library's thread for settling;
+ *  - the bytes that the take itself settled and kept.
+ *
+ * Without a userfaultfd the region settles only in a take: of a program without other threads
+ * (--threads 0), or of one whose threads may be stopped (--stop-threads). With --hold each snapshot
+ * is held until the next one is taken: the region never settles then, and each take copies the
+ * pages written since the previous one.
  */
 #include "config.h"
 
@@ -219,7 +226,7 @@ static uint64_t extra_bytes(const struct repeat *repeat)
 	return total;
 }
 
-/* What the take did by itself of what is the background's work where there is a userfaultfd. */
+/* Add the work of the take itself, which the background does if there is a userfaultfd. */
 static int add_cost(const struct repeat *repeat, struct figures *figures)
 {
 	struct cow_snapshot_cost cost = {0};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What cowbench repeat measures (repeat.c) and shows (repeat-report.c). */
+/* The figures that cowbench repeat measures (repeat.c) and shows (repeat-report.c). */
 #ifndef COW_TOOLS_BENCH_REPEAT_H
 #define COW_TOOLS_BENCH_REPEAT_H
 

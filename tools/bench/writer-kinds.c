@@ -76,7 +76,7 @@ static void *serve_bare(void *arg)
 		if (uffdio_unprotect(writer->uffd, addr, page_size, false))
 			break;
 	}
-	/* Nobody is left waiting: whoever writes goes on when the last descriptor is closed. */
+	/* No thread stays waiting: a writer goes on when the last descriptor is closed. */
 	writer->uffd = fd_close(writer->uffd);
 	return NULL;
 }

@@ -53,7 +53,7 @@ struct hand {
 	uint64_t end_nsec;
 };
 
-/* Where the pages of thread @idx begin in writer->order. */
+/* Index in writer->order at which the pages of thread @idx begin. */
 static uint64_t share_of(const struct writer *writer, unsigned int idx)
 {
 	return writer->n_pages * idx / writer->spec.n_threads;

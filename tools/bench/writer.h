@@ -18,7 +18,7 @@
 struct writer;
 
 /**
- * struct writer_kind - who keeps the pages from being written unseen; runs in the writer's process
+ * struct writer_kind - a way to catch first writes to pages; runs in the writer's process
  * @open:   memory at writer->addr, every page of it written; 0 or -errno with a sentence
  * @freeze: from now on the first write to every page faults
  * @thaw:   no longer
@@ -51,7 +51,7 @@ struct writer_spec {
 	unsigned int pause_usec;
 };
 
-/* What a writer and the process that measures share. */
+/* Memory that a writer shares with the process that measures. */
 struct writer_lane {
 	uint64_t begin_nsec; /* of the last round's first write */
 	uint64_t end_nsec;
