@@ -21,8 +21,8 @@
 
 #include "common/util.h"
 
-/** protect_prepare() - find out what the kernel can, and open it while the process may: own-proc.h
- */
+/** protect_prepare() - find out what the kernel can, and open it while the process may:
+ * own-proc.h */
 void protect_prepare(void);
 /** protect_is_plain() - whether all of a range is for reading and writing, and nothing else */
 bool protect_is_plain(const char *addr, uint64_t len);
