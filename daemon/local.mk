@@ -12,6 +12,7 @@ libcowd_la_LIBADD = libbackends.la libproto.la libcommon.la \
 libcowd_la_SOURCES = \
 	daemon/base/closer.c \
 	daemon/base/closer.h \
+	daemon/base/hash.h \
 	daemon/base/job.c \
 	daemon/base/job.h \
 	daemon/base/loop.c \

@@ -2,8 +2,7 @@
 /* Pools of threads for work that may block; contracts are in job.h. */
 #include "config.h"
 
-/* A lane that there is no memory to find again is one job long. */
-#define HASH_NONFATAL_OOM 1
+#include "daemon/base/job.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -13,7 +12,6 @@
 
 #include "common/clock.h"
 #include "common/err.h"
-#include "daemon/base/job.h"
 
 #define GIVE_WAY_NSEC 50000
 
@@ -43,7 +41,10 @@ static void done_in_loop(struct task *task)
 	job->done(job); /* last use of @job */
 }
 
-/* With pool->lock held: @job is the first in its lane, which takes its turn after all others. */
+/*
+ * With pool->lock held: @job is the first in its lane, which takes its turn after all others. A
+ * lane that there is no memory to find again is one job long.
+ */
 static void add_lane(struct job_pool *pool, struct job *job)
 {
 	HASH_ADD(hh, pool->lanes, client_id, sizeof(job->client_id), job);

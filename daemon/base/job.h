@@ -11,8 +11,7 @@
 #ifndef COWD_JOB_H
 #define COWD_JOB_H
 
-#include <uthash.h>
-
+#include "daemon/base/hash.h"
 #include "daemon/base/loop.h"
 
 struct job_pool;

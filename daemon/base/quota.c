@@ -15,11 +15,11 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <uthash.h>
 #include <utlist.h>
 
 #include "common/err.h"
 #include "common/format.h"
+#include "daemon/base/hash.h"
 
 struct quota_user {
 	struct quota *quota;
@@ -139,6 +139,10 @@ static struct quota_user *find_or_add(struct quota *quota, uid_t uid)
 	user->uid = uid;
 	user->n_refs = 1;
 	HASH_ADD(hh, quota->users, uid, sizeof(uid), user);
+	if (!user->hh.tbl) {
+		free(user);
+		return NULL;
+	}
 	return user;
 }
 

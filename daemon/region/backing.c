@@ -110,6 +110,7 @@ static int memory_ref(struct memory **out, struct daemon *daemon, const struct s
 {
 	const struct memory_key key = {.dev = st->st_dev, .ino = st->st_ino};
 	struct memory *memory = backing_find_memory(daemon, key.dev, key.ino);
+	int r;
 
 	if (!memory) {
 		memory = calloc(1, sizeof(*memory));
@@ -117,6 +118,11 @@ static int memory_ref(struct memory **out, struct daemon *daemon, const struct s
 			return err_oom(sizeof(*memory), "a region");
 		memory->key = key;
 		HASH_ADD(hh, daemon->memories, key, sizeof(memory->key), memory);
+		r = hash_check(&memory->hh, "a region");
+		if (r) {
+			free(memory);
+			return r;
+		}
 	}
 	memory->n_backings++;
 	*out = memory;
@@ -171,10 +177,15 @@ static int backing_make(struct backing **out, struct session *session, uint64_t 
 	r = memory_ref(&backing->memory, daemon, &st);
 	if (r)
 		return r;
-	if (*fd >= 0)
-		backing->fd = fd_steal(fd);
 	backing->id = daemon_new_id(daemon);
 	HASH_ADD(hh, daemon->backings, id, sizeof(backing->id), backing);
+	r = hash_check(&backing->hh, "a region");
+	if (r) {
+		backing->id = 0;
+		return r;
+	}
+	if (*fd >= 0)
+		backing->fd = fd_steal(fd);
 	*out = steal_ptr(&backing);
 	return 0;
 }

@@ -14,8 +14,8 @@
 #include <assert.h>
 #include <stdbool.h>
 #include <sys/types.h>
-#include <uthash.h>
 
+#include "daemon/base/hash.h"
 #include "daemon/base/quota.h"
 
 struct daemon;

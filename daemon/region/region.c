@@ -81,14 +81,20 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	(void)snprintf(region->name, sizeof(region->name), "%s", name ? name : "");
 
 	r = quota_charge(&region->charge, region->user, QUOTA_REGIONS, 1);
-	if (!r && ops->init)
+	if (!r) {
+		region->id = daemon_new_id(daemon);
+		HASH_ADD(hh, daemon->regions, id, sizeof(region->id), region);
+		r = hash_check(&region->hh, "a region");
+	}
+	if (!r && ops->init) {
 		r = ops->init(region);
+		if (r)
+			HASH_DEL(daemon->regions, region);
+	}
 	if (r) {
 		region_free(region);
 		return r > 0 ? -EDQUOT : r;
 	}
-	region->id = daemon_new_id(daemon);
-	HASH_ADD(hh, daemon->regions, id, sizeof(region->id), region);
 	region->session = session;
 	DL_PREPEND(session->regions, region);
 	*out = region;

@@ -16,8 +16,8 @@
 #define COWD_REGION_H
 
 #include <stdatomic.h>
-#include <uthash.h>
 
+#include "daemon/base/hash.h"
 #include "daemon/base/job.h"
 #include "daemon/base/quota.h"
 #include "daemon/region/ops.h"

@@ -72,6 +72,7 @@ static void unlink_session(struct session *session)
 	session_unref(session);
 }
 
+/* Of one that can be found by its id. */
 static void link_session(struct session *session)
 {
 	struct daemon *daemon = session->daemon;
@@ -79,7 +80,6 @@ static void link_session(struct session *session)
 	session->link = daemon->sessions ? daemon->sessions_last : &daemon->sessions;
 	*session->link = session_ref(session);
 	daemon->sessions_last = &session->next;
-	HASH_ADD(hh, daemon->sessions_by_id, id, sizeof(session->id), session);
 	daemon->n_sessions++;
 	status_line_refresh(daemon->status_line);
 }
@@ -270,14 +270,19 @@ int session_new(struct session **out, struct daemon *daemon, int *sock)
 	r = session_queue_new(&session->queue, daemon->closer, session->user);
 	if (r)
 		return r;
+	session->id = daemon_new_id(daemon);
+	HASH_ADD(hh, daemon->sessions_by_id, id, sizeof(session->id), session);
+	r = hash_check(&session->hh, "a connection");
+	if (r)
+		return r;
 	session->sock = *sock; /* still the caller's if what follows fails */
 	r = watch_session(session);
 	if (r) {
+		HASH_DEL(daemon->sessions_by_id, session);
 		session->sock = -1;
 		return r;
 	}
 	*sock = -1;
-	session->id = daemon_new_id(daemon);
 	link_session(session);
 	stats_add(&daemon->stats, connections, 1);
 	log_session(LOG_DEBUG, session, "connected");

@@ -10,8 +10,8 @@
 
 #include <stdint.h>
 #include <sys/types.h>
-#include <uthash.h>
 
+#include "daemon/base/hash.h"
 #include "daemon/base/loop.h"
 #include "daemon/base/quota.h"
 #include "proto/cow.pb-c.h"

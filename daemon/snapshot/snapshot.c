@@ -83,12 +83,15 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 	r = quota_charge(&snap->charge, region->user, QUOTA_SNAPSHOTS, 1);
 	if (r > 0)
 		r = -EDQUOT;
+	if (!r) {
+		snap->id = daemon_new_id(daemon);
+		HASH_ADD(hh, daemon->snapshots, id, sizeof(snap->id), snap);
+		r = hash_check(&snap->hh, "a snapshot");
+	}
 	if (r) {
 		snapshot_free(snap);
 		return r;
 	}
-	snap->id = daemon_new_id(daemon);
-	HASH_ADD(hh, daemon->snapshots, id, sizeof(snap->id), snap);
 	*out = snap;
 	return 0;
 }
@@ -215,8 +218,14 @@ int snapshot_hold(struct snapshot *snap, struct session *session)
 		free(hold);
 		return r > 0 ? -EDQUOT : r;
 	}
-	hold->snapshot = snapshot_ref(snap);
 	HASH_ADD(hh, session->holds, id, sizeof(hold->id), hold);
+	r = hash_check(&hold->hh, "a hold on a snapshot");
+	if (r) {
+		charge_deinit(&hold->charge);
+		free(hold);
+		return r;
+	}
+	hold->snapshot = snapshot_ref(snap);
 	DL_PREPEND(snap->holds, hold);
 	snap->n_holders++;
 	return 0;

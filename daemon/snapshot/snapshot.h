@@ -17,8 +17,8 @@
 #define COWD_SNAPSHOT_H
 
 #include <stdatomic.h>
-#include <uthash.h>
 
+#include "daemon/base/hash.h"
 #include "daemon/base/outcome.h"
 #include "daemon/base/quota.h"
 #include "daemon/region/region.h"

@@ -94,16 +94,20 @@ int view_new(struct view **out, struct session *session, struct snapshot *snap, 
 		r = -EDQUOT;
 	if (!r)
 		r = served_init(&view->served, *uffd, view_serve);
+	if (!r) {
+		view->id = daemon_new_id(session->daemon);
+		HASH_ADD(hh, session->views, id, sizeof(view->id), view);
+		r = hash_check(&view->hh, "a view");
+	}
 	if (r) {
+		served_deinit(&view->served);
 		charge_deinit(&view->charge);
 		free(view);
 		return r;
 	}
 	view->uffd = fd_steal(uffd);
 	view->snapshot = snapshot_ref(snap);
-	view->id = daemon_new_id(session->daemon);
 	view->session = session;
-	HASH_ADD(hh, session->views, id, sizeof(view->id), view);
 	*out = view;
 	return 0;
 }

@@ -28,6 +28,7 @@ struct worker {
 	void *buf;
 	pthread_mutex_t lock; /* the rest */
 	struct served *served;
+	struct served first; /* in that table, which so is never empty */
 	unsigned int n_served;
 };
 
@@ -192,10 +193,24 @@ static void *worker_thread(void *arg)
 	}
 }
 
+/* A table that has an element and does not expand needs no memory for others: enter() cannot fail. */
+static int make_table(struct worker *worker)
+{
+	worker->first.id = ID_STOP;
+	HASH_ADD(hh, worker->served, id, sizeof(worker->first.id), &worker->first);
+	if (!worker->served)
+		return err_oom(sizeof(UT_hash_table), "a fault worker");
+	worker->served->hh.tbl->noexpand = 1;
+	return 0;
+}
+
 static int worker_init(struct worker *worker, int cpu)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = ID_STOP};
+	int r = make_table(worker);
 
+	if (r)
+		return r;
 	worker->cpu = cpu;
 	if (posix_memalign(&worker->buf, page_size_bytes(), WORKER_BUF_BYTES) != 0) {
 		worker->buf = NULL;

@@ -23,9 +23,9 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <uthash.h>
 
 #include "common/util.h"
+#include "daemon/base/hash.h"
 
 struct daemon;
 struct worker;
