@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * Clients: their life, the list of them that fork() needs, and what all files ask of them.
+ * Clients: their life, the list of them that fork() needs, and the userfaultfds made for them.
  *
  * A client holds its thread, not the other way round: when the last reference goes, the thread is
  * told to stop and joined. The last reference may go in the thread itself (a task that dropped a
@@ -10,14 +10,10 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/timerfd.h>
 
 #include "backends/pagemap.h"
 #include "backends/protect.h"
 #include "backends/uffdio.h"
-#include "common/clock.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
 
@@ -29,22 +25,6 @@ static struct cow_client *clients;
 const char *cow_last_error(void)
 {
 	return err_sentence();
-}
-
-int cowi_check_process(const struct cow_client *client)
-{
-	if (client->pid == getpid())
-		return 0;
-	return err_raise(
-		-ECHILD,
-		"this client belongs to process %d, of which this process is a fork: make a "
-		"new one with cow_client_new()",
-		(int)client->pid);
-}
-
-_Bool cowi_in_client_thread(const struct cow_client *client)
-{
-	return client->conn->has_thread && pthread_equal(client->conn->thread, pthread_self());
 }
 
 static void list_add(struct cow_client *client)
@@ -100,24 +80,13 @@ static void close_copies(struct cow_client *client)
 	}
 	for (struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next)
 		close_snapshot(snap);
-	cowi_drop_output(client->conn);
 }
 
 /* The thread is not there any more, nor are those who waited: nothing of theirs is touched. */
 void cowi_clients_fork_child(void)
 {
 	for (struct cow_client *c = clients; c; c = c->next) {
-		struct cowi_conn *conn = c->conn;
-
-		conn->sock = own_fd_close(conn->sock);
-		conn->wake_fd = own_fd_close(conn->wake_fd);
-		conn->soon_fd = own_fd_close(conn->soon_fd);
-		conn->leases_fd = own_fd_close(conn->leases_fd);
-		conn->is_soon = false;
-		conn->is_up = false;
-		conn->has_thread = false;
-		conn->n_turns = 0;
-		conn->pending = NULL;
+		cowi_conn_fork_child(c->conn);
 		c->changed.n_waiting = 0;
 		close_copies(c);
 		pthread_mutex_unlock(&c->lock);
@@ -126,40 +95,10 @@ void cowi_clients_fork_child(void)
 	cowi_registry_fork_done();
 }
 
-static struct cowi_conn *conn_new(void)
-{
-	CLEANUP(freep) struct cowi_conn *conn = calloc(1, sizeof(*conn));
-
-	if (!conn)
-		return NULL;
-	conn->sock = -1;
-	conn->out_end = &conn->out;
-	conn->tasks_end = &conn->tasks;
-	conn->wake_fd = own_fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-	/* Without it, for want of room for a descriptor, everything is sent at once. */
-	conn->soon_fd = own_fd_note(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-	conn->leases_fd = own_fd_note(epoll_create1(EPOLL_CLOEXEC));
-	if (conn->wake_fd >= 0 && conn->leases_fd >= 0)
-		return steal_ptr(&conn);
-	conn->wake_fd = own_fd_close(conn->wake_fd);
-	conn->soon_fd = own_fd_close(conn->soon_fd);
-	conn->leases_fd = own_fd_close(conn->leases_fd);
-	return NULL;
-}
-
 void cowi_client_free(struct cow_client *client)
 {
-	struct cowi_conn *conn = client->conn;
-
 	list_remove(client);
-	if (conn) {
-		conn->sock = own_fd_close(conn->sock);
-		conn->wake_fd = own_fd_close(conn->wake_fd);
-		conn->soon_fd = own_fd_close(conn->soon_fd);
-		conn->leases_fd = own_fd_close(conn->leases_fd);
-		cowi_drop_output(conn);
-		free(conn);
-	}
+	client->conn = cowi_conn_free(client->conn);
 	cowi_asides_free(client);
 	client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
 	pthread_mutex_destroy(&client->lock);
@@ -180,17 +119,15 @@ static int client_alloc(struct cow_client **out, const char *address)
 	errno = ENOMEM;
 	client->address = strdup(address);
 	if (client->address)
-		client->conn = conn_new();
+		client->conn = cowi_conn_new(client);
 	if (!client->conn) {
 		int r = err_raise_errno("cannot make a client");
 
 		cowi_client_free(client);
 		return r;
 	}
-	client->conn->client = client;
 	client->conn->refused_task.run = cowi_regions_retry;
 	client->conn->warm_task.run = cowi_scoot_warm;
-	client->conn->is_private = !strncmp(address, "exec:", 5);
 	/* Whole from here on: a fork in another thread goes over all that are in the list. */
 	list_add(client);
 	*out = client;
@@ -281,133 +218,6 @@ struct cow_client *cow_client_unref(struct cow_client *client)
 		pthread_join(thread, NULL);
 	cowi_client_free(client);
 	return NULL;
-}
-
-uint64_t cowi_generation(struct cow_client *client)
-{
-	uint64_t generation;
-
-	pthread_mutex_lock(&client->lock);
-	generation = client->conn->sock >= 0 ? client->generation : 0;
-	pthread_mutex_unlock(&client->lock);
-	return generation;
-}
-
-uint64_t cowi_generation_up(struct cow_client *client)
-{
-	uint64_t generation;
-
-	pthread_mutex_lock(&client->lock);
-	generation = client->conn->is_up ? client->generation : 0;
-	pthread_mutex_unlock(&client->lock);
-	return generation;
-}
-
-/* With client->lock held: whether the caller has to wait for an attempt to connect. */
-static bool is_unanswered(const struct cowi_conn *conn, uint64_t number)
-{
-	return conn->n_answered < number && !conn->is_stopping && !conn->is_robbed;
-}
-
-int cowi_connect(struct cow_client *client)
-{
-	struct cowi_conn *conn = client->conn;
-	uint64_t number;
-	int r;
-
-	r = cowi_check_process(client);
-	if (r)
-		return r;
-	if (cowi_in_client_thread(client)) {
-		if (cowi_generation(client))
-			return 0;
-		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
-				 client->address);
-	}
-	pthread_mutex_lock(&client->lock);
-	if (!conn->is_up)
-		r = cowi_conn_check(client);
-	if (!r && !conn->is_up) {
-		number = ++conn->n_wanted;
-		cowi_thread_wake(client);
-		while (!r && is_unanswered(conn, number))
-			r = cowi_event_wait(&client->changed, &client->lock, NULL);
-		if (!r && conn->is_robbed)
-			r = own_fd_raise();
-		else if (!r && conn->connect_error)
-			r = err_raise(conn->connect_error, "%s", conn->connect_sentence);
-	}
-	/* Only the first attempt says by its number what is wrong with the address; see
-	 * cowclient.h. */
-	if (r && r != -ECHILD && r != -EBADF && conn->was_up)
-		r = -ENOTCONN;
-	pthread_mutex_unlock(&client->lock);
-	return r;
-}
-
-void cowi_post(struct cow_client *client, struct cowi_task *task)
-{
-	cowi_post_later(client, task, 0);
-}
-
-void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec)
-{
-	cowi_post_unwoken(client, task, msec);
-	/* The thread itself looks at its tasks before it waits, also without descriptors. */
-	if (!cowi_in_client_thread(client))
-		cowi_thread_wake(client);
-}
-
-void cowi_post_unwoken(struct cow_client *client, struct cowi_task *task, uint64_t msec)
-{
-	const uint64_t due_msec = msec ? now_msec() + msec : 0;
-	struct cowi_conn *conn = client->conn;
-
-	pthread_mutex_lock(&client->lock);
-	if (!task->is_queued) {
-		task->is_queued = 1;
-		task->due_msec = due_msec;
-		task->next = NULL;
-		*conn->tasks_end = task;
-		conn->tasks_end = &task->next;
-	}
-	pthread_mutex_unlock(&client->lock);
-}
-
-/* With client->lock held. */
-static void take_task_out(struct cowi_conn *conn, struct cowi_task *task)
-{
-	struct cowi_task **link;
-
-	for (link = &conn->tasks; *link; link = &(*link)->next) {
-		if (*link == task) {
-			*link = task->next;
-			if (conn->tasks_end == &task->next)
-				conn->tasks_end = link;
-			break;
-		}
-	}
-	for (link = &conn->due; *link; link = &(*link)->next) {
-		if (*link == task) {
-			*link = task->next;
-			break;
-		}
-	}
-	task->is_queued = 0;
-	task->next = NULL;
-}
-
-void cowi_cancel(struct cow_client *client, struct cowi_task *task)
-{
-	struct cowi_conn *conn = client->conn;
-	int r = 0;
-
-	pthread_mutex_lock(&client->lock);
-	while (!r && conn->running == task && !cowi_in_client_thread(client))
-		r = cowi_event_wait(&client->changed, &client->lock, NULL);
-	if (task->is_queued)
-		take_task_out(conn, task);
-	pthread_mutex_unlock(&client->lock);
 }
 
 /* With client->lock held. */

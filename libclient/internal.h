@@ -270,9 +270,11 @@ void cowi_clients_fork_child(void);
 /** cowi_connect() - make sure that there is a connection, and that regions are known to cowd */
 int cowi_connect(struct cow_client *client);
 
-/** cowi_post() - have @task run soon in the client's thread; no-op while it is queued already */
-void cowi_post(struct cow_client *client, struct cowi_task *task);
-/** cowi_post_later() - the same, but not before @msec milliseconds have passed */
+/**
+ * cowi_post_later() - have @task run in the client's thread, once @msec milliseconds have passed
+ *
+ * No effect while @task is queued already.
+ */
 void cowi_post_later(struct cow_client *client, struct cowi_task *task, uint64_t msec);
 /** cowi_post_unwoken() - the same, but something else has to wake
  * the thread: cowi_call_soon_in() */

@@ -16,6 +16,8 @@ libclient_internal_la_SOURCES = \
 	libclient/conn/give-back.c \
 	libclient/conn/robbed.c \
 	libclient/conn/send.c \
+	libclient/conn/conn.c \
+	libclient/conn/tasks.c \
 	libclient/conn/thread.c \
 	libclient/fork/fork.c \
 	libclient/fork/guard.c \

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connection of a client, as the files that make, use and end it see it: client.c, call.c,
- * connect.c, thread.c and, for exec:, exec.c.
+ * The connection of a client, as the files of conn/ see it, and client.c, which makes it.
  *
  * States, all of them changed by the client's thread with client->lock held:
  *
@@ -149,7 +148,21 @@ struct cowi_conn {
 	uint8_t packet[WIRE_PACKET_MAX_BYTES]; /* being received; client's thread only */
 };
 
-/* --- thread.c -------------------------------------------------------------------------- */
+/* --- conn.c; what callers ask of it is in internal.h ------------------------------------------ */
+
+/** cowi_conn_new() - of @client, whose address is set; down. NULL: errno says why */
+struct cowi_conn *cowi_conn_new(struct cow_client *client);
+/** cowi_conn_free() - the thread has ended, or was never started; @conn may be NULL. NULL */
+struct cowi_conn *cowi_conn_free(struct cowi_conn *conn);
+/**
+ * cowi_conn_fork_child() - in a fork child: close the copies of what is the parent's
+ *
+ * The thread is not there any more, nor are those who waited: nothing of theirs is touched. With
+ * client->lock held.
+ */
+void cowi_conn_fork_child(struct cowi_conn *conn);
+
+/* --- thread.c --------------------------------------------------------------------------------- */
 
 /** cowi_thread_start() - start the client's thread; 0 or -errno with a sentence */
 int cowi_thread_start(struct cow_client *client);
@@ -164,6 +177,18 @@ void cowi_flush(struct cow_client *client);
 /** cowi_disconnect() - the connection ends: fail what is under
  * way. Client's thread, no lock held */
 void cowi_disconnect(struct cow_client *client, const char *because);
+
+/* --- tasks.c; what posts and cancels is in internal.h ----------------------------------------- */
+
+/**
+ * cowi_tasks_run() - run what is due, each task once
+ *
+ * A task that posts itself again gets its next turn after a look at the socket. When the client
+ * ends all tasks are due. Client's thread, no lock held.
+ */
+void cowi_tasks_run(struct cow_client *client);
+/** cowi_tasks_due_msec() - when the first one is; UINT64_MAX: there is none. client->lock held */
+uint64_t cowi_tasks_due_msec(const struct cowi_conn *conn);
 
 /* --- robbed.c --------------------------------------------------------------------------------- */
 

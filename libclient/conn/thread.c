@@ -291,51 +291,6 @@ bool cowi_receive(struct cow_client *client)
 	return conn->sock >= 0;
 }
 
-/* With client->lock held: take those tasks out that are due, or all when the client ends. */
-static struct cowi_task *take_due(struct cowi_conn *conn)
-{
-	struct cowi_task *due = NULL, **due_end = &due, **link = &conn->tasks;
-	const uint64_t now = now_msec();
-
-	while (*link) {
-		struct cowi_task *task = *link;
-
-		if (!conn->is_stopping && task->due_msec > now) {
-			link = &task->next;
-			continue;
-		}
-		*link = task->next;
-		task->next = NULL;
-		*due_end = task;
-		due_end = &task->next;
-	}
-	conn->tasks_end = link;
-	return due;
-}
-
-/* Those due by now, each once: a task that posts itself again gets its next turn after a look at
- * the socket. */
-static void run_tasks(struct cow_client *client)
-{
-	struct cowi_conn *conn = client->conn;
-	struct cowi_task *task;
-
-	pthread_mutex_lock(&client->lock);
-	conn->due = take_due(conn);
-	while ((task = conn->due)) {
-		conn->due = task->next;
-		task->is_queued = 0;
-		task->next = NULL;
-		conn->running = task;
-		pthread_mutex_unlock(&client->lock);
-		task->run(task);
-		pthread_mutex_lock(&client->lock);
-		conn->running = NULL;
-		cowi_event_signal(&client->changed); /* for cowi_cancel() */
-	}
-	pthread_mutex_unlock(&client->lock);
-}
-
 /* An attempt to connect, if one is wanted or due, and its result to those who wait for it. */
 static void connect_if_wanted(struct cow_client *client)
 {
@@ -387,8 +342,7 @@ static int timeout_of(const struct cowi_conn *conn)
 
 	if (conn->is_stopping)
 		return 0;
-	for (const struct cowi_task *task = conn->tasks; task; task = task->next)
-		due_msec = min_u64(due_msec, task->due_msec);
+	due_msec = min_u64(due_msec, cowi_tasks_due_msec(conn));
 	if (due_msec == UINT64_MAX)
 		return -1;
 	return due_msec > now ? (int)min_u64(due_msec - now, INT_MAX) : 0;
@@ -469,7 +423,7 @@ static void run_to_end(void *arg)
 
 	while (!is_finished(client)) {
 		connect_if_wanted(client);
-		run_tasks(client);
+		cowi_tasks_run(client);
 		if (!wait_for_work(client))
 			continue;
 		for (unsigned int i = 0; i < PACKETS_PER_TURN; i++) {

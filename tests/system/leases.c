@@ -426,7 +426,7 @@ START_TEST(every_handle_hears_of_its_loss)
 		proof_ok(cow_snapshot_new(&snaps[i], region));
 		openers[i] = (struct opener){.client = reader, .id = cow_snapshot_id(snaps[i])};
 	}
-	cowi_post(reader, &blocker.task);
+	cowi_post_later(reader, &blocker.task, 0);
 	for (int i = 0; i < N_OPENED; i++)
 		ck_assert(!pthread_create(&openers[i].thread, NULL, open_one, &openers[i]));
 	while (n_held_twice(client) < N_OPENED)

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * The connection as an object: its descriptors from the client's start to its end, and what any
+ * thread asks of it: whether it may be used here, which one it is, and that there be one.
+ */
+#include "config.h"
+
+#include "libclient/conn/conn.h"
+
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+
+#include "common/own-fd.h"
+
+static void close_descriptors(struct cowi_conn *conn)
+{
+	conn->sock = own_fd_close(conn->sock);
+	conn->wake_fd = own_fd_close(conn->wake_fd);
+	conn->soon_fd = own_fd_close(conn->soon_fd);
+	conn->leases_fd = own_fd_close(conn->leases_fd);
+}
+
+struct cowi_conn *cowi_conn_new(struct cow_client *client)
+{
+	struct cowi_conn *conn = calloc(1, sizeof(*conn));
+
+	if (!conn)
+		return NULL;
+	conn->client = client;
+	conn->is_private = !strncmp(client->address, "exec:", 5);
+	conn->sock = -1;
+	conn->out_end = &conn->out;
+	conn->tasks_end = &conn->tasks;
+	conn->wake_fd = own_fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	/* Without it, for want of room for a descriptor, everything is sent at once. */
+	conn->soon_fd = own_fd_note(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+	conn->leases_fd = own_fd_note(epoll_create1(EPOLL_CLOEXEC));
+	if (conn->wake_fd >= 0 && conn->leases_fd >= 0)
+		return conn;
+	return cowi_conn_free(conn);
+}
+
+struct cowi_conn *cowi_conn_free(struct cowi_conn *conn)
+{
+	if (!conn)
+		return NULL;
+	close_descriptors(conn);
+	cowi_drop_output(conn);
+	free(conn);
+	return NULL;
+}
+
+void cowi_conn_fork_child(struct cowi_conn *conn)
+{
+	close_descriptors(conn);
+	cowi_drop_output(conn);
+	conn->is_soon = false;
+	conn->is_up = false;
+	conn->has_thread = false;
+	conn->n_turns = 0;
+	conn->pending = NULL;
+}
+
+int cowi_check_process(const struct cow_client *client)
+{
+	if (client->pid == getpid())
+		return 0;
+	return err_raise(
+		-ECHILD,
+		"this client belongs to process %d, of which this process is a fork: make a "
+		"new one with cow_client_new()",
+		(int)client->pid);
+}
+
+_Bool cowi_in_client_thread(const struct cow_client *client)
+{
+	return client->conn->has_thread && pthread_equal(client->conn->thread, pthread_self());
+}
+
+uint64_t cowi_generation(struct cow_client *client)
+{
+	uint64_t generation;
+
+	pthread_mutex_lock(&client->lock);
+	generation = client->conn->sock >= 0 ? client->generation : 0;
+	pthread_mutex_unlock(&client->lock);
+	return generation;
+}
+
+uint64_t cowi_generation_up(struct cow_client *client)
+{
+	uint64_t generation;
+
+	pthread_mutex_lock(&client->lock);
+	generation = client->conn->is_up ? client->generation : 0;
+	pthread_mutex_unlock(&client->lock);
+	return generation;
+}
+
+/* With client->lock held: whether the caller has to wait for an attempt to connect. */
+static bool is_unanswered(const struct cowi_conn *conn, uint64_t number)
+{
+	return conn->n_answered < number && !conn->is_stopping && !conn->is_robbed;
+}
+
+int cowi_connect(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+	uint64_t number;
+	int r;
+
+	r = cowi_check_process(client);
+	if (r)
+		return r;
+	if (cowi_in_client_thread(client)) {
+		if (cowi_generation(client))
+			return 0;
+		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
+				 client->address);
+	}
+	pthread_mutex_lock(&client->lock);
+	if (!conn->is_up)
+		r = cowi_conn_check(client);
+	if (!r && !conn->is_up) {
+		number = ++conn->n_wanted;
+		cowi_thread_wake(client);
+		while (!r && is_unanswered(conn, number))
+			r = cowi_event_wait(&client->changed, &client->lock, NULL);
+		if (!r && conn->is_robbed)
+			r = own_fd_raise();
+		else if (!r && conn->connect_error)
+			r = err_raise(conn->connect_error, "%s", conn->connect_sentence);
+	}
+	/* Only the first attempt says by its number what is wrong with the address; see
+	 * cowclient.h. */
+	if (r && r != -ECHILD && r != -EBADF && conn->was_up)
+		r = -ENOTCONN;
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
