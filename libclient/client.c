@@ -95,7 +95,7 @@ void cowi_clients_fork_child(void)
 	cowi_registry_fork_done();
 }
 
-void cowi_client_free(struct cow_client *client)
+static void client_free(struct cow_client *client)
 {
 	list_remove(client);
 	client->conn = cowi_conn_free(client->conn);
@@ -105,6 +105,35 @@ void cowi_client_free(struct cow_client *client)
 	free(client->address);
 	free(client);
 }
+
+/* --- what the connection tells ---------------------------------------------------------------- */
+
+static void on_down(struct cow_client *client, const char *because)
+{
+	cowi_regions_forget(client);
+	cowi_snapshots_lost(client, because);
+}
+
+static void on_event(struct cow_client *client, const Cow__V1__Reply *event)
+{
+	if (event->result_case != COW__V1__REPLY__RESULT_SNAPSHOT_LOST)
+		return;
+	cowi_snapshot_lost_event(client, event->snapshot_lost->snapshot_id,
+				 event->snapshot_lost->sentence);
+	cowi_snapshot_release_lost(client, event->snapshot_lost->snapshot_id);
+}
+
+static const struct cowi_conn_events events = {
+	.up = cowi_regions_restore,
+	.down = on_down,
+	.event = on_event,
+	.named = cowi_snapshot_named,
+	.unreceived = cowi_give_back,
+	.lease_ended = cowi_leases_look,
+	.orphaned = client_free,
+};
+
+/* --- life ------------------------------------------------------------------------------------- */
 
 static int client_alloc(struct cow_client **out, const char *address)
 {
@@ -119,15 +148,15 @@ static int client_alloc(struct cow_client **out, const char *address)
 	errno = ENOMEM;
 	client->address = strdup(address);
 	if (client->address)
-		client->conn = cowi_conn_new(client);
+		client->conn = cowi_conn_new(client, &events);
 	if (!client->conn) {
 		int r = err_raise_errno("cannot make a client");
 
-		cowi_client_free(client);
+		client_free(client);
 		return r;
 	}
-	client->conn->refused_task.run = cowi_regions_retry;
-	client->conn->warm_task.run = cowi_scoot_warm;
+	client->refused_task.run = cowi_regions_retry;
+	client->warm_task.run = cowi_scoot_warm;
 	/* Whole from here on: a fork in another thread goes over all that are in the list. */
 	list_add(client);
 	*out = client;
@@ -200,7 +229,7 @@ struct cow_client *cow_client_unref(struct cow_client *client)
 		return NULL;
 	conn = client->conn;
 	if (!conn->has_thread || client->pid != getpid()) {
-		cowi_client_free(client);
+		client_free(client);
 		return NULL;
 	}
 	is_own = cowi_in_client_thread(client);
@@ -216,7 +245,7 @@ struct cow_client *cow_client_unref(struct cow_client *client)
 	cowi_thread_wake(client);
 	if (!await_end(client))
 		pthread_join(thread, NULL);
-	cowi_client_free(client);
+	client_free(client);
 	return NULL;
 }
 

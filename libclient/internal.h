@@ -78,6 +78,9 @@ struct cow_client {
 	struct cow_snapshot *snapshots; /* linked by ->next, not references */
 	struct cowi_conn *conn;         /* everything else about the connection: conn.h */
 	struct cowi_aside *asides;      /* ready for the next take; lock */
+	struct cowi_task refused_task;  /* cowi_regions_retry() */
+	struct cowi_task warm_task;     /* cowi_scoot_warm() */
+	unsigned int warm_msec;         /* until its next turn; lock */
 	struct cow_client *next;        /* in the list of clients, for fork */
 };
 
@@ -350,8 +353,15 @@ _Bool cowi_region_trylock(struct cow_region *region);
 void cowi_region_unlock(struct cow_region *region);
 /** cowi_regions_restore() - tell a new cowd about regions that it does not know; client's thread */
 void cowi_regions_restore(struct cow_client *client);
+/** cowi_regions_retry() - client->refused_task: hand over again what may be taken by now */
+void cowi_regions_retry(struct cowi_task *task);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
 void cowi_regions_forget(struct cow_client *client);
+
+/* --- conn/give-back.c -------------------------------------------------------------------------- */
+
+/** cowi_give_back() - have cowd release what @reply is about, whose descriptors were lost. No lock */
+void cowi_give_back(struct cow_client *client, const Cow__V1__Reply *reply);
 
 /* --- registry.c: every region of this process by address -------------------------------------- */
 
@@ -444,11 +454,6 @@ _Bool cowi_stands_in(const char *addr, uint64_t len);
  * memory that raises SIGBUS. 0 or -errno */
 int cowi_map_broken(void *addr, uint64_t n_bytes);
 
-/* --- exec.c ----------------------------------------------------------------------------------- */
-
-/** cowi_exec() - start a private cowd for an "exec:" @address; @sock gets our end. 0 or -errno */
-int cowi_exec(int *sock, const char *address);
-
 /* --- scoot/mode.c, scoot.c, fork.c ------------------------------------------------------------ */
 
 /**
@@ -467,7 +472,10 @@ void cowi_scoot_forget(struct cow_region *region);
  */
 int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
 		      struct fdset *fds);
-/** cowi_scoot_warm() - conn->warm_task */
+/** cowi_leases_look() - client->conn->leases_fd has news: thaw what no lease is held for any more;
+ * client's thread */
+void cowi_leases_look(struct cow_client *client);
+/** cowi_scoot_warm() - client->warm_task */
 void cowi_scoot_warm(struct cowi_task *task);
 /** cowi_scoot_post_all() - have the background look for work in every region of this process */
 void cowi_scoot_post_all(void);

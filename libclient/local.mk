@@ -7,6 +7,8 @@ libclient_internal_la_SOURCES = \
 	libclient/base/elsewhere.c \
 	libclient/base/entry.c \
 	libclient/base/entry.h \
+	libclient/base/own-threads.c \
+	libclient/base/own-threads.h \
 	libclient/change.c \
 	libclient/client.c \
 	libclient/conn/call.c \

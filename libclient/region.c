@@ -134,20 +134,16 @@ static int create(struct cow_region *region)
 static void list_add(struct cow_region *region)
 {
 	struct cow_client *client = region->client;
-	struct cowi_conn *conn = client->conn;
 
 	pthread_mutex_lock(&client->lock);
 	region->next = client->regions;
 	client->regions = region;
 	region->is_listed = 1;
-	if (conn->sock < 0 || region->generation != client->generation) {
+	if (client->conn->sock < 0 || region->generation != client->generation) {
 		region->id = 0;
 		region->generation = 0;
 		cowi_scoot_forget(region);
-		conn->wants_restore = true;
-		if (conn->sock < 0 && !conn->retry_at_msec)
-			conn->retry_at_msec = now_msec();
-		cowi_thread_wake(client);
+		cowi_conn_ask_up(client);
 	}
 	pthread_mutex_unlock(&client->lock);
 }
@@ -483,17 +479,15 @@ static bool may_pass(int error)
 
 void cowi_regions_retry(struct cowi_task *task)
 {
-	struct cowi_conn *conn = container_of(task, struct cowi_conn, refused_task);
-	struct cow_client *client = conn->client;
+	struct cow_client *client = container_of(task, struct cow_client, refused_task);
 
 	pthread_mutex_lock(&client->lock);
 	for (struct cow_region *region = client->regions; region; region = region->next) {
 		if (!region->id && may_pass(region->restore_error))
 			region->generation = 0;
 	}
-	conn->wants_restore = true;
+	cowi_conn_ask_up(client);
 	pthread_mutex_unlock(&client->lock);
-	cowi_thread_wake(client);
 }
 
 void cowi_regions_restore(struct cow_client *client)
@@ -517,7 +511,7 @@ void cowi_regions_restore(struct cow_client *client)
 		}
 		pthread_mutex_unlock(&client->lock);
 		if (may_pass(r))
-			cowi_post_later(client, &client->conn->refused_task, REFUSED_PERIOD_MSEC);
+			cowi_post_later(client, &client->refused_task, REFUSED_PERIOD_MSEC);
 		tell_free(client, generation, failed_id);
 		cow_region_unref(region);
 	}

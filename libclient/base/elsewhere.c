@@ -22,7 +22,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libclient/scoot/mode.h"
+#include "libclient/base/own-threads.h"
+#include "libclient/internal.h"
 
 struct errand {
 	int (*run)(void *arg);
@@ -39,12 +40,12 @@ static void *run_errand(void *arg)
 	int r;
 
 	(void)cowi_entry_begin(); /* to the thread's end */
-	cowi_alone_thread_begins();
+	cowi_own_thread_begins();
 	r = run(run_arg);
 	errand->result = r;
 	if (r < 0)
 		(void)snprintf(errand->sentence, sizeof(errand->sentence), "%s", err_sentence());
-	cowi_alone_thread_ends();
+	cowi_own_thread_ends();
 	return NULL;
 }
 

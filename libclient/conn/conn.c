@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 
+#include "common/clock.h"
 #include "common/own-fd.h"
 
 static void close_descriptors(struct cowi_conn *conn)
@@ -22,13 +23,14 @@ static void close_descriptors(struct cowi_conn *conn)
 	conn->leases_fd = own_fd_close(conn->leases_fd);
 }
 
-struct cowi_conn *cowi_conn_new(struct cow_client *client)
+struct cowi_conn *cowi_conn_new(struct cow_client *client, const struct cowi_conn_events *events)
 {
 	struct cowi_conn *conn = calloc(1, sizeof(*conn));
 
 	if (!conn)
 		return NULL;
 	conn->client = client;
+	conn->events = events;
 	conn->is_private = !strncmp(client->address, "exec:", 5);
 	conn->sock = -1;
 	conn->out_end = &conn->out;
@@ -61,6 +63,16 @@ void cowi_conn_fork_child(struct cowi_conn *conn)
 	conn->has_thread = false;
 	conn->n_turns = 0;
 	conn->pending = NULL;
+}
+
+void cowi_conn_ask_up(struct cow_client *client)
+{
+	struct cowi_conn *conn = client->conn;
+
+	conn->wants_up = true;
+	if (client->regions && conn->sock < 0 && !conn->retry_at_msec && !conn->is_robbed)
+		conn->retry_at_msec = now_msec();
+	cowi_thread_wake(client);
 }
 
 int cowi_check_process(const struct cow_client *client)

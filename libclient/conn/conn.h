@@ -101,10 +101,37 @@ struct cowi_packet {
 	uint8_t bytes[];
 };
 
+/**
+ * struct cowi_conn_events - what the connection tells those above it; client.c fills it in
+ *
+ * Called by the client's thread, without a lock unless it says so. What is above conn/ is called
+ * through this table alone.
+ * @up:          there is a connection, for the client's own thread only until this returns: hand
+ *               over to cowd what it has to know. Called again if cowi_conn_ask_up() asks for it
+ * @down:        the connection has ended, @because
+ * @event:       cowd has sent @event unasked. An unknown one is a later cowd's, which this library
+ *               did not ask for: it may be ignored
+ * @named:       the reply to cowi_call_snapshot() gives @snap its @id. With client->lock held, in
+ *               the order of events
+ * @unreceived:  there was no room for the descriptors of @reply, which are lost
+ * @lease_ended: leases_fd has news
+ * @orphaned:    the thread ends, and nobody else is left who would free the client
+ */
+struct cowi_conn_events {
+	void (*up)(struct cow_client *client);
+	void (*down)(struct cow_client *client, const char *because);
+	void (*event)(struct cow_client *client, const Cow__V1__Reply *event);
+	void (*named)(struct cow_snapshot *snap, uint64_t id);
+	void (*unreceived)(struct cow_client *client, const Cow__V1__Reply *reply);
+	void (*lease_ended)(struct cow_client *client);
+	void (*orphaned)(struct cow_client *client);
+};
+
 struct cowi_conn {
 	struct cow_client *client; /* whose it is */
-	int sock;                  /* -1 when down */
-	_Atomic int wake_fd;       /* eventfd: the client's thread has something to do */
+	const struct cowi_conn_events *events;
+	int sock;            /* -1 when down */
+	_Atomic int wake_fd; /* eventfd: the client's thread has something to do */
 	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
 	bool is_soon;          /* it is armed; lock */
 	_Atomic int leases_fd; /* epoll: leases of snapshots that were released here; lease.c */
@@ -115,10 +142,7 @@ struct cowi_conn {
 	bool is_up;
 	bool was_up; /* once */
 	bool is_stopping;
-	bool wants_restore;            /* a region was made while the connection changed */
-	struct cowi_task refused_task; /* restores what cowd may take another time */
-	struct cowi_task warm_task;    /* cowi_scoot_warm() */
-	unsigned int warm_msec;        /* until its next turn; lock */
+	bool wants_up; /* cowi_conn_ask_up(); lock */
 	bool has_thread;
 	bool has_ended;  /* it is about to: to join it takes no time; lock */
 	bool is_orphan;  /* the thread frees the client when it ends */
@@ -151,7 +175,7 @@ struct cowi_conn {
 /* --- conn.c; what callers ask of it is in internal.h ------------------------------------------ */
 
 /** cowi_conn_new() - of @client, whose address is set; down. NULL: errno says why */
-struct cowi_conn *cowi_conn_new(struct cow_client *client);
+struct cowi_conn *cowi_conn_new(struct cow_client *client, const struct cowi_conn_events *events);
 /** cowi_conn_free() - the thread has ended, or was never started; @conn may be NULL. NULL */
 struct cowi_conn *cowi_conn_free(struct cowi_conn *conn);
 /**
@@ -161,6 +185,12 @@ struct cowi_conn *cowi_conn_free(struct cowi_conn *conn);
  * client->lock held.
  */
 void cowi_conn_fork_child(struct cowi_conn *conn);
+/**
+ * cowi_conn_ask_up() - have @up called again, or be called soon on a new connection
+ *
+ * Any thread, with client->lock held.
+ */
+void cowi_conn_ask_up(struct cow_client *client);
 
 /* --- thread.c --------------------------------------------------------------------------------- */
 
@@ -270,32 +300,14 @@ void cowi_drop_output(struct cowi_conn *conn);
  * the queue. With client->lock held */
 struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn);
 
-/* --- region.c --------------------------------------------------------------------------------- */
-
-/** cowi_regions_retry() - conn->refused_task: hand over again what may be taken by now */
-void cowi_regions_retry(struct cowi_task *task);
-
 /* --- connect.c -------------------------------------------------------------------------------- */
 
 /** cowi_reconnect() - make a connection. Client's thread. 0 or -errno with a sentence */
 int cowi_reconnect(struct cow_client *client);
 
-/* --- lease.c ---------------------------------------------------------------------------------- */
+/* --- exec.c ----------------------------------------------------------------------------------- */
 
-/** cowi_lease_new() - both ends of one. 0 or -errno */
-int cowi_lease_new(int *read_fd, int *write_fd);
-/** cowi_leases_look() - thaw what no lease is held for any more; client's thread */
-void cowi_leases_look(struct cow_client *client);
-
-/* --- give-back.c ------------------------------------------------------------------------------ */
-
-/** cowi_give_back() - have cowd release what @reply is about,
- * whose descriptors were lost. No lock */
-void cowi_give_back(struct cow_client *client, const Cow__V1__Reply *reply);
-
-/* --- client.c --------------------------------------------------------------------------------- */
-
-/** cowi_client_free() - last step, without a thread */
-void cowi_client_free(struct cow_client *client);
+/** cowi_exec() - start a private cowd for an "exec:" @address; @sock gets our end. 0 or -errno */
+int cowi_exec(int *sock, const char *address);
 
 #endif

@@ -130,7 +130,7 @@ static int check_hello(struct cow_client *client, const Cow__V1__HelloReply *hel
 				 "%s at %s speaks version %u of the protocol, this library %s "
 				 "speaks %u: upgrade the older of the two",
 				 *hello->server ? hello->server : "cowd", client->address,
-				 hello->version, cow_version(), COWI_PROTOCOL_VERSION);
+				 hello->version, PACKAGE_VERSION, COWI_PROTOCOL_VERSION);
 	if (fds->n_fds != (hello->lend ? 1 : 0))
 		return err_raise(-EPROTO, "cowd at %s sent %zu descriptors with its greeting",
 				 client->address, fds->n_fds);
@@ -233,7 +233,7 @@ int cowi_reconnect(struct cow_client *client)
 		cowi_disconnect(client, sentence);
 		return err_raise(r, "%s", sentence);
 	}
-	cowi_regions_restore(client);
+	conn->events->up(client);
 	pthread_mutex_lock(&client->lock);
 	if (conn->sock < 0)
 		r = -ENOTCONN;

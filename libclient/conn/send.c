@@ -85,15 +85,16 @@ struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn)
  */
 static int make_lease(struct cowi_packet *packet)
 {
-	int write_fd, r;
+	int ends[2];
 
 	if (!packet->lease_fd)
 		return 0;
-	r = cowi_lease_new(packet->lease_fd, &write_fd);
-	if (r)
-		return r;
+	if (pipe2(ends, O_CLOEXEC))
+		return err_raise_errno("cannot make the pipe that is the lease of a snapshot");
+	/* Both are noted: an old note of a number could keep it open else. */
+	*packet->lease_fd = own_fd_note(ends[0]);
 	packet->lease_fd = NULL;
-	packet->fds.fds[packet->fds.n_fds++] = write_fd;
+	packet->fds.fds[packet->fds.n_fds++] = own_fd_note(ends[1]);
 	return 0;
 }
 

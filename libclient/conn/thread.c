@@ -24,8 +24,8 @@
 
 #include "common/clock.h"
 #include "common/own-fd.h"
+#include "libclient/base/own-threads.h"
 #include "libclient/conn/conn.h"
-#include "libclient/scoot/mode.h"
 
 #define STACK_BYTES      ((size_t)512 * 1024)
 /* Packets read before tasks and callers get their turn. */
@@ -68,7 +68,7 @@ static void answer(struct cow_client *client, struct cowi_pending *pending, int 
 	pending->fds = *fds;
 	fds->n_fds = 0;
 	if (reply && pending->snap)
-		cowi_snapshot_named(pending->snap, reply->snapshot->snapshot_id);
+		client->conn->events->named(pending->snap, reply->snapshot->snapshot_id);
 	pending->is_done = true;
 	cowi_event_signal(&pending->answered);
 	pthread_mutex_unlock(&client->lock);
@@ -101,8 +101,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	}
 	pthread_mutex_unlock(&client->lock);
 
-	cowi_regions_forget(client);
-	cowi_snapshots_lost(client, because);
+	conn->events->down(client, because);
 	sock = own_fd_close(sock);
 	while (pending) {
 		struct cowi_pending *next = pending->next;
@@ -126,23 +125,6 @@ static void on_progress(struct cow_client *client, const Cow__V1__SaveProgress *
 		}
 	}
 	pthread_mutex_unlock(&client->lock);
-}
-
-/* An unknown event is one of a later cowd that this library did not ask for: it may be ignored. */
-static void on_event(struct cow_client *client, const Cow__V1__Reply *event)
-{
-	switch (event->result_case) {
-	case COW__V1__REPLY__RESULT_SAVE_PROGRESS:
-		on_progress(client, event->save_progress);
-		break;
-	case COW__V1__REPLY__RESULT_SNAPSHOT_LOST:
-		cowi_snapshot_lost_event(client, event->snapshot_lost->snapshot_id,
-					 event->snapshot_lost->sentence);
-		cowi_snapshot_release_lost(client, event->snapshot_lost->snapshot_id);
-		break;
-	default:
-		break;
-	}
 }
 
 static struct cowi_pending *pending_take(struct cow_client *client, uint64_t id)
@@ -230,7 +212,7 @@ static const char *on_reply(struct cow_client *client, Cow__V1__Reply *reply, st
 		       : no_room ? err_sentence()
 				 : reply->sentence);
 	if (no_room)
-		cowi_give_back(client, reply);
+		client->conn->events->unreceived(client, reply);
 	if (wrong || error) {
 		cow__v1__reply__free_unpacked(reply, NULL);
 		reply = NULL;
@@ -283,7 +265,10 @@ bool cowi_receive(struct cow_client *client)
 		wrong = farewell;
 		cow__v1__reply__free_unpacked(reply, NULL);
 	} else {
-		on_event(client, reply);
+		if (reply->result_case == COW__V1__REPLY__RESULT_SAVE_PROGRESS)
+			on_progress(client, reply->save_progress);
+		else
+			conn->events->event(client, reply);
 		cow__v1__reply__free_unpacked(reply, NULL);
 	}
 	if (wrong)
@@ -295,7 +280,7 @@ bool cowi_receive(struct cow_client *client)
 static void connect_if_wanted(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
-	bool is_due, is_up, wants_restore;
+	bool is_due, is_up, wants_up;
 	uint64_t n_wanted;
 	int r = 0;
 
@@ -304,11 +289,11 @@ static void connect_if_wanted(struct cow_client *client)
 	is_up = conn->is_up;
 	is_due = conn->retry_at_msec && now_msec() >= conn->retry_at_msec;
 	is_due = !conn->is_stopping && !conn->is_robbed && (is_due || n_wanted > conn->n_answered);
-	wants_restore = is_up && conn->wants_restore;
-	conn->wants_restore = false;
+	wants_up = is_up && conn->wants_up;
+	conn->wants_up = false;
 	pthread_mutex_unlock(&client->lock);
-	if (wants_restore)
-		cowi_regions_restore(client);
+	if (wants_up)
+		conn->events->up(client);
 	if (!is_due)
 		return;
 	if (!is_up)
@@ -394,7 +379,7 @@ static bool wait_for_work(struct cow_client *client)
 	if ((pollfds[1].revents & POLLOUT) || (pollfds[2].revents & POLLIN))
 		cowi_flush(client);
 	if (pollfds[3].revents & POLLIN)
-		cowi_leases_look(client);
+		conn->events->lease_ended(client);
 	return pollfds[1].revents & (POLLIN | POLLHUP | POLLERR);
 }
 
@@ -433,16 +418,16 @@ static void run_to_end(void *arg)
 	}
 	cowi_disconnect(client, "the client ends");
 	if (client->conn->is_orphan)
-		cowi_client_free(client);
+		client->conn->events->orphaned(client);
 	else
 		say_ended(client);
-	cowi_alone_thread_ends();
+	cowi_own_thread_ends();
 }
 
 static void *thread_main(void *client)
 {
 	(void)cowi_entry_begin(); /* to the thread's end */
-	cowi_alone_thread_begins();
+	cowi_own_thread_begins();
 	run_to_end(client);
 	return NULL;
 }

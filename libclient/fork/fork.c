@@ -47,6 +47,7 @@
 
 #include "backends/space.h"
 #include "common/clock.h"
+#include "libclient/base/own-threads.h"
 #include "libclient/scoot/mode.h"
 
 /* Region as the fork finds it. */
@@ -261,7 +262,7 @@ static void in_child(void)
 	cowi_entry_forked();
 	cowi_leases_fork_child();
 	release_lists();
-	cowi_alone_fork_child();
+	cowi_own_threads_fork_child();
 	cowi_clients_fork_child();
 	cowi_guards_fork_child();
 	cowi_registry_fork_child();

@@ -37,6 +37,7 @@
 
 #include "common/own-fd.h"
 #include "common/wire.h"
+#include "libclient/base/own-threads.h"
 #include "libclient/scoot/mode.h"
 
 /* Nested forks between which new regions were made. */
@@ -494,7 +495,7 @@ static void *watch(void *arg)
 	uint64_t n_wakes, gone[GONE_MAX];
 
 	(void)cowi_entry_begin(); /* to the thread's end */
-	cowi_alone_thread_begins();
+	cowi_own_thread_begins();
 	for (;;) {
 		CLEANUP(freep) struct pollfd *fds = NULL;
 		struct cowi_guard *ended = NULL;
@@ -530,7 +531,7 @@ static void *watch(void *arg)
 		}
 		cowi_scoot_post_all();
 	}
-	cowi_alone_thread_ends();
+	cowi_own_thread_ends();
 	return NULL;
 }
 

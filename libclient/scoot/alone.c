@@ -17,55 +17,12 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 
+#include "libclient/base/own-threads.h"
 #include "libclient/scoot/mode.h"
-
-#define OWN_MAX 64
-
-static _Atomic pid_t own[OWN_MAX]; /* thread ids; 0: free */
-
-static pid_t thread_id(void)
-{
-	return (pid_t)syscall(SYS_gettid);
-}
-
-void cowi_alone_thread_begins(void)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
-		pid_t nobody = 0;
-
-		if (atomic_compare_exchange_strong(&own[i], &nobody, thread_id()))
-			return;
-	}
-}
-
-void cowi_alone_thread_ends(void)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
-		pid_t self = thread_id();
-
-		if (atomic_compare_exchange_strong(&own[i], &self, 0))
-			return;
-	}
-}
-
-void cowi_alone_fork_child(void)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
-		atomic_store(&own[i], 0);
-}
-
-bool cowi_alone_is_own(pid_t id)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
-		if (atomic_load(&own[i]) == id)
-			return true;
-	}
-	return false;
-}
 
 static bool is_alone(void)
 {
-	const pid_t self = thread_id();
+	const pid_t self = (pid_t)syscall(SYS_gettid);
 	DIR *dir = opendir("/proc/self/task");
 	struct dirent *entry;
 	bool is_other = false, has_self = false;
@@ -76,7 +33,7 @@ static bool is_alone(void)
 		if (id <= 0)
 			continue; /* "." and ".." */
 		has_self |= id == self;
-		is_other = id != self && !cowi_alone_is_own(id);
+		is_other = id != self && !cowi_own_thread_is(id);
 	}
 	if (dir)
 		(void)closedir(dir);

@@ -242,10 +242,10 @@ void cowi_scoot_run(struct cowi_task *task)
 
 void cowi_scoot_warm_soon(struct cow_client *client)
 {
-	struct cowi_task *task = &client->conn->warm_task;
+	struct cowi_task *task = &client->warm_task;
 
 	pthread_mutex_lock(&client->lock);
-	client->conn->warm_msec = WARM_FIRST_MSEC;
+	client->warm_msec = WARM_FIRST_MSEC;
 	/* For an earlier region it may be far off. */
 	if (task->is_queued)
 		task->due_msec = min_u64(task->due_msec, now_msec() + WARM_FIRST_MSEC);
@@ -268,21 +268,21 @@ static bool warm_region(struct cow_region *region)
 }
 
 /* Return: in how many milliseconds to look again; 0: not any more. */
-static unsigned int next_warm_msec(struct cowi_conn *conn, bool again)
+static unsigned int next_warm_msec(struct cow_client *client, bool again)
 {
-	unsigned int msec;
+	unsigned int msec = 0;
 
-	pthread_mutex_lock(&conn->client->lock);
-	conn->warm_msec *= 4;
-	msec = again && !conn->is_stopping && conn->warm_msec <= WARM_LAST_MSEC ? conn->warm_msec
-										: 0;
-	pthread_mutex_unlock(&conn->client->lock);
+	pthread_mutex_lock(&client->lock);
+	client->warm_msec *= 4;
+	if (again && !client->conn->is_stopping && client->warm_msec <= WARM_LAST_MSEC)
+		msec = client->warm_msec;
+	pthread_mutex_unlock(&client->lock);
 	return msec;
 }
 
 void cowi_scoot_warm(struct cowi_task *task)
 {
-	struct cowi_conn *conn = container_of(task, struct cowi_conn, warm_task);
+	struct cow_client *client = container_of(task, struct cow_client, warm_task);
 	struct cow_region **regions = NULL;
 	size_t n_regions = 0;
 	bool again = false;
@@ -291,12 +291,12 @@ void cowi_scoot_warm(struct cowi_task *task)
 	if (cowi_registry_list(&regions, &n_regions))
 		return;
 	for (size_t i = 0; i < n_regions; i++) {
-		if (regions[i]->client == conn->client && regions[i]->scoot_glue)
+		if (regions[i]->client == client && regions[i]->scoot_glue)
 			again |= warm_region(regions[i]);
 		cow_region_unref(regions[i]);
 	}
 	free((void *)regions);
-	msec = next_warm_msec(conn, again);
+	msec = next_warm_msec(client, again);
 	if (msec)
-		cowi_post_later(conn->client, task, msec);
+		cowi_post_later(client, task, msec);
 }

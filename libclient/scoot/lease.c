@@ -4,7 +4,7 @@
  * or mmapcopy.
  *
  * A lease is a pipe that nothing is ever written to. The process that took the snapshot, its owner,
- * makes it when cowd is told of the snapshot, keeps the read end and gives the write end away:
+ * makes it (conn/send.c) when cowd is told of the snapshot, keeps the read end and gives the write end away:
  * cowd has it as long as it has the snapshot, and passes it on to whoever opens that, who keeps it
  * as long as a handle or a view can show the snapshot's bytes. The read end hangs up when the last
  * of them has closed it or has died. Then, and not before, the owner may change those bytes.
@@ -19,7 +19,6 @@
  */
 #include "config.h"
 
-#include <fcntl.h>
 #include <sys/epoll.h>
 
 #include "common/own-fd.h"
@@ -37,17 +36,6 @@ struct awaited {
 static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct awaited *awaited;
 static uint64_t last_number;
-
-int cowi_lease_new(int *read_fd, int *write_fd)
-{
-	int ends[2];
-
-	if (pipe2(ends, O_CLOEXEC))
-		return err_raise_errno("cannot make the pipe that is the lease of a snapshot");
-	*read_fd = own_fd_note(ends[0]);
-	*write_fd = own_fd_note(ends[1]); /* else an old note of that number could keep it open */
-	return 0;
-}
 
 /* With awaited_lock held. False: nothing will say when the lease ends. */
 static bool watch(const struct awaited *entry)

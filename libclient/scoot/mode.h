@@ -108,14 +108,6 @@ void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct
 /** cowi_alone_begin() - no userfaultfd: find out if this is the only thread; in an entry */
 void cowi_alone_begin(struct scoot_region *region);
 void cowi_alone_end(struct scoot_region *region);
-/* First and last words of each thread of the library, but for one that lives for ever. */
-void cowi_alone_thread_begins(void);
-void cowi_alone_thread_ends(void);
-/** cowi_alone_is_own() - whether @id is a thread of the library; reads memory, and does nothing
- * else */
-bool cowi_alone_is_own(pid_t id);
-/* The parent's threads are not the child's. */
-void cowi_alone_fork_child(void);
 
 /* --- stop.c ----------------------------------------------------------------------------- */
 

@@ -20,6 +20,7 @@
 #include "backends/stop.h"
 #endif
 #include "common/clock.h"
+#include "libclient/base/own-threads.h"
 #include "libclient/scoot/mode.h"
 
 #define PAUSE_FIRST_NSEC ((uint64_t)1000000000)
@@ -31,7 +32,7 @@ static bool stop(struct scoot_stopper *stopper)
 	struct cowi_stopper *self = container_of(stopper, struct cowi_stopper, stopper);
 
 	(void)err_raise(0, "%s", "");
-	if (stop_begin(&self->stop, cowi_alone_is_own)) {
+	if (stop_begin(&self->stop, cowi_own_thread_is)) {
 		self->pause_nsec = 0;
 		return true;
 	}
