@@ -22,8 +22,8 @@
  *                   there are or to move entries between them. Held exclusively for short pieces
  *                   only.
  *   3. the pool's   See slots.h.
- * Everything else in the structure belongs to the loop thread. HACKING.md has the order of all
- * locks of cowd. Snapshots come into the chain and leave it by region operations (region.h).
+ * HACKING.md has the order of all locks of cowd. Snapshots come into the chain and leave it by
+ * region operations (region.h).
  *
  * Between snapshots a region is not registered with its userfaultfd at all and costs nothing. There
  * are two ways to freeze it:
@@ -82,47 +82,58 @@ enum region_registered {
 struct tracker {
 	struct region region; /* first: region_new() makes both */
 	struct charge fds_charge;
-	int uffd;                         /* -1: not attached, or the process has gone */
-	_Atomic enum tracker_state state; /* tracker_set_state() */
+	bool can_move; /* its userfaultfd reports moves and serves all kinds of faults */
+
+	/*
+	 * By tracker_set_state(): TRACKER_GONE by the thread that serves, with served.lock, all
+	 * others by the loop thread. Any thread reads it.
+	 */
+	_Atomic enum tracker_state state;
+
+	/* served.lock; the job that attaches sets uffd before anybody serves */
 	struct served served;
+	int uffd; /* -1: not attached, or closed */
+	enum region_registered registered;
+	struct link *pending;  /* in the chain once the client has made its move */
+	struct follow follow;  /* where its writers run */
+	uint64_t last_end_idx; /* where the last fault's pages ended, and … */
+	uint32_t run_pages;    /* … how many to keep at once if the next one is there */
+	uint32_t n_idle_turns;
+	uint32_t n_tries;          /* turns in a row */
+	uint32_t n_removals;       /* reported so far */
+	uint64_t again_since_nsec; /* since when no turn could serve; 0: the last could */
+	bool wants_sweep;          /* from its first fault on */
+
+	/* chain_lock */
 	pthread_rwlock_t chain_lock;
-	struct link *oldest; /* chain_lock */
+	struct link *oldest;
 	struct link *newest;
-	/* Written with chain_lock held; the loop reads it without. */
-	_Atomic unsigned int n_chained;
+	_Atomic unsigned int n_chained; /* the loop reads it without the lock */
+	_Atomic bool has_waiters;       /* a write waits for room in a store; set with the lock */
 	struct store_pool *pool; /* set once, before the first snapshot is in the chain; or NULL */
+
+	/* any thread */
 	_Atomic uint64_t n_faults;
-	struct stock stock;       /* of slots made ready ahead */
-	struct room room;         /* for more pages of its user */
-	struct follow follow;     /* served.lock: where its writers run */
-	uint64_t last_end_idx;    /* served.lock: where the last fault's pages ended, and … */
-	uint32_t run_pages;       /* … how many to keep at once if the next one is there */
-	uint32_t n_idle_turns;    /* served.lock, as the next one */
-	uint32_t n_tries;         /* turns in a row */
-	_Atomic bool has_waiters; /* a write waits for room in a store; set with chain_lock held */
-	bool can_move;            /* its userfaultfd reports moves and serves all kinds of faults */
-	enum region_registered registered; /* served.lock */
-	struct link *pending;     /* served.lock: in the chain once the client has made its move */
-	_Atomic uint32_t n_looks; /* odd: messages are being read; see event.h */
-	uint32_t n_removals;      /* served.lock, as the next one: reported so far */
-	/* Since when no turn could serve its faults; 0: the last could. */
-	uint64_t again_since_nsec;
-	struct region_op calm_op;   /* unregistering it when no snapshot is left */
-	struct region_op trim_op;   /* giving memory of the pool back; prealloc.c */
-	bool is_trimmed;            /* all of it; trim_op's, as the next one */
-	size_t n_trim_keep;         /* but so many slots */
+	_Atomic uint32_t n_looks;   /* odd: messages are being read; see event.h */
 	_Atomic uint64_t sweep_off; /* below it, pages are mapped and protected */
-	bool wants_sweep;           /* served.lock: from its first fault on */
-	bool is_sweeping;           /* loop thread */
-	struct job sweep_job;
-	struct job close_job;
-	struct task moved_task; /* starts a sweep */
+	struct stock stock;         /* of slots made ready ahead */
+	struct room room;           /* for more pages of its user */
+	struct task moved_task;     /* the client has moved its page tables: starts a sweep */
 	_Atomic bool is_moved_posted;
 	struct task lost_task; /* snapshots were lost: has their holders told */
 	_Atomic bool is_lost_posted;
-	struct job lost_job;   /* then: waits for chain_lock, as the loop does not */
-	bool is_lost_job;      /* loop thread */
 	struct task gone_task; /* nothing more can be served: closes the userfaultfd */
+
+	/* loop thread, and the jobs and operations themselves */
+	struct region_op calm_op; /* unregistering it when no snapshot is left */
+	struct region_op trim_op; /* giving memory of the pool back; prealloc.c */
+	bool is_trimmed;          /* all of it; trim_op's, as the next one */
+	size_t n_trim_keep;       /* but so many slots */
+	struct job sweep_job;
+	bool is_sweeping;
+	struct job lost_job; /* after lost_task: waits for chain_lock, as the loop does not */
+	bool is_lost_job;
+	struct job close_job;
 };
 
 static_assert(offsetof(struct tracker, region) == 0, "a tracker begins with its region");
@@ -142,11 +153,7 @@ static inline const struct tracker *tracker_of_const(const struct region *region
 
 extern const struct state_table tracker_states;
 
-/**
- * tracker_set_state() - the change is one of tracker_states
- *
- * TRACKER_GONE by the thread that serves, with served.lock; all others by the loop thread.
- */
+/** tracker_set_state() - the change is one of tracker_states */
 void tracker_set_state(struct tracker *tracker, enum tracker_state state);
 /** tracker_is_gone() - nothing can be served any more; any thread */
 static inline bool tracker_is_gone(const struct tracker *tracker)
