@@ -237,6 +237,7 @@ FRAME_TESTS = \
 	tests/unit/test-sandbox \
 	tests/unit/test-session \
 	tests/unit/test-states \
+	tests/unit/test-tracker \
 	$(NULL)
 check_PROGRAMS += $(FRAME_TESTS)
 TESTS += $(FRAME_TESTS)
@@ -272,6 +273,11 @@ tests_unit_test_states_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_states_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_states_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_states_SOURCES = tests/unit/test-states.c tests/unit/frame.c tests/unit/frame.h
+tests_unit_test_tracker_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_tracker_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_tracker_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_tracker_SOURCES = tests/unit/test-tracker.c tests/unit/frame.c tests/unit/frame.h \
+	tests/unit/scoot-fixture.h
 tests_unit_test_sandbox_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_sandbox_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_sandbox_LDADD = $(TESTS_UNIT_LDADD)
