@@ -177,7 +177,7 @@ static int start_threads(struct daemon *daemon)
 	(void)mallopt(M_ARENA_MAX, 1);
 	stats_init(&daemon->stats);
 	priority_ask_for_slice(PRIORITY_SLICE_NSEC);
-	r = worker_pool_new(&daemon->workers, daemon, daemon->options.n_workers);
+	r = worker_pool_new(&daemon->workers, daemon->options.n_workers);
 	priority_ask_for_slice(0);
 	if (r)
 		return r;

@@ -12,7 +12,6 @@
 #include <sys/eventfd.h>
 
 #include "common/err.h"
-#include "daemon/daemon.h"
 
 #define N_EVENTS    32
 #define ID_STOP     0 /* of the eventfd that ends a worker */
@@ -263,13 +262,12 @@ static int pick_cpu(const cpu_set_t *allowed, unsigned int idx)
 	return -1;
 }
 
-int worker_pool_new(struct worker_pool **out, struct daemon *daemon, unsigned int n_workers)
+int worker_pool_new(struct worker_pool **out, unsigned int n_workers)
 {
 	struct worker_pool *pool;
 	cpu_set_t allowed;
 	int r = 0;
 
-	(void)daemon;
 	CPU_ZERO(&allowed);
 	(void)sched_getaffinity(0, sizeof(allowed), &allowed);
 	if (!n_workers)

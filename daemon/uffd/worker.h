@@ -27,7 +27,6 @@
 #include "common/util.h"
 #include "daemon/base/hash.h"
 
-struct daemon;
 struct worker;
 struct worker_pool;
 
@@ -64,7 +63,7 @@ struct served {
 };
 
 /** worker_pool_new() - start the threads; 0 of @n_workers: one for each CPU. 0 or -errno */
-int worker_pool_new(struct worker_pool **out, struct daemon *daemon, unsigned int n_workers);
+int worker_pool_new(struct worker_pool **out, unsigned int n_workers);
 /** worker_pool_free() - end the threads; nothing may be served any more */
 struct worker_pool *worker_pool_free(struct worker_pool *pool);
 unsigned int worker_pool_size(const struct worker_pool *pool);

@@ -29,7 +29,7 @@ void frame_start(void)
 	ck_assert_int_eq(quota_new(&frame.quota), 0);
 	ck_assert_int_eq(job_pool_new(&frame.jobs, frame.loop, 2, "test-job"), 0);
 	ck_assert_int_eq(job_pool_new(&frame.savers, frame.loop, 1, "test-saver"), 0);
-	ck_assert_int_eq(worker_pool_new(&frame.workers, &frame, 1), 0);
+	ck_assert_int_eq(worker_pool_new(&frame.workers, 1), 0);
 }
 
 void frame_stop(void)

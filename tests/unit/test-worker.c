@@ -89,7 +89,7 @@ static void wait_for_turn(struct thing *thing)
 
 static void set_up(void)
 {
-	ck_assert_int_eq(worker_pool_new(&pool, NULL, 2), 0);
+	ck_assert_int_eq(worker_pool_new(&pool, 2), 0);
 }
 
 static void tear_down(void)
