@@ -20,6 +20,8 @@ libcowd_la_SOURCES = \
 	daemon/base/outcome.h \
 	daemon/base/quota.c \
 	daemon/base/quota.h \
+	daemon/base/worker.c \
+	daemon/base/worker.h \
 	daemon/daemon.h \
 	daemon/process/device.c \
 	daemon/process/device.h \
@@ -94,6 +96,4 @@ libcowd_la_SOURCES = \
 	daemon/uffd/sweep.c \
 	daemon/uffd/tracker.c \
 	daemon/uffd/tracker.h \
-	daemon/uffd/worker.c \
-	daemon/uffd/worker.h \
 	$(NULL)

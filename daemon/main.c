@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/err.h"
 #include "daemon/base/closer.h"
+#include "daemon/base/worker.h"
 #include "daemon/daemon.h"
 #include "daemon/process/device.h"
 #include "daemon/process/log.h"
@@ -27,7 +28,6 @@
 #include "daemon/region/children.h"
 #include "daemon/rpc/listener.h"
 #include "daemon/rpc/session.h"
-#include "daemon/uffd/worker.h"
 
 #define EXIT_USAGE 2
 

@@ -12,13 +12,13 @@
 
 #include "common/clock.h"
 #include "common/err.h"
+#include "daemon/base/worker.h"
 #include "daemon/daemon.h"
 #include "daemon/process/device.h"
 #include "daemon/region/region.h"
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"
 #include "daemon/snapshot/snapshot.h"
-#include "daemon/uffd/worker.h"
 
 /* Second field of /proc/self/statm, proc(5); the file was opened before the sandbox closed. */
 static uint64_t resident_bytes(const struct daemon *daemon)

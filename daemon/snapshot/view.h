@@ -10,7 +10,7 @@
 #include "daemon/base/job.h"
 #include "daemon/base/outcome.h"
 #include "daemon/base/quota.h"
-#include "daemon/uffd/worker.h"
+#include "daemon/base/worker.h"
 
 struct rpc_call;
 struct session;

@@ -54,12 +54,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "daemon/base/worker.h"
 #include "daemon/region/region.h"
 #include "daemon/uffd/follow.h"
 #include "daemon/uffd/prealloc.h"
 #include "daemon/uffd/quota-wait.h"
 #include "daemon/uffd/slots.h"
-#include "daemon/uffd/worker.h"
 
 struct link;
 

@@ -10,9 +10,9 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "daemon/base/worker.h"
 #include "daemon/process/log.h"
 #include "daemon/rpc/session.h"
-#include "daemon/uffd/worker.h"
 
 #define TURNS_MAX 20000
 

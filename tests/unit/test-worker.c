@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * daemon/uffd/worker.c and daemon/uffd/follow.c: who serves, who waits, and where. Eventfds stand for
+ * daemon/base/worker.c and daemon/uffd/follow.c: who serves, who waits, and where. Eventfds stand for
  * userfaultfds: all that a worker does with a descriptor is to wait for it.
  */
 #include "config.h"
@@ -13,8 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/base/worker.h"
 #include "daemon/uffd/follow.h"
-#include "daemon/uffd/worker.h"
 #include "tests/skip.h"
 
 struct thing {

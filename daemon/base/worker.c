@@ -2,7 +2,7 @@
 /* Threads that wait for userfaultfds; contracts and locks are in worker.h. */
 #include "config.h"
 
-#include "daemon/uffd/worker.h"
+#include "daemon/base/worker.h"
 
 #include <sched.h>
 #include <signal.h>
