@@ -16,6 +16,7 @@
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
+#include "libclient/requests.h"
 
 #define DEFAULT_ADDRESS "/run/cowd/cowd.sock"
 

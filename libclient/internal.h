@@ -206,24 +206,22 @@ enum cowi_view_state {
 int cowi_call(struct cow_client *client, Cow__V1__Request *request, const int *fds, size_t n_fds,
 	      Cow__V1__Reply **reply, struct fdset *reply_fds);
 
-/**
- * cowi_call_async() - send a request, have @on_reply called with the answer
- * @on_reply: in the client's own thread, no lock held; @reply is NULL when the connection went
- *            down; @error is 0 or -errno with the sentence set
- *
- * Does not connect and does not wait for the daemon. Return: 0; -ENOTCONN; -ENOMEM.
- */
-int cowi_call_async(struct cow_client *client, Cow__V1__Request *request, const int *fds,
-		    size_t n_fds, void (*on_reply)(void *user, int error, Cow__V1__Reply *reply),
-		    void *user);
-
 /** cowi_call_in() - like cowi_call(), but only on the connection @generation; does not connect */
 int cowi_call_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		 const int *fds, size_t n_fds, Cow__V1__Reply **reply, struct fdset *reply_fds);
-/** cowi_call_async_in() - like cowi_call_async(), but only on the connection @generation */
+/**
+ * cowi_call_async_in() - send a request on the connection @generation, and do not wait
+ * @on_reply: called with the answer in the client's own thread, no lock held; @reply is NULL when
+ *            the connection went down; @error is 0 or -errno with the sentence set
+ *
+ * @generation may be 0: on the present connection. Does not connect. Return: 0; -ENOTCONN; -ENOMEM.
+ */
 int cowi_call_async_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
 		       const int *fds, size_t n_fds,
 		       void (*on_reply)(void *user, int error, Cow__V1__Reply *reply), void *user);
+/** cowi_tell_in() - like cowi_call_async_in(), but nobody wants to know the answer */
+void cowi_tell_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		  const int *fds, size_t n_fds);
 /**
  * cowi_call_soon_in() - like cowi_call_async_in(), but the packet goes out within milliseconds
  *
@@ -357,11 +355,6 @@ void cowi_regions_restore(struct cow_client *client);
 void cowi_regions_retry(struct cowi_task *task);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
 void cowi_regions_forget(struct cow_client *client);
-
-/* --- conn/give-back.c -------------------------------------------------------------------------- */
-
-/** cowi_give_back() - have cowd release what @reply is about, whose descriptors were lost. No lock */
-void cowi_give_back(struct cow_client *client, const Cow__V1__Reply *reply);
 
 /* --- registry.c: every region of this process by address -------------------------------------- */
 

@@ -15,7 +15,6 @@ libclient_internal_la_SOURCES = \
 	libclient/conn/conn.h \
 	libclient/conn/connect.c \
 	libclient/conn/exec.c \
-	libclient/conn/give-back.c \
 	libclient/conn/robbed.c \
 	libclient/conn/send.c \
 	libclient/conn/conn.c \
@@ -28,6 +27,8 @@ libclient_internal_la_SOURCES = \
 	libclient/map.c \
 	libclient/mmapcopy.c \
 	libclient/region.c \
+	libclient/requests.c \
+	libclient/requests.h \
 	libclient/save.c \
 	libclient/scoot.c \
 	libclient/scoot/adopt.c \

@@ -17,6 +17,7 @@
 #include "backends/extents.h"
 #include "common/clock.h"
 #include "libclient/conn/conn.h"
+#include "libclient/requests.h"
 
 /* Between two attempts to hand over a region that cowd could not take. */
 #define REFUSED_PERIOD_MSEC 200
@@ -104,26 +105,15 @@ static int take_backing(struct cow_region *region, struct fdset *fds)
 static int create(struct cow_region *region)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
-	Cow__V1__RegionCreate create = COW__V1__REGION_CREATE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Reply *reply = NULL;
 	int r;
 
-	create.mode = (Cow__V1__Mode)region->mode;
-	create.size_bytes = region->size_bytes;
-	create.name = region->name;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_CREATE;
-	request.region_create = &create;
 	region->generation = cowi_generation(region->client);
 	if (!region->generation)
 		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
 				 region->client->address);
-	r = cowi_call_in(region->client, region->generation, &request, NULL, 0, &reply, &fds);
+	r = cowi_ask_region_create(region, &fds);
 	if (r)
 		return r;
-	region->id = reply->region->region_id;
-	region->backing_id = reply->region->backing_id;
-	cow__v1__reply__free_unpacked(reply, NULL);
 	if (fds.n_fds != 2)
 		return err_raise(-EPROTO, "cowd answered with %zu descriptors for a region, not 2",
 				 fds.n_fds);
@@ -161,27 +151,6 @@ static void list_remove(struct cow_region *region)
 	}
 	region->is_listed = 0;
 	pthread_mutex_unlock(&client->lock);
-}
-
-static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
-/* Without a connection there is nobody who would have to be told. */
-static void tell_free(struct cow_client *client, uint64_t generation, uint64_t id)
-{
-	Cow__V1__RegionFree region_free = COW__V1__REGION_FREE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-
-	if (!id || client->pid != getpid())
-		return;
-	region_free.region_id = id;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_FREE;
-	request.region_free = &region_free;
-	(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
 }
 
 static int populate(struct cow_region *region)
@@ -339,7 +308,7 @@ struct cow_region *cow_region_unref(struct cow_region *region)
 		region->ops->detach(region);
 	if (region->is_attached && region->adopted)
 		cowi_registry_remove(region); /* now a fork finds memory that is the program's */
-	tell_free(region->client, region->generation, region->id);
+	cowi_tell_region_free(region->client, region->generation, region->id);
 	memfile_unref(region->backing);
 	pthread_mutex_destroy(&region->take_lock);
 	cow_client_unref(region->client);
@@ -440,31 +409,11 @@ static struct cow_region *next_to_restore(struct cow_client *client)
 
 static int restore(struct cow_region *region, uint64_t generation)
 {
-	struct cow_client *client = region->client;
-	Cow__V1__RegionRestore restore = COW__V1__REGION_RESTORE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Reply *reply = NULL;
-	int r;
+	int r = memfile_check(region->backing);
 
-	restore.mode = (Cow__V1__Mode)region->mode;
-	restore.size_bytes = region->size_bytes;
-	restore.name = region->name;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_RESTORE;
-	request.region_restore = &restore;
-	r = memfile_check(region->backing);
 	if (!r)
-		r = cowi_call_in(client, generation, &request, &region->backing->fd, 1, &reply,
-				 NULL);
-	if (r)
-		return r;
-	pthread_mutex_lock(&client->lock);
-	region->id = reply->region->region_id;
-	region->is_restored = true;
-	region->backing_id = reply->region->backing_id;
-	region->generation = generation;
-	pthread_mutex_unlock(&client->lock);
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return region->ops->restore(region);
+		r = cowi_ask_region_restore(region, generation);
+	return r ? r : region->ops->restore(region);
 }
 
 /*
@@ -512,7 +461,7 @@ void cowi_regions_restore(struct cow_client *client)
 		pthread_mutex_unlock(&client->lock);
 		if (may_pass(r))
 			cowi_post_later(client, &client->refused_task, REFUSED_PERIOD_MSEC);
-		tell_free(client, generation, failed_id);
+		cowi_tell_region_free(client, generation, failed_id);
 		cow_region_unref(region);
 	}
 }

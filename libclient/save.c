@@ -10,6 +10,7 @@
 
 #include "common/savable.h"
 #include "libclient/internal.h"
+#include "libclient/requests.h"
 
 static int check_save_fd(int fd)
 {
@@ -22,23 +23,13 @@ static int check_save_fd(int fd)
 int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progress, void *user)
 {
 	COWI_ENTRY();
-	Cow__V1__SnapshotSave save = COW__V1__SNAPSHOT_SAVE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Reply *reply = NULL;
+	uint64_t id;
 	int r;
 
 	if (!snap)
 		return err_raise(-EINVAL, "cow_snapshot_save() was given no snapshot");
 	r = check_save_fd(fd);
 	if (!r)
-		r = cowi_snapshot_settle_id(snap, &save.snapshot_id);
-	if (r)
-		return r;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_SAVE;
-	request.snapshot_save = &save;
-	r = cowi_call_progress(snap->client, snap->generation, &request, &fd, 1, &reply, progress,
-			       user);
-	if (!r)
-		cow__v1__reply__free_unpacked(reply, NULL);
-	return r;
+		r = cowi_snapshot_settle_id(snap, &id);
+	return r ? r : cowi_ask_snapshot_save(snap, id, fd, progress, user);
 }

@@ -19,6 +19,7 @@
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
+#include "libclient/requests.h"
 
 static int raise_lost(const struct cow_snapshot *snap)
 {
@@ -106,24 +107,6 @@ void cowi_snapshot_lost_event(struct cow_client *client, uint64_t id, const char
 	pthread_mutex_unlock(&client->lock);
 }
 
-static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
-static void call_release(struct cow_client *client, uint64_t generation, uint64_t id)
-{
-	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-
-	release.snapshot_id = id;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
-	request.snapshot_release = &release;
-	(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
-}
-
 /* An opened one with @id that is lost and that cowd was not told
  * to release; what it holds there. */
 static uint64_t take_lost_hold(struct cow_client *client, uint64_t id, uint64_t *generation)
@@ -149,7 +132,7 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id)
 	uint64_t generation = 0;
 
 	while (take_lost_hold(client, id, &generation))
-		call_release(client, generation, id);
+		cowi_tell_snapshot_release(client, generation, id);
 }
 
 int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id)
@@ -332,8 +315,17 @@ static int enlist_opened(struct cow_snapshot *snap)
 	return r;
 }
 
-/* @request: SnapshotOpen or SnapshotTake */
-static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
+/* How cowd is asked for a snapshot, by the number of the snapshot or region that is wanted. */
+typedef int ask_fn(struct cow_snapshot *snap, uint64_t id, Cow__V1__Reply **reply,
+		   struct fdset *fds);
+
+static int ask_outside(struct cow_snapshot *snap, uint64_t region_id, Cow__V1__Reply **reply,
+		       struct fdset *fds)
+{
+	return cowi_ask_snapshot_take(snap, region_id, false, reply, fds);
+}
+
+static int open_by(struct cow_snapshot *snap, ask_fn *ask, uint64_t wanted_id)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
 	Cow__V1__Reply *reply = NULL;
@@ -342,7 +334,7 @@ static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 
 	r = enlist_opened(snap);
 	if (!r)
-		r = cowi_call_snapshot(snap, request, &reply, &fds);
+		r = ask(snap, wanted_id, &reply, &fds);
 	if (r)
 		return r;
 	id = reply->snapshot->snapshot_id;
@@ -353,7 +345,8 @@ static int open_by(struct cow_snapshot *snap, Cow__V1__Request *request)
 	return r;
 }
 
-static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V1__Request *request)
+static int open_new(struct cow_snapshot **out, struct cow_client *client, ask_fn *ask,
+		    uint64_t wanted_id)
 {
 	struct cow_snapshot *snap = NULL;
 	int r;
@@ -363,7 +356,7 @@ static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V
 		r = snapshot_alloc(&snap, client, NULL);
 	if (r)
 		return r;
-	r = open_by(snap, request);
+	r = open_by(snap, ask, wanted_id);
 	if (r) {
 		char sentence[512];
 
@@ -378,34 +371,24 @@ static int open_new(struct cow_snapshot **out, struct cow_client *client, Cow__V
 int cow_snapshot_open(struct cow_snapshot **out, struct cow_client *client, uint64_t id)
 {
 	COWI_ENTRY();
-	Cow__V1__SnapshotOpen open = COW__V1__SNAPSHOT_OPEN__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 
 	if (!out || !client)
 		return err_raise(-EINVAL, "cow_snapshot_open() was given no %s",
 				 out ? "client" : "place for the snapshot");
 	if (!id)
 		return err_raise(-ENOENT, "there is no snapshot 0");
-	open.snapshot_id = id;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_OPEN;
-	request.snapshot_open = &open;
-	return open_new(out, client, &request);
+	return open_new(out, client, cowi_ask_snapshot_open, id);
 }
 
 int cow_snapshot_new_outside(struct cow_snapshot **out, struct cow_client *client,
 			     uint64_t region_id)
 {
 	COWI_ENTRY();
-	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 
 	if (!out || !client)
 		return err_raise(-EINVAL, "cow_snapshot_new_outside() was given no %s",
 				 out ? "client" : "place for the snapshot");
-	take.region_id = region_id;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
-	request.snapshot_take = &take;
-	return open_new(out, client, &request);
+	return open_new(out, client, ask_outside, region_id);
 }
 
 struct cow_snapshot *cow_snapshot_ref(struct cow_snapshot *snap)
@@ -469,7 +452,7 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 	if (snap->is_taken && snap->client->pid == getpid())
 		snap->ops->release(snap);
 	if (snap->held_id && snap->client->pid == getpid())
-		call_release(snap->client, snap->generation, snap->held_id);
+		cowi_tell_snapshot_release(snap->client, snap->generation, snap->held_id);
 	snap->view_uffd = own_fd_close(snap->view_uffd);
 	snap->lease_fd = own_fd_close(snap->lease_fd);
 	cow_region_unref(snap->region);

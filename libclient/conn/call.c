@@ -134,13 +134,6 @@ static void await_in_thread(struct cow_client *client, struct cowi_pending *pend
 	}
 }
 
-static void no_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
 /* Ask for the end of a save; its own reply, -ECANCELED or not, is what counts. */
 static void send_cancel(struct cow_client *client, uint64_t request_id)
 {
@@ -150,7 +143,7 @@ static void send_cancel(struct cow_client *client, uint64_t request_id)
 	cancel.request_id = request_id;
 	request.call_case = COW__V1__REQUEST__CALL_SAVE_CANCEL;
 	request.save_cancel = &cancel;
-	(void)cowi_call_async(client, &request, NULL, 0, no_reply, NULL);
+	cowi_tell_in(client, 0, &request, NULL, 0);
 }
 
 /* With client->lock held: until there is news of @pending, or it is time to ask again. */
@@ -409,9 +402,15 @@ int cowi_call_soon_in(struct cow_client *client, uint64_t generation, Cow__V1__R
 	return call_async(client, generation, request, NULL, 0, COWI_SEND_SOON, &answer);
 }
 
-int cowi_call_async(struct cow_client *client, Cow__V1__Request *request, const int *fds,
-		    size_t n_fds, void (*on_reply)(void *user, int error, Cow__V1__Reply *reply),
-		    void *user)
+static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
 {
-	return cowi_call_async_in(client, 0, request, fds, n_fds, on_reply, user);
+	(void)user;
+	(void)error;
+	(void)reply;
+}
+
+void cowi_tell_in(struct cow_client *client, uint64_t generation, Cow__V1__Request *request,
+		  const int *fds, size_t n_fds)
+{
+	(void)cowi_call_async_in(client, generation, request, fds, n_fds, ignore_reply, NULL);
 }

@@ -38,6 +38,7 @@
 #include "common/own-fd.h"
 #include "common/wire.h"
 #include "libclient/base/own-threads.h"
+#include "libclient/requests.h"
 #include "libclient/scoot/mode.h"
 
 /* Nested forks between which new regions were made. */
@@ -238,13 +239,6 @@ static void drop_heir(struct cowi_guard *guard, size_t i)
 
 /* --- what cowd knows of it -------------------------------------------------------------------- */
 
-static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
 static bool has_region(const struct cowi_guard *guard, const struct cow_region *region)
 {
 	for (size_t i = 0; i < guard->n_frozen; i++) {
@@ -261,20 +255,15 @@ static bool has_region(const struct cowi_guard *guard, const struct cow_region *
 /* Does not wait; what does not reach cowd now is said again after the next connection. */
 static void tell_heir(struct cow_region *region, const struct heir *heir)
 {
-	Cow__V1__RegionChild child = COW__V1__REGION_CHILD__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	uint64_t generation;
+	uint64_t generation, region_id;
 
 	pthread_mutex_lock(&region->client->lock);
-	child.region_id = region->id;
+	region_id = region->id;
 	generation = region->generation;
 	pthread_mutex_unlock(&region->client->lock);
-	child.key = heir->key;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_CHILD;
-	request.region_child = &child;
-	if (child.region_id)
-		(void)cowi_call_async_in(region->client, generation, &request, &heir->pidfd, 1,
-					 ignore_reply, NULL);
+	if (region_id)
+		cowi_tell_region_child(region->client, generation, region_id, heir->key,
+				       heir->pidfd);
 }
 
 /* With guards_lock held. */
@@ -295,18 +284,6 @@ void cowi_guards_tell(struct cow_region *region)
 	pthread_mutex_lock(&guards_lock);
 	tell_region(region, false);
 	pthread_mutex_unlock(&guards_lock);
-}
-
-static void forget_heir(struct cow_client *client, uint64_t key)
-{
-	Cow__V1__RegionChildEnd end = COW__V1__REGION_CHILD_END__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-
-	end.key = key;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_CHILD_END;
-	request.region_child_end = &end;
-	(void)cowi_call_async_in(client, cowi_generation(client), &request, NULL, 0, ignore_reply,
-				 NULL);
 }
 
 /* The regions of this process that cowd may be told about, with references. */
@@ -344,7 +321,8 @@ static void tell_news(const uint64_t *gone, size_t n_gone)
 	pthread_mutex_unlock(&guards_lock);
 	for (size_t i = 0; i < n_regions; i++) {
 		for (size_t k = 0; k < n_gone; k++)
-			forget_heir(regions[i]->client, gone[k]);
+			cowi_tell_region_child_end(regions[i]->client,
+						   cowi_generation(regions[i]->client), gone[k]);
 		cow_region_unref(regions[i]);
 	}
 	free((void *)regions);

@@ -18,6 +18,7 @@
 
 #include "common/clock.h"
 #include "libclient/conn/conn.h"
+#include "libclient/requests.h"
 #include "libclient/scoot/mode.h"
 
 /* So much at a time, and then a pause: half of one CPU at most, so that a program that needs its
@@ -84,24 +85,20 @@ void cowi_scoot_post_soon(struct cow_region *region)
 static int fetch_overlay(struct memfile **out, struct cow_region *region, uint64_t generation)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
-	Cow__V1__BackingCreate create = COW__V1__BACKING_CREATE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Reply *reply = NULL;
 	struct memfile *overlay = NULL;
+	uint64_t backing_id = 0;
 	int fd, ro_fd, r;
 
-	create.size_bytes = region->size_bytes + scoot_record_bytes(region->size_bytes);
-	request.call_case = COW__V1__REQUEST__CALL_BACKING_CREATE;
-	request.backing_create = &create;
-	r = cowi_call_in(region->client, generation, &request, NULL, 0, &reply, &fds);
+	r = cowi_ask_backing_create(region->client, generation,
+				    region->size_bytes + scoot_record_bytes(region->size_bytes),
+				    &backing_id, &fds);
 	if (r)
 		return r;
 	fd = fdset_take(&fds, 0);
 	ro_fd = fdset_take(&fds, 1);
 	r = memfile_new(&overlay, &fd, &ro_fd, region->size_bytes);
 	if (!r)
-		atomic_store(&overlay->id, reply->backing->backing_id);
-	cow__v1__reply__free_unpacked(reply, NULL);
+		atomic_store(&overlay->id, backing_id);
 	fd_close(fd);
 	fd_close(ro_fd);
 	if (r)
@@ -110,23 +107,12 @@ static int fetch_overlay(struct memfile **out, struct cow_region *region, uint64
 	return 0;
 }
 
-static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
 void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct memfile *overlay)
 {
-	Cow__V1__BackingRelease release = COW__V1__BACKING_RELEASE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	const uint64_t backing_id = atomic_exchange(&overlay->id, 0);
 
-	release.backing_id = atomic_exchange(&overlay->id, 0);
-	request.call_case = COW__V1__REQUEST__CALL_BACKING_RELEASE;
-	request.backing_release = &release;
-	if (release.backing_id)
-		(void)cowi_call_async_in(client, generation, &request, NULL, 0, ignore_reply, NULL);
+	if (backing_id)
+		cowi_tell_backing_release(client, generation, backing_id);
 }
 
 /* With take_lock held. */

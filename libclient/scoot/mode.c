@@ -21,6 +21,7 @@
 #include "common/clock.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
+#include "libclient/requests.h"
 
 /* So that SnapshotTake fits a packet. */
 #define EXTENTS_MAX 2000
@@ -35,14 +36,7 @@ static struct cowi_scoot *glue_free(struct cowi_scoot *glue)
 
 int cowi_scoot_attach_tell(struct cow_region *region)
 {
-	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-
-	attach.region_id = region->id;
-	attach.addr = (uint64_t)(uintptr_t)region->addr;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
-	request.region_attach = &attach;
-	return cowi_call_in(region->client, region->generation, &request, NULL, 0, NULL, NULL);
+	return cowi_ask_region_attach(region, -1);
 }
 
 /*
@@ -234,9 +228,9 @@ static int tell_take(struct cow_snapshot *snap)
 	const size_t n_max = snap->scoot->map.n_runs + 1;
 	CLEANUP(freep) Cow__V1__Extent *extents = calloc(n_max, sizeof(*extents));
 	CLEANUP(freep) Cow__V1__Extent **pointers = calloc(n_max, sizeof(Cow__V1__Extent *));
-	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	struct cow_client *client = snap->client;
+	uint64_t region_id;
+	size_t n_extents;
 	int r;
 
 	if (!extents || !pointers)
@@ -244,17 +238,14 @@ static int tell_take(struct cow_snapshot *snap)
 	r = scoot_snapshot_record(snap->scoot, snap->scoot->map.size_bytes);
 	if (r)
 		return r;
-	take.n_extents = describe(snap->scoot, extents, pointers);
-	take.extents = pointers;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
-	request.snapshot_take = &take;
+	n_extents = describe(snap->scoot, extents, pointers);
 	pthread_mutex_lock(&client->lock);
-	take.region_id = snap->region->id;
+	region_id = snap->region->id;
 	snap->is_pending = 1;
 	snap->has_asked = 1;
 	pthread_mutex_unlock(&client->lock);
 	cow_snapshot_ref(snap);
-	r = cowi_call_soon_in(client, snap->generation, &request, &snap->lease_fd, on_taken, snap);
+	r = cowi_send_snapshot_take(snap, region_id, pointers, n_extents, on_taken);
 	if (r) {
 		pthread_mutex_lock(&client->lock);
 		snap->is_pending = 0;

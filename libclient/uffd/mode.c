@@ -26,6 +26,7 @@
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
+#include "libclient/requests.h"
 
 /* How long to wait for an earlier cowd, or an earlier session of
  * this one, to let go of a region. */
@@ -34,19 +35,11 @@
 
 static int call_attach(struct cow_region *region)
 {
-	Cow__V1__RegionAttach attach = COW__V1__REGION_ATTACH__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	int r;
+	int r = cowi_attach_begin(region);
 
-	r = cowi_attach_begin(region);
 	if (r)
 		return r;
-	attach.region_id = region->id;
-	attach.addr = (uintptr_t)region->addr;
-	request.call_case = COW__V1__REQUEST__CALL_REGION_ATTACH;
-	request.region_attach = &attach;
-	r = cowi_call_in(region->client, region->generation, &request, &region->attach_fd, 1, NULL,
-			 NULL);
+	r = cowi_ask_region_attach(region, region->attach_fd);
 	cowi_attach_end(region);
 	return r;
 }
@@ -104,18 +97,15 @@ static int uffd_restore(struct cow_region *region)
  */
 static void uffd_detach(struct cow_region *region)
 {
-	Cow__V1__RegionFree region_free = COW__V1__REGION_FREE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	struct cow_client *client = region->client;
+	uint64_t id;
 
 	pthread_mutex_lock(&client->lock);
-	region_free.region_id = region->id;
+	id = region->id;
 	region->id = 0;
 	pthread_mutex_unlock(&client->lock);
-	request.call_case = COW__V1__REQUEST__CALL_REGION_FREE;
-	request.region_free = &region_free;
-	if (region_free.region_id && !cowi_check_process(client))
-		(void)cowi_call_in(client, region->generation, &request, NULL, 0, NULL, NULL);
+	if (id && !cowi_check_process(client))
+		(void)cowi_ask_region_free(client, region->generation, id);
 	(void)munmap(region->addr, region->size_bytes);
 }
 
@@ -140,22 +130,14 @@ static int make_move(const struct cow_region *region, struct cowi_aside *aside)
 
 static int call_take(struct cow_snapshot *snap, bool can_move, bool *move)
 {
-	Cow__V1__SnapshotTake take = COW__V1__SNAPSHOT_TAKE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	Cow__V1__Reply *reply = NULL;
+	uint64_t region_id;
 	int r;
 
 	pthread_mutex_lock(&snap->client->lock);
-	take.region_id = snap->region->id;
+	region_id = snap->region->id;
 	pthread_mutex_unlock(&snap->client->lock);
-	take.can_move = can_move;
-	take.budget_bytes = snap->budget_bytes;
-	take.wait = snap->flags & COW_SNAPSHOT_WAIT;
-	take.once = snap->flags & COW_SNAPSHOT_ONCE;
-	take.name = snap->name;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_TAKE;
-	request.snapshot_take = &take;
-	r = cowi_call_snapshot(snap, &request, &reply, NULL);
+	r = cowi_ask_snapshot_take(snap, region_id, can_move, &reply, NULL);
 	if (r)
 		return r;
 	*move = reply->snapshot->move;
@@ -166,17 +148,14 @@ static int call_take(struct cow_snapshot *snap, bool can_move, bool *move)
 /* Of the one that was not frozen; the next one is to take its place. */
 static int call_release(struct cow_snapshot *snap)
 {
-	Cow__V1__SnapshotRelease release = COW__V1__SNAPSHOT_RELEASE__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	uint64_t id;
 
 	pthread_mutex_lock(&snap->client->lock);
-	release.snapshot_id = snap->held_id;
+	id = snap->held_id;
 	snap->held_id = 0;
 	snap->id = 0;
 	pthread_mutex_unlock(&snap->client->lock);
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_RELEASE;
-	request.snapshot_release = &release;
-	return cowi_call_in(snap->client, snap->generation, &request, NULL, 0, NULL, NULL);
+	return cowi_ask_snapshot_release(snap->client, snap->generation, id);
 }
 
 /* Frozen by a move if cowd says so and that can be done, else by cowd alone. */
@@ -204,46 +183,16 @@ static int uffd_take(struct cow_snapshot *snap)
 
 static int uffd_rollback(struct cow_snapshot *snap)
 {
-	Cow__V1__SnapshotRollback rollback = COW__V1__SNAPSHOT_ROLLBACK__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
+	uint64_t id, region_id;
 	int r;
 
-	r = cowi_snapshot_settle_id(snap, &rollback.snapshot_id);
+	r = cowi_snapshot_settle_id(snap, &id);
 	if (r)
 		return r;
 	pthread_mutex_lock(&snap->client->lock);
-	rollback.region_id = snap->region->id;
+	region_id = snap->region->id;
 	pthread_mutex_unlock(&snap->client->lock);
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_ROLLBACK;
-	request.snapshot_rollback = &rollback;
-	return cowi_call_in(snap->client, snap->generation, &request, NULL, 0, NULL, NULL);
-}
-
-static int read_some(struct cow_snapshot *snap, char *buf, size_t len, uint64_t off, size_t *n_done)
-{
-	Cow__V1__SnapshotRead read_call = COW__V1__SNAPSHOT_READ__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Reply *reply = NULL;
-	int r;
-
-	r = cowi_snapshot_settle_id(snap, &read_call.snapshot_id);
-	if (r)
-		return r;
-	read_call.off = off;
-	read_call.size_bytes = min_u64(len, WIRE_DATA_MAX_BYTES);
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_READ;
-	request.snapshot_read = &read_call;
-	r = cowi_call_in(snap->client, snap->generation, &request, NULL, 0, &reply, NULL);
-	if (r)
-		return r;
-	*n_done = reply->read->data.len;
-	if (!*n_done || *n_done > len)
-		r = err_raise(-EPROTO, "cowd answered %zu bytes of a snapshot, asked for %zu",
-			      *n_done, len);
-	else
-		memcpy(buf, reply->read->data.data, *n_done);
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return r;
+	return cowi_ask_snapshot_rollback(snap, id, region_id);
 }
 
 static int uffd_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off)
@@ -252,8 +201,11 @@ static int uffd_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t 
 
 	while (len) {
 		size_t n_done = 0;
-		int r = read_some(snap, pos, len, off, &n_done);
+		uint64_t id;
+		int r = cowi_snapshot_settle_id(snap, &id);
 
+		if (!r)
+			r = cowi_ask_snapshot_read(snap, id, pos, len, off, &n_done);
 		if (r)
 			return r;
 		pos += n_done;
@@ -265,23 +217,10 @@ static int uffd_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t 
 
 static int call_map(struct cow_snapshot *snap, void *addr, int uffd)
 {
-	Cow__V1__SnapshotMap map = COW__V1__SNAPSHOT_MAP__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-	Cow__V1__Reply *reply = NULL;
-	int r;
+	uint64_t id;
+	int r = cowi_snapshot_settle_id(snap, &id);
 
-	r = cowi_snapshot_settle_id(snap, &map.snapshot_id);
-	if (r)
-		return r;
-	map.addr = (uintptr_t)addr;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_MAP;
-	request.snapshot_map = &map;
-	r = cowi_call_in(snap->client, snap->generation, &request, &uffd, 1, &reply, NULL);
-	if (r)
-		return r;
-	snap->view_id = reply->view->view_id;
-	cow__v1__reply__free_unpacked(reply, NULL);
-	return 0;
+	return r ? r : cowi_ask_snapshot_map(snap, id, addr, uffd, &snap->view_id);
 }
 
 static int uffd_map(struct cow_snapshot *snap)
@@ -312,24 +251,10 @@ static int uffd_map(struct cow_snapshot *snap)
 	return 0;
 }
 
-static void ignore_reply(void *user, int error, Cow__V1__Reply *reply)
-{
-	(void)user;
-	(void)error;
-	(void)reply;
-}
-
 static void uffd_unmap(struct cow_snapshot *snap)
 {
-	Cow__V1__SnapshotUnmap unmap = COW__V1__SNAPSHOT_UNMAP__INIT;
-	Cow__V1__Request request = COW__V1__REQUEST__INIT;
-
-	unmap.view_id = snap->view_id;
-	request.call_case = COW__V1__REQUEST__CALL_SNAPSHOT_UNMAP;
-	request.snapshot_unmap = &unmap;
 	if (!cowi_check_process(snap->client))
-		(void)cowi_call_async_in(snap->client, snap->generation, &request, NULL, 0,
-					 ignore_reply, NULL);
+		cowi_tell_snapshot_unmap(snap, snap->view_id);
 	(void)munmap((void *)(uintptr_t)snap->view, snap->size_bytes);
 	snap->view_uffd = own_fd_close(snap->view_uffd);
 }
