@@ -52,6 +52,14 @@ enum snapshot_state {
 
 extern const struct state_table snapshot_states;
 
+/**
+ * struct snapshot - the beginning of the struct of each mode: struct link, struct frozen
+ * @is_lost:      set once, by any thread, in snapshot_mark_lost()
+ * @lost_because: written before that, and not after it
+ *
+ * What does not change after the take was submitted, any thread may read; all else belongs to the
+ * loop thread, and @op to the region operation while that is under way.
+ */
 struct snapshot {
 	unsigned int n_refs;
 	_Atomic enum snapshot_state state;
@@ -70,11 +78,11 @@ struct snapshot {
 	unsigned int n_holders; /* sessions with a hold */
 	struct hold *holds;     /* all sessions' */
 	_Atomic bool is_lost;
-	bool is_lost_told;      /* loop thread */
-	bool is_saving;         /* loop thread, is_once: that save has begun */
-	unsigned int n_saves;   /* loop thread, as the next one: under way */
-	uint64_t saved_bytes;   /* by the one that has moved last */
-	char lost_because[160]; /* written before is_lost is set */
+	char lost_because[160];
+	bool is_lost_told;    /* its holders know */
+	bool is_saving;       /* is_once: that save has begun */
+	unsigned int n_saves; /* under way */
+	uint64_t saved_bytes; /* by the one that has moved last */
 
 	/* the take */
 	uint64_t budget_pages;     /* mode uffd: slots of its own; 0: what the uid may keep */
