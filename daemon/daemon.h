@@ -24,6 +24,7 @@ struct inheritor;
 struct worker_pool;
 struct closer;
 struct status_line;
+struct snapshot_events;
 
 struct daemon {
 	struct options options;
@@ -37,6 +38,7 @@ struct daemon {
 	struct closer *closer;
 	struct status_line *status_line; /* NULL without a service manager */
 	struct quota *quota;
+	const struct snapshot_events *snapshot_events;
 	int uffd_device_fd;    /* /dev/userfaultfd, -1 when there is none */
 	int uffd_device_errno; /* then: why */
 	int proc_self_fd_fd;   /* O_PATH on /proc/self/fd, to see what a foreign descriptor is */

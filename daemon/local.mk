@@ -23,6 +23,7 @@ libcowd_la_SOURCES = \
 	daemon/base/worker.c \
 	daemon/base/worker.h \
 	daemon/daemon.h \
+	daemon/session.h \
 	daemon/process/device.c \
 	daemon/process/device.h \
 	daemon/process/landlock.c \
@@ -50,6 +51,8 @@ libcowd_la_SOURCES = \
 	daemon/region/region.h \
 	daemon/region/state.c \
 	daemon/region/state.h \
+	daemon/rpc/events.c \
+	daemon/rpc/events.h \
 	daemon/rpc/hello.c \
 	daemon/rpc/list.c \
 	daemon/rpc/listener.c \

@@ -26,6 +26,7 @@
 #include "daemon/process/sandbox.h"
 #include "daemon/process/service.h"
 #include "daemon/region/children.h"
+#include "daemon/rpc/events.h"
 #include "daemon/rpc/listener.h"
 #include "daemon/rpc/session.h"
 
@@ -338,7 +339,10 @@ static void stop(struct cowd *cowd)
 int main(int argc, char **argv)
 {
 	static struct cowd cowd = {
-		.daemon = {.uffd_device_fd = -1, .proc_self_fd_fd = -1, .statm_fd = -1},
+		.daemon = {.snapshot_events = &events_of_snapshots,
+			   .uffd_device_fd = -1,
+			   .proc_self_fd_fd = -1,
+			   .statm_fd = -1},
 		.signal_watch = {.fd = -1},
 	};
 	int r;

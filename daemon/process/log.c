@@ -23,7 +23,7 @@
 #include "daemon/base/quota.h"
 #include "daemon/process/log.h"
 #include "daemon/region/region.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
 
 #define LINE_MAX_BYTES 1024

@@ -15,7 +15,7 @@
 #include "common/err.h"
 #include "daemon/base/closer.h"
 #include "daemon/daemon.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 
 #define BACKING_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 

@@ -15,7 +15,7 @@
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
 #include "daemon/rpc/rpc.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 
 /**
  * struct inheritor - a process that has a region's memory

@@ -12,7 +12,7 @@
 #include "common/wire.h"
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 
 static const char *const state_names[REGION_N_STATES] = {
 	[REGION_NEW] = "new",           [REGION_ATTACHING] = "attaching",

@@ -278,16 +278,7 @@ void snapshot_mark_lost(struct snapshot *snap, const char *because)
 
 void snapshot_tell_lost(struct snapshot *snap)
 {
-	Cow__V1__SnapshotLost lost = COW__V1__SNAPSHOT_LOST__INIT;
-	Cow__V1__Reply event = COW__V1__REPLY__INIT;
-
-	lost.snapshot_id = snap->id;
-	lost.sentence = snap->lost_because;
-	event.result_case = COW__V1__REPLY__RESULT_SNAPSHOT_LOST;
-	event.snapshot_lost = &lost;
-	log_lost(snap);
-	for (struct hold *hold = snap->holds; hold; hold = hold->next)
-		session_send(hold->session, &event, NULL, 0);
+	snap->daemon->snapshot_events->lost(snap);
 }
 
 void snapshot_lose_memory(struct daemon *daemon, dev_t dev, ino_t ino)

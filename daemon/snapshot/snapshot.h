@@ -22,7 +22,7 @@
 #include "daemon/base/outcome.h"
 #include "daemon/base/quota.h"
 #include "daemon/region/region.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 
 struct daemon;
 struct rpc_call;
@@ -95,6 +95,16 @@ struct snapshot {
 	struct rpc_call *call;     /* that asked for the take */
 
 	UT_hash_handle hh; /* in daemon->snapshots */
+};
+
+/**
+ * struct snapshot_events - what is to be told of snapshots, by functions of daemon/rpc/events.c
+ * @lost: all holders are told, and the log is, that @snap is lost and why. Loop thread; no hold goes
+ *
+ * daemon->snapshot_events points to them before there is a snapshot.
+ */
+struct snapshot_events {
+	void (*lost)(const struct snapshot *snap);
 };
 
 /** snapshot_new() - of @region, charged to its user, not yet frozen. 0 or -errno */

@@ -16,7 +16,7 @@
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
 #include "daemon/rpc/rpc.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
 
 #define N_MSGS       16

@@ -30,7 +30,7 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/rpc/rpc.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"

@@ -20,6 +20,7 @@ proto/
 backends/
 daemon/base/
 daemon/daemon.h
+daemon/session.h
 daemon/process/
 daemon/region/
 daemon/snapshot/

@@ -12,6 +12,7 @@
 
 #include "daemon/base/worker.h"
 #include "daemon/process/log.h"
+#include "daemon/rpc/events.h"
 #include "daemon/rpc/session.h"
 
 #define TURNS_MAX 20000
@@ -20,7 +21,8 @@ struct daemon frame;
 
 void frame_start(void)
 {
-	frame = (struct daemon){.uffd_device_fd = -1, .statm_fd = -1};
+	frame = (struct daemon){
+		.snapshot_events = &events_of_snapshots, .uffd_device_fd = -1, .statm_fd = -1};
 	frame.options.client_fd = -1;
 	frame.proc_self_fd_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	ck_assert_int_ge(frame.proc_self_fd_fd, 0);
