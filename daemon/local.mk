@@ -51,6 +51,7 @@ libcowd_la_SOURCES = \
 	daemon/region/region.h \
 	daemon/region/state.c \
 	daemon/region/state.h \
+	daemon/rpc/child.c \
 	daemon/rpc/events.c \
 	daemon/rpc/events.h \
 	daemon/rpc/hello.c \
@@ -60,8 +61,10 @@ libcowd_la_SOURCES = \
 	daemon/rpc/peer.c \
 	daemon/rpc/peer.h \
 	daemon/rpc/region.c \
+	daemon/rpc/rollback.c \
 	daemon/rpc/rpc.c \
 	daemon/rpc/rpc.h \
+	daemon/rpc/save.c \
 	daemon/rpc/send-queue.c \
 	daemon/rpc/send-queue.h \
 	daemon/rpc/session.c \
@@ -69,6 +72,7 @@ libcowd_la_SOURCES = \
 	daemon/rpc/snapshot.c \
 	daemon/rpc/stats.c \
 	daemon/rpc/stats.h \
+	daemon/rpc/view.c \
 	daemon/snapshot/frozen.c \
 	daemon/snapshot/frozen.h \
 	daemon/snapshot/save.c \
@@ -93,6 +97,7 @@ libcowd_la_SOURCES = \
 	daemon/uffd/quota-wait.c \
 	daemon/uffd/quota-wait.h \
 	daemon/uffd/rollback.c \
+	daemon/uffd/rollback.h \
 	daemon/uffd/slots.c \
 	daemon/uffd/slots.h \
 	daemon/uffd/store.c \

@@ -14,8 +14,6 @@
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
 #include "daemon/region/region.h"
-#include "daemon/rpc/rpc.h"
-#include "daemon/session.h"
 
 /**
  * struct inheritor - a process that has a region's memory
@@ -33,7 +31,7 @@ struct inheritor {
 };
 
 /* Since 6.9 a pidfd is a file of pidfs, before that an anonymous one. */
-static bool is_pidfd(const struct daemon *daemon, int fd)
+bool inherit_is_pidfd(const struct daemon *daemon, int fd)
 {
 	char name[16], target[64] = "";
 
@@ -62,8 +60,7 @@ static void on_end(struct watch *watch, uint32_t events)
 	inheritor_free(container_of(watch, struct inheritor, watch));
 }
 
-/* @pidfd is taken on success. */
-static int inheritor_new(struct region *region, int *pidfd, uint64_t key)
+int inherit_new(struct region *region, int *pidfd, uint64_t key)
 {
 	struct inheritor *inheritor = malloc(sizeof(*inheritor));
 	int r;
@@ -91,32 +88,14 @@ static int inheritor_new(struct region *region, int *pidfd, uint64_t key)
 	return 0;
 }
 
-int rpc_region_child(struct rpc_call *call)
+void inherit_end(struct daemon *daemon, uint64_t client_id, uint64_t key)
 {
-	const Cow__V1__RegionChild *child = call->request->region_child;
-	AUTO_FD int pidfd = fdset_take(&call->fds, 0);
-	struct region *region;
-
-	if (!is_pidfd(call->session->daemon, pidfd))
-		return err_raise(RPC_E_FATAL, "the descriptor of a fork child is no pidfd");
-	region = region_find(call->session, child->region_id);
-	if (!region)
-		return -ENOENT;
-	if (region->mode == COW__V1__MODE__MODE_UFFD)
-		return err_raise(-EINVAL, "regions of mode uffd are not inherited");
-	return inheritor_new(region, &pidfd, child->key);
-}
-
-int rpc_region_child_end(struct rpc_call *call)
-{
-	const uint64_t key = call->request->region_child_end->key;
 	struct inheritor *inheritor = NULL, *next = NULL;
 
-	DL_FOREACH_SAFE (call->session->daemon->inheritors, inheritor, next) {
-		if (inheritor->client_id == call->session->id && inheritor->key == key)
+	DL_FOREACH_SAFE (daemon->inheritors, inheritor, next) {
+		if (inheritor->client_id == client_id && inheritor->key == key)
 			inheritor_free(inheritor);
 	}
-	return 0;
 }
 
 void inherit_forget(struct daemon *daemon, dev_t dev, ino_t ino)

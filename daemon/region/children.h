@@ -14,10 +14,27 @@
 #ifndef COWD_CHILDREN_H
 #define COWD_CHILDREN_H
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
-struct daemon;
+#include "common/util.h"
 
+struct daemon;
+struct region;
+
+/** inherit_is_pidfd() - of a client's descriptor */
+bool inherit_is_pidfd(const struct daemon *daemon, int fd);
+/**
+ * inherit_new() - a process has @region's memory until it ends
+ * @pidfd: of the process; taken on success
+ * @key:   by which the region's client ends it earlier
+ *
+ * Return: 0; -EDQUOT, -ENOMEM or another -errno with a sentence.
+ */
+int inherit_new(struct region *region, int *pidfd, uint64_t key) MUST_CHECK;
+/** inherit_end() - those with that @key of that client do not have the memory any more */
+void inherit_end(struct daemon *daemon, uint64_t client_id, uint64_t key);
 /** inherit_forget() - whose memory that is has connected again, and will tell of its children */
 void inherit_forget(struct daemon *daemon, dev_t dev, ino_t ino);
 /** inherit_drop_all() - cowd ends */

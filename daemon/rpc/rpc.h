@@ -100,7 +100,7 @@ int rpc_backing_create(struct rpc_call *call);
 int rpc_backing_release(struct rpc_call *call);
 int rpc_list_regions(struct rpc_call *call);
 
-int rpc_region_child(struct rpc_call *call); /* children.c */
+int rpc_region_child(struct rpc_call *call); /* child.c */
 int rpc_region_child_end(struct rpc_call *call);
 
 int rpc_snapshot_take(struct rpc_call *call); /* snapshot.c */

@@ -27,8 +27,7 @@
 #include "daemon/base/closer.h"
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/rpc/rpc.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 #include "daemon/snapshot/sink.h"
 #include "daemon/snapshot/snapshot.h"
 
@@ -54,8 +53,11 @@ struct save {
 	struct job job;
 	struct watch watch;
 	bool is_watching;
-	struct rpc_call *call;
-	struct snapshot *snap; /* a reference */
+	const struct save_events *events;
+	void *arg;               /* theirs */
+	struct session *session; /* in whose list it is; arg outlives it */
+	uint64_t id;             /* what the session cancels it by */
+	struct snapshot *snap;   /* a reference */
 	struct charge charge;
 	int fd;
 	_Atomic bool is_cancelled; /* set by the loop thread */
@@ -239,23 +241,14 @@ static void save_run_job(struct job *job)
 
 /* --- in the loop thread ----------------------------------------------------------------------- */
 
-static void tell_progress(struct save *save)
+static void tell_progress(const struct save *save)
 {
-	Cow__V1__SaveProgress progress = COW__V1__SAVE_PROGRESS__INIT;
-	Cow__V1__Reply event = COW__V1__REPLY__INIT;
-
-	progress.request_id = save->call->id;
-	progress.done_bytes = save->off;
-	progress.total_bytes = save->snap->size_bytes;
-	event.result_case = COW__V1__REPLY__RESULT_SAVE_PROGRESS;
-	event.save_progress = &progress;
-	if (!save->call->session->has_ended)
-		session_send(save->call->session, &event, NULL, 0);
+	save->events->progress(save->arg, save->off, save->snap->size_bytes);
 }
 
 static void unlink_save(struct save *save)
 {
-	struct save **pos = &save->call->session->saves;
+	struct save **pos = &save->session->saves;
 
 	for (; *pos; pos = &(*pos)->next) {
 		if (*pos == save) {
@@ -265,39 +258,24 @@ static void unlink_save(struct save *save)
 	}
 }
 
-static int reply_save(struct save *save)
-{
-	Cow__V1__SaveReply *reply = rpc_alloc(save->call, sizeof(*reply));
-
-	if (!reply)
-		return -ENOMEM;
-	cow__v1__save_reply__init(reply);
-	reply->written_bytes = save->written_bytes;
-	save->call->reply.result_case = COW__V1__REPLY__RESULT_SAVE;
-	save->call->reply.save = reply;
-	return 0;
-}
-
 static void save_finish(struct save *save, int r)
 {
 	struct stats *stats = &save->snap->daemon->stats;
 
 	unlink_save(save);
-	if (!r) {
+	if (!r)
 		tell_progress(save);
-		r = reply_save(save);
-	}
 	stats_add(stats, saved_bytes, save->written_bytes);
 	if (r)
 		stats_add(stats, saves_failed, 1);
 	else
 		stats_add(stats, saves, 1);
 	if (save->fd >= 0)
-		closer_give(save->snap->daemon->closer, save->call->session->user, &save->fd, 1,
+		closer_give(save->snap->daemon->closer, save->session->user, &save->fd, 1,
 			    &save->charge, 1);
 	charge_deinit(&save->charge);
 	save->snap->n_saves--;
-	rpc_finish(save->call, r);
+	save->events->done(save->arg, r, save->written_bytes); /* last use of the session */
 	snapshot_unref(save->snap);
 	free(save);
 }
@@ -357,7 +335,7 @@ static void save_slice_done(struct job *job)
 		job_submit(save->snap->daemon->savers, &save->job);
 }
 
-static void save_cancel(struct save *save)
+static void cancel(struct save *save)
 {
 	save->is_cancelled = true;
 	if (!save->is_watching)
@@ -373,11 +351,25 @@ void save_drop_all(struct session *session)
 
 	for (struct save *save = session->saves; save; save = next) {
 		next = save->next;
-		save_cancel(save);
+		cancel(save);
 	}
 }
 
-/* --- calls ------------------------------------------------------------------------------------ */
+int save_cancel(struct session *session, uint64_t id)
+{
+	for (struct save *save = session->saves; save; save = save->next) {
+		if (save->id == id) {
+			cancel(save);
+			return 0;
+		}
+	}
+	return err_raise(-ENOENT, "there is no save %llu under way", (unsigned long long)id);
+}
+
+size_t save_memory_bytes(void)
+{
+	return sizeof(struct save);
+}
 
 static int check_access(int fd)
 {
@@ -390,36 +382,37 @@ static int check_access(int fd)
 	return 0;
 }
 
-int rpc_snapshot_save(struct rpc_call *call)
+int save_check(const struct snapshot *snap, int fd)
 {
-	struct session *session = call->session;
-	struct snapshot *snap;
-	struct save *save;
-	int r;
-
-	snap = snapshot_find(session, call->request->snapshot_save->snapshot_id);
-	if (!snap)
-		return -ENOENT;
 	if (snap->is_lost)
 		return snapshot_stale(snap);
 	if (snap->is_saving)
 		return err_raise(-EBUSY, "snapshot %llu is for one save, which was begun",
 				 (unsigned long long)snap->id);
-	r = check_access(call->fds.fds[0]);
-	if (!r) /* for as long as nobody reads what it writes */
-		r = rpc_charge(call, sizeof(*call) + sizeof(*save));
-	if (r)
-		return r;
+	return check_access(fd);
+}
+
+int save_begin(struct session *session, uint64_t id, struct snapshot *snap, int *fd,
+	       const struct save_events *events, void *arg)
+{
+	struct save *save;
+	int r;
+
 	save = malloc(sizeof(*save));
 	if (!save)
 		return err_oom(sizeof(*save), "a save");
-	*save = (struct save){.call = call, .fd = -1, .sink = SINK_INIT};
+	*save = (struct save){.session = session,
+			      .id = id,
+			      .events = events,
+			      .arg = arg,
+			      .fd = -1,
+			      .sink = SINK_INIT};
 	r = quota_charge(&save->charge, session->user, QUOTA_FDS, 1);
 	if (r) {
 		free(save);
 		return r > 0 ? -EDQUOT : r;
 	}
-	save->fd = fdset_take(&call->fds, 0);
+	save->fd = fd_steal(fd);
 	save->snap = snapshot_ref(snap);
 	snap->is_saving = snap->is_once;
 	snap->n_saves++;
@@ -429,18 +422,5 @@ int rpc_snapshot_save(struct rpc_call *call)
 	save->next = session->saves;
 	session->saves = save;
 	job_submit(snap->daemon->savers, &save->job);
-	return RPC_E_DEFERRED;
-}
-
-int rpc_save_cancel(struct rpc_call *call)
-{
-	uint64_t id = call->request->save_cancel->request_id;
-
-	for (struct save *save = call->session->saves; save; save = save->next) {
-		if (save->call->id == id) {
-			save_cancel(save);
-			return 0;
-		}
-	}
-	return err_raise(-ENOENT, "there is no save %llu under way", (unsigned long long)id);
+	return 0;
 }

@@ -18,7 +18,7 @@
 #include "daemon/daemon.h"
 #include "daemon/process/log.h"
 #include "daemon/region/backing.h"
-#include "daemon/rpc/session.h"
+#include "daemon/session.h"
 #include "daemon/snapshot/frozen.h"
 
 static const char *const state_names[SNAPSHOT_N_STATES] = {

@@ -15,7 +15,6 @@
 #include "common/err.h"
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
-#include "daemon/rpc/rpc.h"
 #include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
 
@@ -137,7 +136,7 @@ struct view *view_free(struct view *view)
 		return NULL;
 	HASH_DEL(view->session->views, view);
 	view->session = NULL;
-	if (view->call)
+	if (view->mapped)
 		return NULL; /* map_done() comes back here */
 	view->job = (struct job){.run = end_run, .done = end_done};
 	job_submit(view->snapshot->daemon->jobs, &view->job);
@@ -149,7 +148,7 @@ struct view *view_find(struct session *session, uint64_t id)
 	struct view *view;
 
 	HASH_FIND(hh, session->views, &id, sizeof(id), view);
-	if (view && !view->call)
+	if (view && !view->mapped)
 		return view;
 	(void)err_raise(-ENOENT, "this client has no view %llu", (unsigned long long)id);
 	return NULL;
@@ -161,7 +160,7 @@ void view_drop_all(struct session *session)
 		view_free(session->views);
 }
 
-/* --- calls ------------------------------------------------------------------------------------ */
+/* --- mapping ---------------------------------------------------------------------------------- */
 
 static void map_run(struct job *job)
 {
@@ -179,35 +178,19 @@ static void map_run(struct job *job)
 	outcome_set(&view->outcome, r);
 }
 
-static int reply_view(struct rpc_call *call, const struct view *view)
-{
-	Cow__V1__ViewReply *reply = rpc_alloc(call, sizeof(*reply));
-
-	if (!reply)
-		return -ENOMEM;
-	cow__v1__view_reply__init(reply);
-	reply->view_id = view->id;
-	call->reply.result_case = COW__V1__REPLY__RESULT_VIEW;
-	call->reply.view = reply;
-	return 0;
-}
-
 static void map_done(struct job *job)
 {
 	struct view *view = container_of(job, struct view, job);
 	struct daemon *daemon = view->snapshot->daemon;
-	struct rpc_call *call = view->call;
 	int r;
 
-	view->call = NULL;
 	r = outcome_raise(&view->outcome);
 	if (!r && !view->session)
 		r = -ECONNRESET; /* nobody hears it */
 	if (!r)
-		r = reply_view(call, view);
-	if (!r)
 		r = worker_add(daemon->workers, &view->served);
-	rpc_finish(call, r);
+	r = view->mapped(view->arg, view, r);
+	view->mapped = NULL;
 	if (!r)
 		return;
 	if (view->session) {
@@ -218,41 +201,10 @@ static void map_done(struct job *job)
 	job_submit(daemon->jobs, &view->job);
 }
 
-int rpc_snapshot_map(struct rpc_call *call)
+void view_map(struct view *view, view_mapped *mapped, void *arg)
 {
-	const Cow__V1__SnapshotMap *request = call->request->snapshot_map;
-	int *uffd = &call->fds.fds[0];
-	struct daemon *daemon = call->session->daemon;
-	struct view *view = NULL;
-	struct snapshot *snap;
-	int r;
-
-	if (!uffdio_is_uffd(daemon->proc_self_fd_fd, *uffd))
-		return err_raise(RPC_E_FATAL, "the descriptor of a view is no userfaultfd");
-	snap = snapshot_find(call->session, request->snapshot_id);
-	if (!snap)
-		return -ENOENT;
-	if (snap->is_lost)
-		return snapshot_stale(snap);
-	if (!request->addr || request->addr % page_size_bytes() ||
-	    request->addr + snap->size_bytes < request->addr)
-		return err_raise(-EINVAL, "%#llx is no address for a view",
-				 (unsigned long long)request->addr);
-	r = view_new(&view, call->session, snap, request->addr, uffd);
-	if (r)
-		return r;
-	view->call = call;
-	view->job = (struct job){.run = map_run, .done = map_done, .client_id = call->session->id};
-	job_submit(daemon->jobs, &view->job);
-	return RPC_E_DEFERRED;
-}
-
-int rpc_snapshot_unmap(struct rpc_call *call)
-{
-	struct view *view = view_find(call->session, call->request->snapshot_unmap->view_id);
-
-	if (!view)
-		return -ENOENT;
-	view_free(view);
-	return 0;
+	view->mapped = mapped;
+	view->arg = arg;
+	view->job = (struct job){.run = map_run, .done = map_done, .client_id = view->session->id};
+	job_submit(view->snapshot->daemon->jobs, &view->job);
 }

@@ -20,6 +20,8 @@
  */
 #include "config.h"
 
+#include "daemon/uffd/rollback.h"
+
 #include <string.h>
 #include <sys/mman.h>
 
@@ -29,8 +31,6 @@
 #include "daemon/base/outcome.h"
 #include "daemon/daemon.h"
 #include "daemon/region/backing.h"
-#include "daemon/rpc/rpc.h"
-#include "daemon/session.h"
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/uffd/chain.h"
 #include "daemon/uffd/event.h"
@@ -41,7 +41,8 @@
 
 struct rollback {
 	struct region_op op;
-	struct rpc_call *call;
+	rollback_done_fn *done;
+	void *arg;
 	struct snapshot *snap; /* a reference */
 	void *was;             /* room for a page of the snapshot */
 	int zero_fd;           /* a page of zeroes; -1: not needed yet */
@@ -337,34 +338,29 @@ static void rollback_done(struct region_op *op)
 {
 	struct rollback *rollback = container_of(op, struct rollback, op);
 
-	rpc_finish(rollback->call, outcome_raise(&rollback->outcome));
+	rollback->done(rollback->arg, outcome_raise(&rollback->outcome));
 	rollback_free(rollback);
 }
 
-int rpc_snapshot_rollback(struct rpc_call *call)
+size_t rollback_memory_bytes(void)
 {
-	const Cow__V1__SnapshotRollback *request = call->request->snapshot_rollback;
-	struct rollback *rollback;
-	struct snapshot *snap;
-	struct region *region;
-	int r;
+	return sizeof(struct rollback) + 2 * page_size_bytes();
+}
 
-	region = region_find(call->session, request->region_id);
-	snap = region ? snapshot_find(call->session, request->snapshot_id) : NULL;
-	if (!snap)
-		return -ENOENT;
-	if (snap->region != region || snap->mode != COW__V1__MODE__MODE_UFFD)
-		return err_raise(-EINVAL, "snapshot %llu is not one of region %llu in mode uffd",
-				 (unsigned long long)snap->id, (unsigned long long)region->id);
-	r = rpc_charge(call, sizeof(*rollback) + 2 * page_size_bytes());
-	if (r)
-		return r;
+int rollback_begin(struct snapshot *snap, rollback_done_fn *done, void *arg)
+{
+	struct rollback *rollback;
+
+	if (snap->region->ops != &region_ops_uffd)
+		return err_raise(-EINVAL, "snapshot %llu is not of mode uffd",
+				 (unsigned long long)snap->id);
 	rollback = calloc(1, sizeof(*rollback));
 	if (!rollback)
 		return err_oom(sizeof(*rollback), "rolling back");
 	rollback->zero_fd = -1;
 	rollback->snap = snapshot_ref(snap);
-	rollback->call = call;
+	rollback->done = done;
+	rollback->arg = arg;
 	rollback->was = malloc(page_size_bytes());
 	rollback->now = malloc(page_size_bytes());
 	if (!rollback->was || !rollback->now) {
@@ -373,6 +369,6 @@ int rpc_snapshot_rollback(struct rpc_call *call)
 	}
 	rollback->op.run = rollback_run;
 	rollback->op.done = rollback_done;
-	region_submit(region, &rollback->op);
-	return RPC_E_DEFERRED;
+	region_submit(snap->region, &rollback->op);
+	return 0;
 }
