@@ -2,7 +2,7 @@
 // Calls that change a region as a whole: rolling it back, discarding part of it.
 #include "config.h"
 
-#include "libclient/internal.h"
+#include "libclient/modes.h"
 
 static int check_rollback(const struct cow_region *region, struct cow_snapshot *snap)
 {
@@ -14,7 +14,7 @@ static int check_rollback(const struct cow_region *region, struct cow_snapshot *
 	if (snap->region != region)
 		return err_raise(-EINVAL, "the snapshot was not taken of region \"%s\" here",
 				 region->name);
-	if (!region->ops->rollback)
+	if (!cowi_mode_can_roll_back(region))
 		return err_raise(-ENOSYS, "a region of this mode cannot be rolled back");
 	if (cowi_stands_in(region->addr, region->size_bytes))
 		return err_raise(-EDEADLK,
@@ -39,7 +39,7 @@ int cow_region_rollback(struct cow_region *region, struct cow_snapshot *snap)
 	if (r)
 		return r;
 	cowi_region_lock(region);
-	r = region->ops->rollback(snap);
+	r = cowi_mode_rollback(snap);
 	cowi_region_unlock(region);
 	return r;
 }
@@ -58,7 +58,7 @@ int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len)
 	if (off > region->size_bytes || len > region->size_bytes - off)
 		return err_raise(-EINVAL, "%llu bytes at %llu pass the end of region \"%s\"",
 				 (unsigned long long)len, (unsigned long long)off, region->name);
-	if (!region->ops->discard)
+	if (!cowi_mode_can_discard(region))
 		return err_raise(-ENOSYS, "part of a region of this mode cannot be discarded");
 	if (cowi_stands_in(region->addr + off, len))
 		return err_raise(-EDEADLK,
@@ -69,7 +69,7 @@ int cow_region_discard(struct cow_region *region, uint64_t off, uint64_t len)
 	if (r || !len)
 		return r;
 	cowi_region_lock(region);
-	r = region->ops->discard(region, off, len);
+	r = cowi_mode_discard(region, off, len);
 	cowi_region_unlock(region);
 	return r;
 }

@@ -16,6 +16,7 @@
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
+#include "libclient/modes.h"
 #include "libclient/requests.h"
 
 #define DEFAULT_ADDRESS "/run/cowd/cowd.sock"
@@ -100,7 +101,7 @@ static void client_free(struct cow_client *client)
 {
 	list_remove(client);
 	client->conn = cowi_conn_free(client->conn);
-	cowi_asides_free(client);
+	cowi_modes_end_client(client);
 	client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
 	pthread_mutex_destroy(&client->lock);
 	free(client->address);
@@ -130,7 +131,7 @@ static const struct cowi_conn_events events = {
 	.event = on_event,
 	.named = cowi_snapshot_named,
 	.unreceived = cowi_give_back,
-	.lease_ended = cowi_leases_look,
+	.lease_ended = cowi_modes_gone,
 	.orphaned = client_free,
 };
 
@@ -157,7 +158,7 @@ static int client_alloc(struct cow_client **out, const char *address)
 		return r;
 	}
 	client->refused_task.run = cowi_regions_retry;
-	client->warm_task.run = cowi_scoot_warm;
+	client->warm_task.run = cowi_warm;
 	/* Whole from here on: a fork in another thread goes over all that are in the list. */
 	list_add(client);
 	*out = client;

@@ -79,14 +79,14 @@ struct cow_client {
 	struct cowi_conn *conn;         /* everything else about the connection: conn.h */
 	struct cowi_aside *asides;      /* ready for the next take; lock */
 	struct cowi_task refused_task;  /* cowi_regions_retry() */
-	struct cowi_task warm_task;     /* cowi_scoot_warm() */
+	struct cowi_task warm_task;     /* cowi_warm() */
 	unsigned int warm_msec;         /* until its next turn; lock */
 	struct cow_client *next;        /* in the list of clients, for fork */
 };
 
 /**
- * struct cowi_mode_ops - the half of a mechanism that runs in the client, seen from region.c and
- * snapshot.c. Each returns 0 or -errno with the sentence set.
+ * struct cowi_mode_ops - the half of a mechanism that runs in the client, called through modes.h,
+ * which asserts most of this. Each returns 0 or -errno with the sentence set.
  * @attach:    region->backing is there: map it at a fresh address, set region->addr, tell cowd
  * @restore:   a new connection was made and RegionRestore succeeded: tell cowd what it must know
  * @detach:    unmap; cannot fail
@@ -100,6 +100,17 @@ struct cow_client {
  * @release:   snapshot goes; cowd is told by snapshot.c
  * @rollback:  make the snapshot's region what it was; with region->take_lock held. NULL: cannot
  * @discard:   zeroes, [@off, @off + @len) was checked; with region->take_lock held. NULL: cannot
+ * @forget:    the connection ended: the number that cowd gave the memory was that cowd's, name it
+ *             to no other; region->id is 0. With client->lock held. May be NULL
+ * @opened:    the snapshot was opened by id, and cowd passed its files: make ready what reads and
+ *             maps need. @reply is of SnapshotOpen; @fds has a read-only descriptor for each of its
+ *             backing ids, then the lease, and they are taken out of it. Before anybody else sees
+ *             @snap. NULL: cowd reads it
+ * @warm:      before the first take: make ready what that needs. Client's thread, no lock held;
+ *             does not wait for one. Returns whether to come back for more. May be NULL
+ * @gone:      others have ended leases of snapshots that were released here. Client's thread. May
+ *             be NULL
+ * @end_client: the client has no region and no snapshot any more, and goes. May be NULL
  */
 struct cowi_mode_ops {
 	int (*attach)(struct cow_region *region, const struct cow_region_params *params);
@@ -112,12 +123,16 @@ struct cowi_mode_ops {
 	void (*release)(struct cow_snapshot *snap);
 	int (*rollback)(struct cow_snapshot *snap);
 	int (*discard)(struct cow_region *region, uint64_t off, uint64_t len);
+	void (*forget)(struct cow_region *region);
+	int (*opened)(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
+		      struct fdset *fds);
+	_Bool (*warm)(struct cow_region *region);
+	void (*gone)(struct cow_client *client);
+	void (*end_client)(struct cow_client *client);
 };
 
 extern const struct cowi_mode_ops cowi_mode_uffd;  /* uffd/mode.c */
 extern const struct cowi_mode_ops cowi_mode_scoot; /* scoot/mode.c, for mmapcopy too */
-/** cowi_mode_ops() - those of an enum cow_mode, which the protocol numbers alike; NULL: unknown */
-const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode);
 
 struct cow_region {
 	_Atomic int n_refs;
@@ -133,6 +148,7 @@ struct cow_region {
 	char *addr;
 	uint64_t size_bytes;
 	pthread_mutex_t take_lock;
+	_Atomic pthread_t owner; /* who has take_lock, or what is_busy stands for; 0: nobody */
 	_Bool is_busy;           /* client->lock; mode uffd: in place of take_lock */
 	struct cow_region *next; /* in client->regions */
 	int attach_fd;           /* client->lock; while in client->attaching: see there */
@@ -349,12 +365,21 @@ void cowi_region_lock(struct cow_region *region);
 /** cowi_region_trylock() - of modes scoot and mmapcopy. Return: whether it is locked */
 _Bool cowi_region_trylock(struct cow_region *region);
 void cowi_region_unlock(struct cow_region *region);
+/** cowi_region_is_mine() - whether the calling thread has locked @region; for assertions */
+_Bool cowi_region_is_mine(const struct cow_region *region);
 /** cowi_regions_restore() - tell a new cowd about regions that it does not know; client's thread */
 void cowi_regions_restore(struct cow_client *client);
 /** cowi_regions_retry() - client->refused_task: hand over again what may be taken by now */
 void cowi_regions_retry(struct cowi_task *task);
 /** cowi_regions_forget() - the connection ended: no region has an id any more */
 void cowi_regions_forget(struct cow_client *client);
+
+/* --- warm.c ----------------------------------------------------------------------------------- */
+
+/** cowi_warm_soon() - there is a new region: have its mode ready for its first take, in time */
+void cowi_warm_soon(struct cow_client *client);
+/** cowi_warm() - client->warm_task */
+void cowi_warm(struct cowi_task *task);
 
 /* --- registry.c: every region of this process by address -------------------------------------- */
 
@@ -447,29 +472,8 @@ _Bool cowi_stands_in(const char *addr, uint64_t len);
  * memory that raises SIGBUS. 0 or -errno */
 int cowi_map_broken(void *addr, uint64_t n_bytes);
 
-/* --- scoot/mode.c, scoot.c, fork.c ------------------------------------------------------------ */
+/* --- scoot/background.c, fork.c ------------------------------------------------------------ */
 
-/**
- * cowi_scoot_forget() - the number of @region's memory was an earlier cowd's: name it to nobody
- *
- * Of a region that is listed, with client->lock held. In mode uffd a no-op.
- */
-void cowi_scoot_forget(struct cow_region *region);
-
-/**
- * cowi_scoot_opened() - give a snapshot opened by id (scoot, mmapcopy) what its reads and maps need
- * @reply: of SnapshotOpen: extents and backing_ids
- * @fds:   one read-only descriptor for each backing id, and the lease; taken out of it
- *
- * Called by cow_snapshot_open() before anyone else sees @snap. Return: 0 or -errno with a sentence.
- */
-int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
-		      struct fdset *fds);
-/** cowi_leases_look() - client->conn->leases_fd has news: thaw what no lease is held for any more;
- * client's thread */
-void cowi_leases_look(struct cow_client *client);
-/** cowi_scoot_warm() - client->warm_task */
-void cowi_scoot_warm(struct cowi_task *task);
 /** cowi_scoot_post_all() - have the background look for work in every region of this process */
 void cowi_scoot_post_all(void);
 /** cowi_fork_init() - register the pthread_atfork() handlers, once; called by cow_client_new() */

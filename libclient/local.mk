@@ -26,6 +26,8 @@ libclient_internal_la_SOURCES = \
 	libclient/internal.h \
 	libclient/map.c \
 	libclient/mmapcopy.c \
+	libclient/modes.c \
+	libclient/modes.h \
 	libclient/region.c \
 	libclient/requests.c \
 	libclient/requests.h \
@@ -44,6 +46,7 @@ libclient_internal_la_SOURCES = \
 	libclient/uffd/aside.c \
 	libclient/uffd/mode.c \
 	libclient/version.c \
+	libclient/warm.c \
 	$(NULL)
 
 lib_LTLIBRARIES += libcowclient.la

@@ -17,25 +17,13 @@
 #include "backends/extents.h"
 #include "common/clock.h"
 #include "libclient/conn/conn.h"
+#include "libclient/modes.h"
 #include "libclient/requests.h"
 
 /* Between two attempts to hand over a region that cowd could not take. */
 #define REFUSED_PERIOD_MSEC 200
 
 #define ALL_FLAGS (COW_REGION_POPULATE | COW_REGION_NO_FORK | COW_REGION_STOP_THREADS)
-
-const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode)
-{
-	switch (mode) {
-	case COW_MODE_UFFD:
-		return &cowi_mode_uffd;
-	case COW_MODE_SCOOT:
-	case COW_MODE_MMAPCOPY:
-		return &cowi_mode_scoot;
-	default:
-		return NULL;
-	}
-}
 
 static int check_params(const struct cow_region_params *params)
 {
@@ -132,7 +120,7 @@ static void list_add(struct cow_region *region)
 	if (client->conn->sock < 0 || region->generation != client->generation) {
 		region->id = 0;
 		region->generation = 0;
-		cowi_scoot_forget(region);
+		cowi_mode_forget(region);
 		cowi_conn_ask_up(client);
 	}
 	pthread_mutex_unlock(&client->lock);
@@ -195,10 +183,12 @@ static int set_up(struct cow_region *region, const struct cow_region_params *par
 		r = create(region);
 	if (r)
 		return r;
-	r = region->ops->attach(region, params);
+	r = cowi_mode_attach(region, params);
 	if (r)
 		return r;
 	region->is_attached = 1;
+	if (cowi_mode_warms(region))
+		cowi_warm_soon(region->client);
 	r = populate(region);
 	if (r)
 		return r;
@@ -305,7 +295,7 @@ struct cow_region *cow_region_unref(struct cow_region *region)
 		list_remove(region);
 	/* A fork child has no mapping of it, but may have other memory there by now. */
 	if (region->is_attached && region->client->pid == getpid())
-		region->ops->detach(region);
+		cowi_mode_detach(region);
 	if (region->is_attached && region->adopted)
 		cowi_registry_remove(region); /* now a fork finds memory that is the program's */
 	cowi_tell_region_free(region->client, region->generation, region->id);
@@ -326,6 +316,12 @@ uint64_t cow_region_size(const struct cow_region *region)
 	return region->size_bytes;
 }
 
+/* With the lock held; others compare it with themselves only. */
+static void set_owner(struct cow_region *region, pthread_t owner)
+{
+	atomic_store_explicit(&region->owner, owner, memory_order_relaxed);
+}
+
 static void begin_busy(struct cow_region *region)
 {
 	struct cow_client *client = region->client;
@@ -334,6 +330,7 @@ static void begin_busy(struct cow_region *region)
 	while (region->is_busy) /* in a fork child it is not */
 		(void)cowi_event_wait(&client->changed, &client->lock, NULL);
 	region->is_busy = true;
+	set_owner(region, pthread_self());
 	pthread_mutex_unlock(&client->lock);
 }
 
@@ -343,6 +340,7 @@ static void end_busy(struct cow_region *region)
 
 	pthread_mutex_lock(&client->lock);
 	region->is_busy = false;
+	set_owner(region, 0);
 	cowi_event_signal(&client->changed);
 	pthread_mutex_unlock(&client->lock);
 }
@@ -357,14 +355,17 @@ void cowi_region_lock(struct cow_region *region)
 	cowi_entry_lock();
 	atomic_fetch_add(&region->n_takers, 1);
 	pthread_mutex_lock(&region->take_lock);
+	set_owner(region, pthread_self());
 	atomic_fetch_sub(&region->n_takers, 1);
 }
 
 bool cowi_region_trylock(struct cow_region *region)
 {
 	cowi_entry_lock();
-	if (!pthread_mutex_trylock(&region->take_lock))
+	if (!pthread_mutex_trylock(&region->take_lock)) {
+		set_owner(region, pthread_self());
 		return true;
+	}
 	cowi_entry_unlock();
 	return false;
 }
@@ -375,8 +376,14 @@ void cowi_region_unlock(struct cow_region *region)
 		end_busy(region);
 		return;
 	}
+	set_owner(region, 0);
 	pthread_mutex_unlock(&region->take_lock);
 	cowi_entry_unlock();
+}
+
+bool cowi_region_is_mine(const struct cow_region *region)
+{
+	return atomic_load_explicit(&region->owner, memory_order_relaxed) == pthread_self();
 }
 
 void cowi_regions_forget(struct cow_client *client)
@@ -385,7 +392,7 @@ void cowi_regions_forget(struct cow_client *client)
 	for (struct cow_region *region = client->regions; region; region = region->next) {
 		region->id = 0;
 		region->generation = 0;
-		cowi_scoot_forget(region);
+		cowi_mode_forget(region);
 	}
 	pthread_mutex_unlock(&client->lock);
 }
@@ -413,7 +420,7 @@ static int restore(struct cow_region *region, uint64_t generation)
 
 	if (!r)
 		r = cowi_ask_region_restore(region, generation);
-	return r ? r : region->ops->restore(region);
+	return r ? r : cowi_mode_restore(region);
 }
 
 /*

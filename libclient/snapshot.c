@@ -19,6 +19,7 @@
 #include "backends/uffdio.h"
 #include "common/own-fd.h"
 #include "libclient/conn/conn.h"
+#include "libclient/modes.h"
 #include "libclient/requests.h"
 
 static int raise_lost(const struct cow_snapshot *snap)
@@ -115,9 +116,9 @@ static uint64_t take_lost_hold(struct cow_client *client, uint64_t id, uint64_t 
 
 	pthread_mutex_lock(&client->lock);
 	for (struct cow_snapshot *snap = client->snapshots; snap && !held_id; snap = snap->next) {
-		if (snap->is_owner || snap->ops != &cowi_mode_scoot || !snap->is_lost ||
-		    snap->held_id != id || snap->generation != client->generation ||
-		    snap->view_state == COWI_VIEW_READY || snap->view_state == COWI_VIEW_MAKING)
+		if (!cowi_mode_is_leased(snap) || !snap->is_lost || snap->held_id != id ||
+		    snap->generation != client->generation || snap->view_state == COWI_VIEW_READY ||
+		    snap->view_state == COWI_VIEW_MAKING)
 			continue;
 		held_id = snap->held_id;
 		*generation = snap->generation;
@@ -232,7 +233,7 @@ static int take(struct cow_snapshot *snap)
 	cowi_region_lock(region);
 	r = enlist(snap);
 	if (!r) {
-		r = region->ops->take(snap);
+		r = cowi_mode_take(snap);
 		snap->is_taken = !r;
 	}
 	cowi_region_unlock(region);
@@ -277,20 +278,17 @@ int cow_snapshot_new_with(struct cow_snapshot **out, struct cow_region *region,
 static int take_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
 		       struct fdset *fds)
 {
-	const struct cowi_mode_ops *ops = cowi_mode_ops((uint32_t)reply->mode);
-	int r = 0;
-
-	/* Another user's: cowd reads it for us, whatever the mode. */
-	if (ops && !reply->n_backing_ids)
-		ops = &cowi_mode_uffd;
+	/* Without files it is another user's. */
+	const struct cowi_mode_ops *ops =
+		cowi_mode_ops_opened((uint32_t)reply->mode, reply->n_backing_ids);
+	int r;
 
 	if (!ops)
 		return err_raise(-EPROTO,
 				 "snapshot %llu is of a mode that this library, %s, does not know",
 				 (unsigned long long)reply->snapshot_id, cow_version());
 	snap->size_bytes = reply->size_bytes;
-	if (ops == &cowi_mode_scoot)
-		r = cowi_scoot_opened(snap, reply, fds);
+	r = cowi_mode_opened(ops, snap, reply, fds);
 	pthread_mutex_lock(&snap->client->lock);
 	snap->ops = ops;
 	end_lease(snap); /* it may be lost by now */
@@ -448,9 +446,9 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 	/* In a fork child: mappings are not there, and memory that it shares is the parent's to
 	 * change. */
 	if (snap->view_state != COWI_VIEW_NONE && snap->client->pid == getpid())
-		snap->ops->unmap(snap);
+		cowi_mode_unmap(snap);
 	if (snap->is_taken && snap->client->pid == getpid())
-		snap->ops->release(snap);
+		cowi_mode_release(snap);
 	if (snap->held_id && snap->client->pid == getpid())
 		cowi_tell_snapshot_release(snap->client, snap->generation, snap->held_id);
 	snap->view_uffd = own_fd_close(snap->view_uffd);
@@ -503,7 +501,7 @@ int cow_snapshot_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t
 		r = check_not_lost(snap);
 	if (r || !len)
 		return r;
-	r = snap->ops->read(snap, buf, len, off);
+	r = cowi_mode_read(snap, buf, len, off);
 	/* What another process froze may have changed since the snapshot was lost, and not before.
 	 * Also when that failed: that the snapshot is lost says more than that a call did. */
 	lost = check_not_lost(snap);
@@ -548,7 +546,7 @@ int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 	r = begin_view(snap, &is_mine);
 	if (is_mine) {
 		pthread_mutex_unlock(&client->lock);
-		r = snap->ops->map(snap);
+		r = cowi_mode_map(snap);
 		pthread_mutex_lock(&client->lock);
 		snap->view_state = r ? COWI_VIEW_NONE : COWI_VIEW_READY;
 		if (snap->is_lost) {

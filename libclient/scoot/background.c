@@ -4,10 +4,6 @@
  * without a user is given back, page tables for the next take are filled and old ones dropped, and
  * an overlay is made ahead; see mode.h.
  *
- * What a program writes before its first snapshot is looked for a second after the region was made,
- * and then in four times as long each time, up to a minute: most programs have loaded what they
- * hold by then, and one that takes no snapshot is left alone after that.
- *
  * In the client's thread, a few milliseconds at a time, so that replies are not kept waiting. It
  * never waits for a region's take_lock, since whoever has that may be waiting for a reply that this
  * thread has to read: then the work is posted again.
@@ -25,9 +21,6 @@
  * CPUs keeps its pace. A take does not wait for the rest, it does what it needs of it itself. */
 #define TURN_USEC  3000
 #define PAUSE_MSEC 3
-
-#define WARM_FIRST_MSEC 1000
-#define WARM_LAST_MSEC  64000
 
 void cowi_scoot_post_all(void)
 {
@@ -226,63 +219,16 @@ void cowi_scoot_run(struct cowi_task *task)
 
 /* --- before the first snapshot ---------------------------------------------------------------- */
 
-void cowi_scoot_warm_soon(struct cow_client *client)
-{
-	struct cowi_task *task = &client->warm_task;
-
-	pthread_mutex_lock(&client->lock);
-	client->warm_msec = WARM_FIRST_MSEC;
-	/* For an earlier region it may be far off. */
-	if (task->is_queued)
-		task->due_msec = min_u64(task->due_msec, now_msec() + WARM_FIRST_MSEC);
-	pthread_mutex_unlock(&client->lock);
-	cowi_post_later(client, task, WARM_FIRST_MSEC);
-}
-
-/* Return: whether it is to be looked at again. Who has the lock takes a snapshot, or frees it. */
-static bool warm_region(struct cow_region *region)
+/* Who has the lock takes a snapshot, or frees it. */
+bool cowi_scoot_warm(struct cow_region *region)
 {
 	bool is_new;
 
 	if (!cowi_region_trylock(region))
 		return true;
-	is_new = region->scoot && scoot_twin_warm(region->scoot);
+	is_new = scoot_twin_warm(region->scoot);
 	cowi_region_unlock(region);
 	if (is_new)
 		cowi_scoot_post(region);
 	return is_new;
-}
-
-/* Return: in how many milliseconds to look again; 0: not any more. */
-static unsigned int next_warm_msec(struct cow_client *client, bool again)
-{
-	unsigned int msec = 0;
-
-	pthread_mutex_lock(&client->lock);
-	client->warm_msec *= 4;
-	if (again && !client->conn->is_stopping && client->warm_msec <= WARM_LAST_MSEC)
-		msec = client->warm_msec;
-	pthread_mutex_unlock(&client->lock);
-	return msec;
-}
-
-void cowi_scoot_warm(struct cowi_task *task)
-{
-	struct cow_client *client = container_of(task, struct cow_client, warm_task);
-	struct cow_region **regions = NULL;
-	size_t n_regions = 0;
-	bool again = false;
-	unsigned int msec;
-
-	if (cowi_registry_list(&regions, &n_regions))
-		return;
-	for (size_t i = 0; i < n_regions; i++) {
-		if (regions[i]->client == client && regions[i]->scoot_glue)
-			again |= warm_region(regions[i]);
-		cow_region_unref(regions[i]);
-	}
-	free((void *)regions);
-	msec = next_warm_msec(client, again);
-	if (msec)
-		cowi_post_later(client, task, msec);
 }

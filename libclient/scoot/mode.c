@@ -108,14 +108,11 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 	glue->region = region;
 	glue->task.run = cowi_scoot_run;
 	region->scoot_glue = glue;
-	cowi_scoot_warm_soon(region->client);
 	return 0;
 }
 
-void cowi_scoot_forget(struct cow_region *region)
+static void scoot_forget(struct cow_region *region)
 {
-	if (!region->scoot)
-		return;
 	atomic_store(&region->scoot->home->id, 0);
 	/* A cowd that refuses the region must not hear of it in another one's snapshot either. */
 	if (region->scoot->second)
@@ -444,6 +441,10 @@ const struct cowi_mode_ops cowi_mode_scoot = {
 	.release = scoot_release,
 	.rollback = scoot_op_rollback,
 	.discard = scoot_op_discard,
+	.forget = scoot_forget,
+	.opened = cowi_scoot_opened,
+	.warm = cowi_scoot_warm,
+	.gone = cowi_leases_look,
 };
 
 /* --- opened by id ----------------------------------------------------------------------------- */

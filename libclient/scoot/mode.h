@@ -53,8 +53,12 @@ void cowi_scoot_post_unwoken(struct cow_region *region);
 void cowi_scoot_post_soon(struct cow_region *region);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
-/** cowi_scoot_warm_soon() - there is a new region: fill page tables for its first take, in time */
-void cowi_scoot_warm_soon(struct cow_client *client);
+/** cowi_scoot_warm() - have the background fill page tables for @region's first take. Return: whether
+ * that is still to come */
+bool cowi_scoot_warm(struct cow_region *region);
+/** cowi_scoot_opened() - see struct cowi_mode_ops */
+int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
+		      struct fdset *fds);
 
 /** cowi_scoot_attach_tell() - tell cowd where @region is. 0 or -errno */
 int cowi_scoot_attach_tell(struct cow_region *region);
@@ -77,6 +81,9 @@ void cowi_adopt_end(struct cow_region *region);
 void cowi_lease_await(struct cow_client *client, int *lease_fd, struct scoot_snapshot **frozen);
 /** cowi_leases_forget() - @client has no region any more: nobody can change what was frozen */
 void cowi_leases_forget(struct cow_client *client);
+/** cowi_leases_look() - client->conn->leases_fd has news: thaw what no lease is held for any more;
+ * client's thread */
+void cowi_leases_look(struct cow_client *client);
 /* For the fork handlers: the list's lock over the fork; _child() before _done(). */
 void cowi_leases_fork_prepare(void);
 void cowi_leases_fork_child(void);

@@ -274,4 +274,5 @@ const struct cowi_mode_ops cowi_mode_uffd = {
 	.map = uffd_map,
 	.unmap = uffd_unmap,
 	.release = uffd_release,
+	.end_client = cowi_asides_free,
 };
