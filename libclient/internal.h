@@ -26,13 +26,13 @@
  *    9. awaited_lock       lease.c: snapshots released here whose leases others hold
  *   10. maps_lock          backends/extents.c: the list of extent maps, and the runs of each
  *   11. asides_lock        backends/scoot: old page tables of one region that are to be dropped
- * fork() takes them in this order, but for 4 and 11: fork.c. 4, 9, 10 and 11 are leaves: nothing
- * else is taken with one of them held, but for fork().
+ * fork() takes all but 4 and 11, in this order: fork/fork.c, steps[]. 4, 9, 10 and 11 are leaves:
+ * nothing else is taken with one of them held, but for fork().
  *
  * Two waits are no mutexes. A region of mode uffd has is_busy in place of take_lock, with
  * client->lock for a moment: its owner waits for cowd, and a fork does not wait for that. Adopting
- * memory and fork() keep each other out (registry.c, n_adopting and is_forking), before fork.c
- * takes blocks_lock.
+ * memory and fork() keep each other out (registry.c, n_adopting and is_forking): its step
+ * "adopting", between fork_lock and blocks_lock.
  *
  * Callbacks are never made with a lock held. While a lock is held no signal handler runs on that
  * thread, and it cannot be cancelled: entry.h.

@@ -14,31 +14,13 @@
  * of clients, regions and snapshots answer -ECHILD, and it makes clients of its own if it wants
  * any. vfork(), posix_spawn() and system() run no handlers and need none.
  *
- * The steps: prepare() goes down this table, in_parent() and in_child() go up.
+ * The steps are the table steps[], at the end of this file: prepare() goes down it, in_parent() and
+ * in_child() go up. Its order is the order of locks of the whole library, and internal.h says what
+ * each lock is for.
  *
- *   step                 prepare()                      in the parent        in the child
- *   entry                signals and cancellation off   back                 back
- *   fork_lock            lock                           unlock               unlock
- *   adopting             wait until no region is being  let adopting go on   the same, and forget
- *                        adopted or given back; list                         those who waited
- *                        regions, with references
- *   blocks_lock          lock                           unlock               unlock; duplicates
- *                                                                            are not the child's
- *   take_lock            lock, by address: own regions  unlock               unlock
- *                        of modes scoot and mmapcopy
- *   freeze               freeze them, MADV_DOFORK       MADV_DONTFORK, post  regions become the
- *                                                       background work      child's, or reserved
- *   guards_lock          lock                           unlock               free guards, unlock
- *   registry, clients    lock registry, clients_lock,   unlock               no connection, no
- *                        every client->lock                                  thread; unlock
- *   awaited_lock         lock                           unlock               close leases, unlock
- *   maps_lock            lock                           unlock               unlock
- *
- * In the parent the new guard is then watched: it keeps the memory frozen (guard.c).
- *
- * A fork is one entry (entry.h), from prepare() to done() in the parent and in the child: a signal
- * handler that forks, too, would wait here for its own thread's locks. If a handler forks in a call
- * that waits for cowd, the wait ends in the child with -ECHILD.
+ * A fork is one entry (entry.h), from its first step to its last in the parent and in the child: a
+ * signal handler that forks, too, would wait here for its own thread's locks. If a handler forks in
+ * a call that waits for cowd, the wait ends in the child with -ECHILD.
  */
 #include "config.h"
 
@@ -63,11 +45,32 @@ static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct forked *forked;
 static size_t n_forked;
 static struct cowi_guard *guard;
-static uint64_t start_nsec;
+static uint64_t start_nsec, fork_nsec;
+/* The step of this thread's fork that began last, for a debugger: a fork that hangs waits in it. */
+static __thread const char *step_name __attribute__((used));
 
 /* cow_fork() in this thread: whose regions the child has to have, and why one could not. */
 static __thread struct cow_client *strict_client;
 static __thread int strict_error;
+
+/* --- fork_lock -------------------------------------------------------------------------------- */
+
+static void lock_fork(void)
+{
+	pthread_mutex_lock(&fork_lock);
+}
+
+static void unlock_fork(void)
+{
+	pthread_mutex_unlock(&fork_lock);
+}
+
+static void begin_entry(void)
+{
+	(void)cowi_entry_begin();
+}
+
+/* --- regions, listed -------------------------------------------------------------------------- */
 
 static void list_regions(void)
 {
@@ -91,6 +94,30 @@ static void list_regions(void)
 	free((void *)regions);
 }
 
+static void free_list(void)
+{
+	free(forked);
+	forked = NULL;
+	n_forked = 0;
+	cowi_registry_fork_end();
+}
+
+static void unlist_in_parent(void)
+{
+	for (size_t i = 0; i < n_forked; i++)
+		cow_region_unref(forked[i].region);
+	free_list();
+}
+
+/* The references taken for the fork stay: giving back the last one is for the parent. */
+static void unlist_in_child(void)
+{
+	cowi_registry_fork_child();
+	free_list();
+}
+
+/* --- regions, locked -------------------------------------------------------------------------- */
+
 /*
  * By address, as all who take more than one: that is the registry's order. In mode uffd the child
  * has none of it, and whoever has the lock may be waiting for cowd.
@@ -109,6 +136,16 @@ static void lock_regions(void)
 		forked[i].is_locked = true;
 	}
 }
+
+static void unlock_regions(void)
+{
+	for (size_t i = 0; i < n_forked; i++) {
+		if (forked[i].is_locked)
+			cowi_region_unlock(forked[i].region);
+	}
+}
+
+/* --- regions, frozen -------------------------------------------------------------------------- */
 
 struct guarded {
 	struct cow_region *region;
@@ -171,54 +208,8 @@ static void freeze_regions(void)
 	}
 }
 
-static void prepare(void)
+static void freeze_in_parent(void)
 {
-	(void)cowi_entry_begin(); /* to done() */
-	pthread_mutex_lock(&fork_lock);
-	list_regions();
-	cowi_scoot_blocks_fork_prepare();
-	lock_regions();
-	freeze_regions();
-	cowi_guards_fork_prepare();
-	cowi_clients_fork_prepare();
-	cowi_leases_fork_prepare();
-	extents_fork_prepare();
-	start_nsec = now_nsec();
-}
-
-static void release_lists(void)
-{
-	extents_fork_done();
-	cowi_leases_fork_done();
-}
-
-static void unlock_regions(void)
-{
-	for (size_t i = 0; i < n_forked; i++) {
-		if (forked[i].is_locked)
-			cowi_region_unlock(forked[i].region);
-	}
-}
-
-static void done(void)
-{
-	free(forked);
-	forked = NULL;
-	n_forked = 0;
-	guard = NULL;
-	cowi_scoot_blocks_fork_done();
-	cowi_registry_fork_end();
-	pthread_mutex_unlock(&fork_lock);
-	cowi_entry_end();
-}
-
-static void in_parent(void)
-{
-	const uint64_t fork_nsec = now_nsec() - start_nsec;
-
-	release_lists();
-	cowi_clients_fork_parent();
-	cowi_guards_fork_parent();
 	for (size_t i = 0; i < n_forked; i++) {
 		struct cow_region *region = forked[i].region;
 
@@ -228,12 +219,6 @@ static void in_parent(void)
 			cowi_scoot_post(region);
 		}
 	}
-	unlock_regions();
-	for (size_t i = 0; i < n_forked; i++)
-		cow_region_unref(forked[i].region);
-	if (guard)
-		cowi_guard_watch(guard);
-	done();
 }
 
 /* Memory that the child has, but must not use. */
@@ -255,46 +240,147 @@ static void reserve_views(const struct cow_client *client)
 	}
 }
 
+/* @is_known: the processes that could write to what this one has inherited know of it */
+static void settle_region_in_child(const struct forked *fork, bool is_known)
+{
+	struct cow_region *region = fork->region;
+
+	if (fork->is_locked)
+		scoot_region_forked(region->scoot);
+	else if (fork->is_ours)
+		region->is_busy = false; /* nobody waits for cowd here */
+	if (fork->is_ours)
+		reserve_views(region->client);
+	if (!fork->is_ours && fork->is_inherited && !is_known)
+		take_away(region);
+	else if (fork->is_ours && !fork->is_inherited)
+		(void)space_plug(region->addr, region->size_bytes);
+	region->is_forked = fork->is_inherited;
+}
+
+/* The parent has to know who has its memory; if it does not, the memory is not for this process. */
+static void tell_parent(void)
+{
+	if (!guard || !cowi_guard_child(steal_ptr(&guard)))
+		return;
+	for (size_t i = 0; i < n_forked; i++) {
+		if (forked[i].is_locked)
+			take_away(forked[i].region);
+	}
+	strict_error = -ECHILD;
+}
+
+static void freeze_in_child(void)
+{
+	const bool is_known = !cowi_guards_inherited();
+
+	for (size_t i = 0; i < n_forked; i++)
+		settle_region_in_child(&forked[i], is_known);
+	tell_parent();
+}
+
+/* --- the rest --------------------------------------------------------------------------------- */
+
+/* It keeps the memory frozen from now on. */
+static void watch_guard(void)
+{
+	if (guard)
+		cowi_guard_watch(steal_ptr(&guard));
+}
+
+static void blocks_in_child(void)
+{
+	cowi_scoot_blocks_fork_child();
+	cowi_scoot_blocks_fork_done();
+}
+
+static void leases_in_child(void)
+{
+	cowi_leases_fork_child();
+	cowi_leases_fork_done();
+}
+
+static void start_clock(void)
+{
+	start_nsec = now_nsec();
+}
+
+static void stop_clock(void)
+{
+	fork_nsec = now_nsec() - start_nsec;
+}
+
+static void forget_threads(void)
+{
+	cowi_entry_forked();
+	cowi_own_threads_fork_child();
+}
+
+/* --- the steps -------------------------------------------------------------------------------- */
+
+static const struct fork_step {
+	const char *name;
+	void (*prepare)(void); /* down the table */
+	void (*parent)(void);  /* up the table, also if fork() fails */
+	void (*child)(void);   /* up the table */
+} steps[] = {
+	/* no signal handler and no cancellation, until the end */
+	{"entry", begin_entry, cowi_entry_end, cowi_entry_end},
+	{"fork_lock", lock_fork, unlock_fork, unlock_fork},
+	/* wait until no region is being adopted or given back, and let none until the end; list
+	 * all, with references; the child forgets who waited */
+	{"adopting", list_regions, unlist_in_parent, unlist_in_child},
+	/* the new guard of this fork, if there is one, is watched */
+	{"guard", NULL, watch_guard, NULL},
+	/* in the child, duplicates are not there */
+	{"blocks_lock", cowi_scoot_blocks_fork_prepare, cowi_scoot_blocks_fork_done,
+	 blocks_in_child},
+	/* of this process's regions of modes scoot and mmapcopy, by address */
+	{"take_lock", lock_regions, unlock_regions, unlock_regions},
+	/* freeze them and MADV_DOFORK; in the parent MADV_DONTFORK and background work; in the
+	 * child they become its own, or are reserved, and the parent is told */
+	{"freeze", freeze_regions, freeze_in_parent, freeze_in_child},
+	/* in the child, guards are freed */
+	{"guards_lock", cowi_guards_fork_prepare, cowi_guards_fork_parent, cowi_guards_fork_child},
+	/* the registry's lock, clients_lock, every client->lock; in the child there is no
+	 * connection and no thread */
+	{"registry, clients_lock, client->lock", cowi_clients_fork_prepare,
+	 cowi_clients_fork_parent, cowi_clients_fork_child},
+	/* in the child, leases are closed */
+	{"awaited_lock", cowi_leases_fork_prepare, cowi_leases_fork_done, leases_in_child},
+	{"maps_lock", extents_fork_prepare, extents_fork_done, extents_fork_done},
+	/* how long the fork itself takes; in the child, the parent's threads are forgotten */
+	{"clock", start_clock, stop_clock, forget_threads},
+};
+
+static void prepare(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		step_name = steps[i].name;
+		if (steps[i].prepare)
+			steps[i].prepare();
+	}
+}
+
+static void in_parent(void)
+{
+	for (size_t i = ARRAY_SIZE(steps); i-- > 0;) {
+		step_name = steps[i].name;
+		if (steps[i].parent)
+			steps[i].parent();
+	}
+}
+
 static void in_child(void)
 {
-	bool is_known;
-
-	cowi_entry_forked();
-	cowi_leases_fork_child();
-	release_lists();
-	cowi_own_threads_fork_child();
-	cowi_clients_fork_child();
-	cowi_guards_fork_child();
-	cowi_registry_fork_child();
-	is_known = !cowi_guards_inherited();
-	for (size_t i = 0; i < n_forked; i++) {
-		struct cow_region *region = forked[i].region;
-		bool is_ours = forked[i].is_ours;
-
-		if (forked[i].is_locked)
-			scoot_region_forked(region->scoot);
-		else if (is_ours)
-			region->is_busy = false; /* nobody waits for cowd here */
-		if (is_ours)
-			reserve_views(region->client);
-		if (!is_ours && forked[i].is_inherited && !is_known)
-			take_away(region);
-		else if (is_ours && !forked[i].is_inherited)
-			(void)space_plug(region->addr, region->size_bytes);
-		region->is_forked = forked[i].is_inherited;
+	for (size_t i = ARRAY_SIZE(steps); i-- > 0;) {
+		step_name = steps[i].name;
+		if (steps[i].child)
+			steps[i].child();
 	}
-	if (guard && cowi_guard_child(guard)) {
-		for (size_t i = 0; i < n_forked; i++) {
-			if (forked[i].is_locked)
-				take_away(forked[i].region);
-		}
-		strict_error = -ECHILD;
-	}
-	cowi_scoot_blocks_fork_child();
-	unlock_regions();
-	/* The references taken for the fork stay: giving back the last one is for the parent. */
-	done();
 }
+
+/* --- calls ------------------------------------------------------------------------------------ */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int init_error;
