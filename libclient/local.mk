@@ -17,6 +17,7 @@ libclient_internal_la_SOURCES = \
 	libclient/conn/exec.c \
 	libclient/conn/robbed.c \
 	libclient/conn/send.c \
+	libclient/conn/send.h \
 	libclient/conn/conn.c \
 	libclient/conn/tasks.c \
 	libclient/conn/thread.c \

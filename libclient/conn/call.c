@@ -104,9 +104,7 @@ static int submit(struct cow_client *client, uint64_t generation, Cow__V1__Reque
 	conn->pending = pending;
 	if (request->call_case == COW__V1__REQUEST__CALL_SAVE_CANCEL)
 		urgency = COWI_SEND_FIRST;
-	r = urgency == COWI_SEND_SOON
-		    ? cowi_send_soon(client, bytes, n_bytes, pending->lease_fd)
-		    : cowi_send_packet(client, bytes, n_bytes, fds, n_fds, urgency);
+	r = cowi_send_packet(client, bytes, n_bytes, fds, n_fds, urgency, pending->lease_fd);
 	if (r)
 		pending_remove(conn, pending);
 	return r;

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/timerfd.h>
 
 #include "common/clock.h"
 #include "common/own-fd.h"
@@ -19,8 +18,8 @@ static void close_descriptors(struct cowi_conn *conn)
 {
 	conn->sock = own_fd_close(conn->sock);
 	conn->wake_fd = own_fd_close(conn->wake_fd);
-	conn->soon_fd = own_fd_close(conn->soon_fd);
 	conn->leases_fd = own_fd_close(conn->leases_fd);
+	cowi_sender_deinit(&conn->sender);
 }
 
 struct cowi_conn *cowi_conn_new(struct cow_client *client, const struct cowi_conn_events *events)
@@ -33,11 +32,9 @@ struct cowi_conn *cowi_conn_new(struct cow_client *client, const struct cowi_con
 	conn->events = events;
 	conn->is_private = !strncmp(client->address, "exec:", 5);
 	conn->sock = -1;
-	conn->out_end = &conn->out;
+	cowi_sender_init(&conn->sender);
 	conn->tasks_end = &conn->tasks;
 	conn->wake_fd = own_fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-	/* Without it, for want of room for a descriptor, everything is sent at once. */
-	conn->soon_fd = own_fd_note(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
 	conn->leases_fd = own_fd_note(epoll_create1(EPOLL_CLOEXEC));
 	if (conn->wake_fd >= 0 && conn->leases_fd >= 0)
 		return conn;
@@ -49,7 +46,6 @@ struct cowi_conn *cowi_conn_free(struct cowi_conn *conn)
 	if (!conn)
 		return NULL;
 	close_descriptors(conn);
-	cowi_drop_output(conn);
 	free(conn);
 	return NULL;
 }
@@ -57,8 +53,6 @@ struct cowi_conn *cowi_conn_free(struct cowi_conn *conn)
 void cowi_conn_fork_child(struct cowi_conn *conn)
 {
 	close_descriptors(conn);
-	cowi_drop_output(conn);
-	conn->is_soon = false;
 	conn->is_up = false;
 	conn->has_thread = false;
 	conn->n_turns = 0;

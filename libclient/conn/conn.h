@@ -15,21 +15,14 @@
  *   notices calls cowi_conn_check(); calls fail with -EBADF, and the client's thread goes on
  *   without descriptors, to run what is left to be run.
  *
- * Sending never blocks. A caller hands its packet to the socket with client->lock held; what does
- * not fit the socket's buffer goes into a queue that the client's thread sends when there is room,
- * and as long as that queue is not empty everything goes through it, so that packets keep their
- * order.
- *
- * A packet that nobody waits for (cowi_call_soon_in()) goes into that queue at once, and a timer
- * has the client's thread send it a moment later: waking cowd is what sending costs, 20 to 40 us in
- * a virtual machine, and a program that takes a snapshot is not to stand still for it. A thread
- * that sends or waits for something else meanwhile sends what is queued first.
+ * Sending: send.h.
  */
 #ifndef COWI_CONN_H
 #define COWI_CONN_H
 
 #include <poll.h>
 
+#include "libclient/conn/send.h"
 #include "libclient/internal.h"
 
 #define COWI_PROTOCOL_VERSION 1u
@@ -40,25 +33,11 @@
 #define COWI_ANSWER_TIMEOUT_MSEC 10000
 
 /*
- * cowd refuses more than 64 requests of one connection that it has not answered, so no more than
- * this are sent: the rest waits in the queue. What is left over is for the cancelling of saves,
- * which must not wait behind the saves.
- */
-#define COWI_UNDER_WAY_MAX 48u
-
-/*
  * Requests of callers that may be under way at once. The client's own thread, whose calls do not
  * take turns, always finds room for its own: it waits for an answer for a limited time only.
  */
 #define COWI_TURNS_MAX 32u
 static_assert(COWI_TURNS_MAX < COWI_UNDER_WAY_MAX, "the client's own thread needs room");
-
-/*
- * How long a packet of cowi_call_soon_in() waits at most: less than what anybody would notice, and
- * about a tick of the kernel's, so that a timer for it seldom has to be programmed anew (which is
- * 10 us, against 2, where that makes a virtual machine exit).
- */
-#define COWI_SOON_NSEC 4000000L
 
 /* How often the user of a save that does not move is asked whether it is to go on. */
 #define COWI_PROGRESS_NSEC 200000000L
@@ -90,17 +69,6 @@ struct cowi_pending {
 	uint64_t total_bytes;
 };
 
-/* A packet that did not fit the socket's buffer, or that has time. */
-struct cowi_packet {
-	struct cowi_packet *next;
-	uint64_t request_id;
-	/* SnapshotTake: gets the read end of the lease that is still to be made; or NULL. */
-	int *lease_fd;
-	struct fdset fds; /* duplicates */
-	size_t n_bytes;
-	uint8_t bytes[];
-};
-
 /**
  * struct cowi_conn_events - what the connection tells those above it; client.c fills it in
  *
@@ -130,10 +98,9 @@ struct cowi_conn_events {
 struct cowi_conn {
 	struct cow_client *client; /* whose it is */
 	const struct cowi_conn_events *events;
-	int sock;            /* -1 when down */
-	_Atomic int wake_fd; /* eventfd: the client's thread has something to do */
-	int soon_fd; /* timerfd: it is time to send what was queued by cowi_call_soon_in(); or -1 */
-	bool is_soon;          /* it is armed; lock */
+	int sock; /* -1 when down */
+	struct cowi_sender sender;
+	_Atomic int wake_fd;   /* eventfd: the client's thread has something to do */
 	_Atomic int leases_fd; /* epoll: leases of snapshots that were released here; lease.c */
 	/* The program has closed these four; they are -1 now. Never reset: no call works any more.
 	 * lock */
@@ -152,9 +119,7 @@ struct cowi_conn {
 	int farewell_error; /* with which cowd ended the connection, or 0; client's thread only */
 	uint64_t next_request_id;
 	unsigned int n_turns;
-	unsigned int n_under_way; /* sent and not answered */
 	struct cowi_pending *pending;
-	struct cowi_packet *out, **out_end;
 	struct cowi_task *tasks, **tasks_end;
 	struct cowi_task *due;     /* out of @tasks, to be run now; lock */
 	struct cowi_task *running; /* by the client's thread; not to be touched; lock */
@@ -252,53 +217,6 @@ void cowi_conn_prepare(void);
  */
 void cowi_conn_poll(struct pollfd *pollfds, size_t n_fds, int timeout_msec, void (*go_on)(void *),
 		    void *user);
-
-/* --- send.c --------------------------------------------------------------------------------- */
-
-/* When a packet goes out. */
-enum cowi_urgency {
-	COWI_SEND_SOON,  /* cowi_send_soon() */
-	COWI_SEND_NOW,   /* behind those that are queued already */
-	COWI_SEND_FIRST, /* what it cancels may be what they wait for */
-};
-
-/**
- * cowi_send_packet() - or queue it, if it has to wait for its turn or for room
- *
- * With client->lock held, as the latest request has been given its id. @fds are lent. 0; -ENOTCONN;
- * another -errno.
- */
-int cowi_send_packet(struct cow_client *client, const void *bytes, size_t n_bytes, const int *fds,
-		     size_t n_fds, enum cowi_urgency urgency);
-/**
- * cowi_send_soon() - queue a packet, to be sent within COWI_SOON_NSEC
- * @lease_fd: NULL, or gets the read end of the lease that is made when the packet is sent, and goes
- *            with it; valid until the request is answered
- *
- * With client->lock held. 0; -ENOMEM.
- */
-int cowi_send_soon(struct cow_client *client, const void *bytes, size_t n_bytes, int *lease_fd);
-/**
- * cowi_send_first() - send the first packet of the queue, which stays there
- *
- * With client->lock held. 0; -EAGAIN: no room; another -errno: this packet cannot be sent at all.
- */
-int cowi_send_first(struct cowi_conn *conn);
-/**
- * cowi_hurry() - send what is queued, as far as it goes, in place of the client's thread
- *
- * With client->lock held; any thread. What does not go is left to the client's thread.
- */
-void cowi_hurry(struct cow_client *client);
-/** cowi_thread_wake_soon() - have it look within COWI_SOON_NSEC, which costs less; any thread */
-void cowi_thread_wake_soon(struct cow_client *client);
-/** cowi_has_output() - whether packets wait for room in the socket's buffer, or for their time */
-bool cowi_has_output(struct cow_client *client);
-/** cowi_drop_output() - forget what is queued. With client->lock held */
-void cowi_drop_output(struct cowi_conn *conn);
-/** cowi_pop_packet() - take the first packet, malloc()ed, out of
- * the queue. With client->lock held */
-struct cowi_packet *cowi_pop_packet(struct cowi_conn *conn);
 
 /* --- connect.c -------------------------------------------------------------------------------- */
 

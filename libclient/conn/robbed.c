@@ -23,7 +23,7 @@ static bool is_whole(const struct cowi_conn *conn)
 	if (conn->is_robbed)
 		return false;
 	return conn->sock >= 0 ? own_fd_is(conn->sock)
-			       : own_fd_is(conn->wake_fd) && own_fd_is(conn->soon_fd);
+			       : own_fd_is(conn->wake_fd) && own_fd_is(conn->sender.timer_fd);
 }
 
 int cowi_conn_check(struct cow_client *client)
@@ -38,7 +38,7 @@ int cowi_conn_check(struct cow_client *client)
 		conn->sock = own_fd_close(conn->sock);
 		/* Theirs are not told from the program's of the same kind: they are left alone. */
 		conn->wake_fd = own_fd_forget(conn->wake_fd);
-		conn->soon_fd = own_fd_forget(conn->soon_fd);
+		conn->sender.timer_fd = own_fd_forget(conn->sender.timer_fd);
 		conn->leases_fd = own_fd_forget(conn->leases_fd);
 		/* It may sleep in poll(), on files that nobody else can reach any more. */
 		if (conn->has_thread && !cowi_in_client_thread(client))

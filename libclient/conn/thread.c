@@ -91,8 +91,7 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	conn->is_robbery_known = conn->is_robbed;
 	sock = fd_steal(&conn->sock);
 	conn->is_up = false;
-	conn->n_under_way = 0;
-	cowi_drop_output(conn);
+	cowi_sender_reset(&conn->sender);
 	pending = conn->pending;
 	conn->pending = NULL;
 	if (client->regions && !conn->retry_at_msec && !conn->is_robbed) {
@@ -136,42 +135,12 @@ static struct cowi_pending *pending_take(struct cow_client *client, uint64_t id)
 		if ((*p)->id == id) {
 			found = *p;
 			*p = found->next;
-			client->conn->n_under_way--;
+			client->conn->sender.n_under_way--;
 			break;
 		}
 	}
 	pthread_mutex_unlock(&client->lock);
 	return found;
-}
-
-/*
- * Send one packet of the queue. A connection that has ended shows when reading. Anything else, as
- * too many descriptors of this user on their way, is the answer: *@id is the request's then.
- * Return: whether there may be more.
- */
-static bool flush_one(struct cow_client *client, uint64_t *id, int *error)
-{
-	struct cowi_conn *conn = client->conn;
-	bool has_more = false;
-	int r = -EAGAIN;
-
-	*id = 0;
-	pthread_mutex_lock(&client->lock);
-	(void)cowi_conn_check(client);
-	if (conn->out && conn->sock >= 0 && conn->n_under_way < COWI_UNDER_WAY_MAX)
-		r = cowi_send_first(conn);
-	if (r != -EAGAIN) {
-		struct cowi_packet *packet = cowi_pop_packet(conn);
-
-		conn->n_under_way++;
-		if (r && r != -ECONNRESET)
-			*id = packet->request_id;
-		free(packet);
-		has_more = true;
-	}
-	pthread_mutex_unlock(&client->lock);
-	*error = r;
-	return has_more;
 }
 
 void cowi_flush(struct cow_client *client)
@@ -180,7 +149,7 @@ void cowi_flush(struct cow_client *client)
 	uint64_t id;
 	int error;
 
-	while (flush_one(client, &id, &error)) {
+	while (cowi_send_next(client, &id, &error)) {
 		struct cowi_pending *pending = id ? pending_take(client, id) : NULL;
 
 		if (pending)
@@ -356,9 +325,9 @@ static bool wait_for_work(struct cow_client *client)
 		return true; /* to read it is to find that out */
 	}
 	pollfds[0].fd = conn->wake_fd;
-	pollfds[2].fd = conn->soon_fd;
+	pollfds[2].fd = conn->sender.timer_fd;
 	pollfds[1].fd = conn->sock;
-	if (conn->out)
+	if (conn->sender.first)
 		pollfds[1].events |= POLLOUT;
 	timeout_msec = timeout_of(conn);
 	pthread_mutex_unlock(&client->lock);
@@ -371,10 +340,8 @@ static bool wait_for_work(struct cow_client *client)
 	}
 	if (pollfds[0].revents & POLLIN)
 		(void)!read(conn->wake_fd, &count, sizeof(count));
-	if (pollfds[2].revents & POLLIN) {
-		conn->is_soon = false;
-		(void)!read(conn->soon_fd, &count, sizeof(count));
-	}
+	if (pollfds[2].revents & POLLIN)
+		cowi_sender_fired(&conn->sender);
 	pthread_mutex_unlock(&client->lock);
 	if ((pollfds[1].revents & POLLOUT) || (pollfds[2].revents & POLLIN))
 		cowi_flush(client);

@@ -66,7 +66,7 @@ static bool is_awaited(struct cow_client *client)
 	bool is_awaited;
 
 	pthread_mutex_lock(&client->lock);
-	is_awaited = client->conn->n_under_way;
+	is_awaited = client->conn->sender.n_under_way;
 	pthread_mutex_unlock(&client->lock);
 	return is_awaited;
 }
