@@ -214,7 +214,7 @@ static int await_end(struct cow_client *client)
 	int r = 0;
 
 	pthread_mutex_lock(&client->lock);
-	while (!r && !client->conn->has_ended)
+	while (!r && client->conn->thread_state != COWI_THREAD_ENDED)
 		r = cowi_event_wait(&client->changed, &client->lock, NULL);
 	pthread_mutex_unlock(&client->lock);
 	return r;
@@ -230,14 +230,14 @@ struct cow_client *cow_client_unref(struct cow_client *client)
 	if (!client || atomic_fetch_sub(&client->n_refs, 1) != 1)
 		return NULL;
 	conn = client->conn;
-	if (!conn->has_thread || client->pid != getpid()) {
+	if (conn->thread_state == COWI_THREAD_NONE || client->pid != getpid()) {
 		client_free(client);
 		return NULL;
 	}
 	is_own = cowi_in_client_thread(client);
 	thread = conn->thread;
 	pthread_mutex_lock(&client->lock);
-	conn->is_stopping = true;
+	cowi_thread_enter(&conn->thread_state, COWI_THREAD_STOPPING);
 	conn->is_orphan = is_own;
 	pthread_mutex_unlock(&client->lock);
 	if (is_own) {

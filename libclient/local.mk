@@ -19,6 +19,8 @@ libclient_internal_la_SOURCES = \
 	libclient/conn/send.c \
 	libclient/conn/send.h \
 	libclient/conn/conn.c \
+	libclient/conn/state.c \
+	libclient/conn/state.h \
 	libclient/conn/tasks.c \
 	libclient/conn/thread.c \
 	libclient/fork/fork.c \

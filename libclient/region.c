@@ -97,8 +97,7 @@ static int create(struct cow_region *region)
 
 	region->generation = cowi_generation(region->client);
 	if (!region->generation)
-		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
-				 region->client->address);
+		return cowi_conn_raise_down(region->client);
 	r = cowi_ask_region_create(region, &fds);
 	if (r)
 		return r;
@@ -117,7 +116,7 @@ static void list_add(struct cow_region *region)
 	region->next = client->regions;
 	client->regions = region;
 	region->is_listed = 1;
-	if (client->conn->sock < 0 || region->generation != client->generation) {
+	if (!cowi_conn_is_there(client->conn) || region->generation != client->generation) {
 		region->id = 0;
 		region->generation = 0;
 		cowi_mode_forget(region);
@@ -403,7 +402,7 @@ static struct cow_region *next_to_restore(struct cow_client *client)
 	struct cow_region *region = NULL;
 
 	pthread_mutex_lock(&client->lock);
-	if (client->conn->sock >= 0) {
+	if (cowi_conn_is_there(client->conn)) {
 		for (region = client->regions; region; region = region->next) {
 			if (region->generation != client->generation &&
 			    cowi_ref_unless_zero(&region->n_refs))

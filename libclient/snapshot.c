@@ -208,8 +208,8 @@ static int enlist(struct cow_snapshot *snap)
 	int r = 0;
 
 	pthread_mutex_lock(&client->lock);
-	if (!client->conn->is_up)
-		r = err_raise(-ENOTCONN, "there is no connection to cowd at %s", client->address);
+	if (client->conn->state != COWI_CONN_UP)
+		r = cowi_conn_raise_down(client);
 	else if ((!region->id || region->is_restored) && region->restore_error)
 		r = err_raise(-ENOTCONN,
 			      "cowd at %s did not take region \"%s\" on a new connection: %s",
@@ -305,10 +305,10 @@ static int enlist_opened(struct cow_snapshot *snap)
 
 	pthread_mutex_lock(&client->lock);
 	snap->generation = client->generation;
-	if (client->conn->sock >= 0)
+	if (cowi_conn_is_there(client->conn))
 		list_add(snap);
 	else
-		r = err_raise(-ENOTCONN, "there is no connection to cowd at %s", client->address);
+		r = cowi_conn_raise_down(client);
 	pthread_mutex_unlock(&client->lock);
 	return r;
 }

@@ -37,7 +37,8 @@ static unsigned int next_warm_msec(struct cow_client *client, bool again)
 
 	pthread_mutex_lock(&client->lock);
 	client->warm_msec *= 4;
-	if (again && !client->conn->is_stopping && client->warm_msec <= WARM_LAST_MSEC)
+	if (again && client->conn->thread_state == COWI_THREAD_RUNS &&
+	    client->warm_msec <= WARM_LAST_MSEC)
 		msec = client->warm_msec;
 	pthread_mutex_unlock(&client->lock);
 	return msec;

@@ -52,9 +52,9 @@ static int check_connection(struct cow_client *client, uint64_t generation)
 {
 	struct cowi_conn *conn = client->conn;
 
-	if (conn->sock < 0 || (!conn->is_up && !cowi_in_client_thread(client)))
-		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
-				 client->address);
+	if (!cowi_conn_is_there(conn) ||
+	    (conn->state != COWI_CONN_UP && !cowi_in_client_thread(client)))
+		return cowi_conn_raise_down(client);
 	if (generation && generation != client->generation)
 		return err_raise(-ENOTCONN,
 				 "the cowd that knew this has gone, another is at %s now",

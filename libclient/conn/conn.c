@@ -53,8 +53,8 @@ struct cowi_conn *cowi_conn_free(struct cowi_conn *conn)
 void cowi_conn_fork_child(struct cowi_conn *conn)
 {
 	close_descriptors(conn);
-	conn->is_up = false;
-	conn->has_thread = false;
+	cowi_conn_enter(&conn->state, COWI_CONN_FORKED);
+	cowi_thread_enter(&conn->thread_state, COWI_THREAD_NONE);
 	conn->n_turns = 0;
 	conn->pending = NULL;
 }
@@ -64,9 +64,14 @@ void cowi_conn_ask_up(struct cow_client *client)
 	struct cowi_conn *conn = client->conn;
 
 	conn->wants_up = true;
-	if (client->regions && conn->sock < 0 && !conn->retry_at_msec && !conn->is_robbed)
+	if (client->regions && conn->state == COWI_CONN_DOWN && !conn->retry_at_msec)
 		conn->retry_at_msec = now_msec();
 	cowi_thread_wake(client);
+}
+
+int cowi_conn_raise_down(const struct cow_client *client)
+{
+	return err_raise(-ENOTCONN, "there is no connection to cowd at %s", client->address);
 }
 
 int cowi_check_process(const struct cow_client *client)
@@ -82,7 +87,8 @@ int cowi_check_process(const struct cow_client *client)
 
 _Bool cowi_in_client_thread(const struct cow_client *client)
 {
-	return client->conn->has_thread && pthread_equal(client->conn->thread, pthread_self());
+	return client->conn->thread_state != COWI_THREAD_NONE &&
+	       pthread_equal(client->conn->thread, pthread_self());
 }
 
 uint64_t cowi_generation(struct cow_client *client)
@@ -90,7 +96,7 @@ uint64_t cowi_generation(struct cow_client *client)
 	uint64_t generation;
 
 	pthread_mutex_lock(&client->lock);
-	generation = client->conn->sock >= 0 ? client->generation : 0;
+	generation = cowi_conn_is_there(client->conn) ? client->generation : 0;
 	pthread_mutex_unlock(&client->lock);
 	return generation;
 }
@@ -100,7 +106,7 @@ uint64_t cowi_generation_up(struct cow_client *client)
 	uint64_t generation;
 
 	pthread_mutex_lock(&client->lock);
-	generation = client->conn->is_up ? client->generation : 0;
+	generation = client->conn->state == COWI_CONN_UP ? client->generation : 0;
 	pthread_mutex_unlock(&client->lock);
 	return generation;
 }
@@ -108,7 +114,8 @@ uint64_t cowi_generation_up(struct cow_client *client)
 /* With client->lock held: whether the caller has to wait for an attempt to connect. */
 static bool is_unanswered(const struct cowi_conn *conn, uint64_t number)
 {
-	return conn->n_answered < number && !conn->is_stopping && !conn->is_robbed;
+	return conn->n_answered < number && conn->thread_state == COWI_THREAD_RUNS &&
+	       !cowi_conn_is_robbed(conn);
 }
 
 int cowi_connect(struct cow_client *client)
@@ -123,18 +130,17 @@ int cowi_connect(struct cow_client *client)
 	if (cowi_in_client_thread(client)) {
 		if (cowi_generation(client))
 			return 0;
-		return err_raise(-ENOTCONN, "there is no connection to cowd at %s",
-				 client->address);
+		return cowi_conn_raise_down(client);
 	}
 	pthread_mutex_lock(&client->lock);
-	if (!conn->is_up)
+	if (conn->state != COWI_CONN_UP)
 		r = cowi_conn_check(client);
-	if (!r && !conn->is_up) {
+	if (!r && conn->state != COWI_CONN_UP) {
 		number = ++conn->n_wanted;
 		cowi_thread_wake(client);
 		while (!r && is_unanswered(conn, number))
 			r = cowi_event_wait(&client->changed, &client->lock, NULL);
-		if (!r && conn->is_robbed)
+		if (!r && cowi_conn_is_robbed(conn))
 			r = own_fd_raise();
 		else if (!r && conn->connect_error)
 			r = err_raise(conn->connect_error, "%s", conn->connect_sentence);

@@ -2,20 +2,7 @@
 /*
  * The connection of a client, as the files of conn/ see it, and client.c, which makes it.
  *
- * States, all of them changed by the client's thread with client->lock held:
- *
- * - down: sock is -1.
- *
- * - connecting: sock is there, is_up is not. Hello, then regions are restored; only the client's
- *   own thread may call, and reads the socket itself until its reply is there.
- *
- * - up: everybody may call.
- *
- * - robbed: the program has closed the library's descriptors (common/own-fd.h). The thread that
- *   notices calls cowi_conn_check(); calls fail with -EBADF, and the client's thread goes on
- *   without descriptors, to run what is left to be run.
- *
- * Sending: send.h.
+ * States: state.h. Sending: send.h.
  */
 #ifndef COWI_CONN_H
 #define COWI_CONN_H
@@ -23,6 +10,7 @@
 #include <poll.h>
 
 #include "libclient/conn/send.h"
+#include "libclient/conn/state.h"
 #include "libclient/internal.h"
 
 #define COWI_PROTOCOL_VERSION 1u
@@ -98,22 +86,16 @@ struct cowi_conn_events {
 struct cowi_conn {
 	struct cow_client *client; /* whose it is */
 	const struct cowi_conn_events *events;
-	int sock; /* -1 when down */
+	int sock; /* -1 unless connecting or up */
 	struct cowi_sender sender;
 	_Atomic int wake_fd;   /* eventfd: the client's thread has something to do */
 	_Atomic int leases_fd; /* epoll: leases of snapshots that were released here; lease.c */
-	/* The program has closed these four; they are -1 now. Never reset: no call works any more.
-	 * lock */
-	bool is_robbed;
-	bool is_robbery_known; /* cowi_disconnect() has told everybody of it; lock */
-	bool is_up;
-	bool was_up; /* once */
-	bool is_stopping;
-	bool wants_up; /* cowi_conn_ask_up(); lock */
-	bool has_thread;
-	bool has_ended;  /* it is about to: to join it takes no time; lock */
-	bool is_orphan;  /* the thread frees the client when it ends */
-	bool is_private; /* exec: */
+	enum cowi_conn_state state;
+	_Atomic enum cowi_thread_state thread_state; /* written with lock, read without */
+	bool was_up;                                 /* once */
+	bool wants_up;                               /* cowi_conn_ask_up(); lock */
+	bool is_orphan;                              /* the thread frees the client when it ends */
+	bool is_private;                             /* exec: */
 	pthread_t thread;
 	pid_t daemon_pid;
 	int farewell_error; /* with which cowd ended the connection, or 0; client's thread only */
@@ -139,6 +121,20 @@ struct cowi_conn {
 
 /* --- conn.c; what callers ask of it is in internal.h ------------------------------------------ */
 
+/** cowi_conn_is_there() - whether cowd is connected, be it for the client's own thread only; lock */
+static inline bool cowi_conn_is_there(const struct cowi_conn *conn)
+{
+	return conn->state == COWI_CONN_CONNECTING || conn->state == COWI_CONN_UP;
+}
+
+/** cowi_conn_is_robbed() - lock */
+static inline bool cowi_conn_is_robbed(const struct cowi_conn *conn)
+{
+	return conn->state == COWI_CONN_ROBBED || conn->state == COWI_CONN_ROBBED_TOLD;
+}
+
+/** cowi_conn_raise_down() - -ENOTCONN with the sentence that there is no connection */
+int cowi_conn_raise_down(const struct cow_client *client);
 /** cowi_conn_new() - of @client, whose address is set; down. NULL: errno says why */
 struct cowi_conn *cowi_conn_new(struct cow_client *client, const struct cowi_conn_events *events);
 /** cowi_conn_free() - the thread has ended, or was never started; @conn may be NULL. NULL */

@@ -210,20 +210,38 @@ static int handshake(struct cow_client *client)
 	return r;
 }
 
+/* @sock is taken, unless another thread has found the connection to be robbed meanwhile. */
+static int begin(struct cow_client *client, int *sock)
+{
+	struct cowi_conn *conn = client->conn;
+	int r = 0;
+
+	pthread_mutex_lock(&client->lock);
+	if (cowi_conn_is_robbed(conn)) {
+		r = own_fd_raise();
+	} else {
+		cowi_conn_enter(&conn->state, COWI_CONN_CONNECTING);
+		conn->sock = own_fd_note(fd_steal(sock));
+		conn->farewell_error = 0;
+		client->generation++;
+	}
+	pthread_mutex_unlock(&client->lock);
+	return r;
+}
+
 int cowi_reconnect(struct cow_client *client)
 {
 	struct cowi_conn *conn = client->conn;
-	int r, sock = -1;
+	AUTO_FD int sock = -1;
+	int r;
 
 	r = conn->is_private ? cowi_exec(&sock, client->address)
 			     : connect_path(&sock, client->address);
 	if (r)
 		return r;
-	pthread_mutex_lock(&client->lock);
-	conn->sock = own_fd_note(sock);
-	conn->farewell_error = 0;
-	client->generation++;
-	pthread_mutex_unlock(&client->lock);
+	r = begin(client, &sock);
+	if (r)
+		return r;
 
 	r = handshake(client);
 	if (r) {
@@ -235,10 +253,12 @@ int cowi_reconnect(struct cow_client *client)
 	}
 	conn->events->up(client);
 	pthread_mutex_lock(&client->lock);
-	if (conn->sock < 0)
+	if (conn->state == COWI_CONN_CONNECTING) {
+		cowi_conn_enter(&conn->state, COWI_CONN_UP);
+		conn->was_up = true;
+	} else {
 		r = -ENOTCONN;
-	conn->is_up = !r;
-	conn->was_up |= !r;
+	}
 	pthread_mutex_unlock(&client->lock);
 	if (r)
 		return err_raise(r, "cowd at %s went away while regions were handed to it",

@@ -20,10 +20,11 @@
  */
 static bool is_whole(const struct cowi_conn *conn)
 {
-	if (conn->is_robbed)
+	if (cowi_conn_is_robbed(conn))
 		return false;
-	return conn->sock >= 0 ? own_fd_is(conn->sock)
-			       : own_fd_is(conn->wake_fd) && own_fd_is(conn->sender.timer_fd);
+	return cowi_conn_is_there(conn)
+		       ? own_fd_is(conn->sock)
+		       : own_fd_is(conn->wake_fd) && own_fd_is(conn->sender.timer_fd);
 }
 
 int cowi_conn_check(struct cow_client *client)
@@ -32,16 +33,15 @@ int cowi_conn_check(struct cow_client *client)
 
 	if (is_whole(conn))
 		return 0;
-	if (!conn->is_robbed) {
-		conn->is_robbed = true;
-		conn->is_up = false;
+	if (!cowi_conn_is_robbed(conn) && conn->state != COWI_CONN_FORKED) {
+		cowi_conn_enter(&conn->state, COWI_CONN_ROBBED);
 		conn->sock = own_fd_close(conn->sock);
 		/* Theirs are not told from the program's of the same kind: they are left alone. */
 		conn->wake_fd = own_fd_forget(conn->wake_fd);
 		conn->sender.timer_fd = own_fd_forget(conn->sender.timer_fd);
 		conn->leases_fd = own_fd_forget(conn->leases_fd);
 		/* It may sleep in poll(), on files that nobody else can reach any more. */
-		if (conn->has_thread && !cowi_in_client_thread(client))
+		if (conn->thread_state != COWI_THREAD_NONE && !cowi_in_client_thread(client))
 			pthread_cancel(conn->thread);
 		cowi_event_signal(&client->changed);
 	}

@@ -77,7 +77,7 @@ static struct cowi_task *take_due(struct cowi_conn *conn)
 	while (*link) {
 		struct cowi_task *task = *link;
 
-		if (!conn->is_stopping && task->due_msec > now) {
+		if (conn->thread_state != COWI_THREAD_STOPPING && task->due_msec > now) {
 			link = &task->next;
 			continue;
 		}

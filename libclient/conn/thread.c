@@ -84,17 +84,17 @@ void cowi_disconnect(struct cow_client *client, const char *why)
 	/* @why may be this thread's sentence, which the callbacks change. */
 	(void)snprintf(because, sizeof(because), "the connection to cowd ended: %s", why);
 	pthread_mutex_lock(&client->lock);
-	if (conn->sock < 0 && conn->is_robbed == conn->is_robbery_known) {
+	if (!cowi_conn_is_there(conn) && conn->state != COWI_CONN_ROBBED) {
 		pthread_mutex_unlock(&client->lock);
 		return;
 	}
-	conn->is_robbery_known = conn->is_robbed;
+	cowi_conn_enter(&conn->state,
+			conn->state == COWI_CONN_ROBBED ? COWI_CONN_ROBBED_TOLD : COWI_CONN_DOWN);
 	sock = fd_steal(&conn->sock);
-	conn->is_up = false;
 	cowi_sender_reset(&conn->sender);
 	pending = conn->pending;
 	conn->pending = NULL;
-	if (client->regions && !conn->retry_at_msec && !conn->is_robbed) {
+	if (client->regions && !conn->retry_at_msec && conn->state == COWI_CONN_DOWN) {
 		conn->backoff_msec = COWI_BACKOFF_MIN_MSEC;
 		conn->retry_at_msec = now_msec() + conn->backoff_msec;
 	}
@@ -255,9 +255,10 @@ static void connect_if_wanted(struct cow_client *client)
 
 	pthread_mutex_lock(&client->lock);
 	n_wanted = conn->n_wanted;
-	is_up = conn->is_up;
+	is_up = conn->state == COWI_CONN_UP;
 	is_due = conn->retry_at_msec && now_msec() >= conn->retry_at_msec;
-	is_due = !conn->is_stopping && !conn->is_robbed && (is_due || n_wanted > conn->n_answered);
+	is_due = conn->thread_state == COWI_THREAD_RUNS && !cowi_conn_is_robbed(conn) &&
+		 (is_due || n_wanted > conn->n_answered);
 	wants_up = is_up && conn->wants_up;
 	conn->wants_up = false;
 	pthread_mutex_unlock(&client->lock);
@@ -294,7 +295,7 @@ static int timeout_of(const struct cowi_conn *conn)
 	uint64_t due_msec = conn->retry_at_msec ? conn->retry_at_msec : UINT64_MAX;
 	const uint64_t now = now_msec();
 
-	if (conn->is_stopping)
+	if (conn->thread_state == COWI_THREAD_STOPPING)
 		return 0;
 	due_msec = min_u64(due_msec, cowi_tasks_due_msec(conn));
 	if (due_msec == UINT64_MAX)
@@ -319,7 +320,7 @@ static bool wait_for_work(struct cow_client *client)
 
 	pthread_mutex_lock(&client->lock);
 	if (cowi_conn_check(client)) {
-		if (conn->is_robbery_known)
+		if (conn->state == COWI_CONN_ROBBED_TOLD)
 			cowi_conn_wait_robbed(client, timeout_of(conn));
 		pthread_mutex_unlock(&client->lock);
 		return true; /* to read it is to find that out */
@@ -355,7 +356,7 @@ static bool is_finished(struct cow_client *client)
 	bool is_finished;
 
 	pthread_mutex_lock(&client->lock);
-	is_finished = client->conn->is_stopping && !client->conn->tasks;
+	is_finished = client->conn->thread_state == COWI_THREAD_STOPPING && !client->conn->tasks;
 	pthread_mutex_unlock(&client->lock);
 	return is_finished;
 }
@@ -364,7 +365,7 @@ static bool is_finished(struct cow_client *client)
 static void say_ended(struct cow_client *client)
 {
 	pthread_mutex_lock(&client->lock);
-	client->conn->has_ended = true;
+	cowi_thread_enter(&client->conn->thread_state, COWI_THREAD_ENDED);
 	cowi_event_signal(&client->changed);
 	pthread_mutex_unlock(&client->lock);
 }
@@ -419,9 +420,10 @@ int cowi_thread_start(struct cow_client *client)
 	error = pthread_create(&conn->thread, &attr, thread_main, client);
 	if (error == EINVAL)
 		error = pthread_create(&conn->thread, NULL, thread_main, client);
-	conn->has_thread = !error;
-	if (!error)
+	if (!error) {
+		cowi_thread_enter(&conn->thread_state, COWI_THREAD_RUNS);
 		(void)pthread_setname_np(conn->thread, "cowclient");
+	}
 	pthread_mutex_unlock(&client->lock);
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	pthread_attr_destroy(&attr);

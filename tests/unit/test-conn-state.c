@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * The states of a connection and of a client's thread: each pair of states is tried, and what the
+ * table below does not list ends the process.
+ *
+ * Seen to fail: with "up" among the states that may follow "down", and with the call of abort() left
+ * out.
+ */
+#include "config.h"
+
+#include <check.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "libclient/conn/state.h"
+
+/* One character for each state that may follow, in the order of the enum. */
+static const char *const conn_table[COWI_CONN_N_STATES] = {
+	[COWI_CONN_DOWN] = ".x.x.x",        [COWI_CONN_CONNECTING] = "x.xx.x",
+	[COWI_CONN_UP] = "x..x.x",          [COWI_CONN_ROBBED] = "....xx",
+	[COWI_CONN_ROBBED_TOLD] = ".....x", [COWI_CONN_FORKED] = ".....x",
+};
+
+static const char *const thread_table[COWI_THREAD_N_STATES] = {
+	[COWI_THREAD_NONE] = "xx..",
+	[COWI_THREAD_RUNS] = "x.x.",
+	[COWI_THREAD_STOPPING] = "x..x",
+	[COWI_THREAD_ENDED] = "x...",
+};
+
+static void enter_conn(int from, int to)
+{
+	enum cowi_conn_state state = (enum cowi_conn_state)from;
+
+	cowi_conn_enter(&state, (enum cowi_conn_state)to);
+	ck_assert_int_eq((int)state, to);
+}
+
+static void enter_thread(int from, int to)
+{
+	_Atomic enum cowi_thread_state state = (enum cowi_thread_state)from;
+
+	cowi_thread_enter(&state, (enum cowi_thread_state)to);
+	ck_assert_int_eq((int)state, to);
+}
+
+/* Return: the signal that ended a child which did it, or 0. */
+static int signal_of(void (*enter)(int from, int to), int from, int to)
+{
+	pid_t pid = fork();
+	int status;
+
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		(void)prctl(PR_SET_DUMPABLE, 0); /* no core file */
+		(void)signal(SIGABRT, SIG_DFL);
+		enter(from, to);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void try_all(void (*enter)(int from, int to), const char *const *table, int n_states)
+{
+	for (int from = 0; from < n_states; from++) {
+		ck_assert_int_eq((int)strlen(table[from]), n_states);
+		for (int to = 0; to < n_states; to++) {
+			if (table[from][to] == 'x')
+				enter(from, to);
+			else
+				ck_assert_msg(signal_of(enter, from, to) == SIGABRT,
+					      "%d -> %d did not abort", from, to);
+		}
+	}
+}
+
+START_TEST(only_the_transitions_of_a_connection_are_possible)
+{
+	try_all(enter_conn, conn_table, COWI_CONN_N_STATES);
+}
+END_TEST
+
+START_TEST(only_the_transitions_of_a_thread_are_possible)
+{
+	try_all(enter_thread, thread_table, COWI_THREAD_N_STATES);
+}
+END_TEST
+
+START_TEST(each_state_has_a_name_of_its_own)
+{
+	for (int a = 0; a < COWI_CONN_N_STATES; a++) {
+		const char *name = cowi_conn_state_name((enum cowi_conn_state)a);
+
+		ck_assert_ptr_nonnull(name);
+		for (int b = 0; b < a; b++)
+			ck_assert_str_ne(name, cowi_conn_state_name((enum cowi_conn_state)b));
+	}
+	for (int a = 0; a < COWI_THREAD_N_STATES; a++) {
+		const char *name = cowi_thread_state_name((enum cowi_thread_state)a);
+
+		ck_assert_ptr_nonnull(name);
+		for (int b = 0; b < a; b++)
+			ck_assert_str_ne(name, cowi_thread_state_name((enum cowi_thread_state)b));
+	}
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("conn-state");
+	TCase *tcase = tcase_create("states");
+	SRunner *runner;
+	int n_failed;
+
+	tcase_add_test(tcase, only_the_transitions_of_a_connection_are_possible);
+	tcase_add_test(tcase, only_the_transitions_of_a_thread_are_possible);
+	tcase_add_test(tcase, each_state_has_a_name_of_its_own);
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	n_failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return n_failed ? 1 : 0;
+}
