@@ -4,7 +4,6 @@ noinst_LTLIBRARIES += libclient-internal.la
 libclient_internal_la_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
 libclient_internal_la_LIBADD = libbackends.la libproto.la libcommon.la $(PROTOBUF_C_LIBS)
 libclient_internal_la_SOURCES = \
-	libclient/base/elsewhere.c \
 	libclient/base/entry.c \
 	libclient/base/entry.h \
 	libclient/base/own-threads.c \
@@ -23,15 +22,16 @@ libclient_internal_la_SOURCES = \
 	libclient/conn/state.h \
 	libclient/conn/tasks.c \
 	libclient/conn/thread.c \
+	libclient/elsewhere.c \
 	libclient/fork/fork.c \
 	libclient/fork/guard.c \
-	libclient/fork/registry.c \
 	libclient/internal.h \
 	libclient/map.c \
 	libclient/mmapcopy.c \
 	libclient/modes.c \
 	libclient/modes.h \
 	libclient/region.c \
+	libclient/registry.c \
 	libclient/requests.c \
 	libclient/requests.h \
 	libclient/save.c \

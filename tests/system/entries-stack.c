@@ -4,7 +4,7 @@
  * storage, of a coroutine, or the one that signal handlers run on. What the library does for them
  * it does in a thread of its own; what cannot be done is refused with a sentence.
  *
- * Seen to fail: without send_errand() (libclient/base/elsewhere.c), modes scoot and mmapcopy hang in
+ * Seen to fail: without send_errand() (libclient/elsewhere.c), modes scoot and mmapcopy hang in
  * handle_userfault where cowd lends a userfaultfd.
  */
 #include "config.h"
