@@ -141,39 +141,20 @@ static int local_overlay(struct memfile **out, uint64_t size_bytes)
 	return memfile_new(out, &fd, &none, size_bytes);
 }
 
-struct freeze {
-	struct cow_region *region;
-	struct scoot_snapshot *frozen;
-};
-
-static int run_freeze(void *arg)
-{
-	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
-	struct freeze *freeze = arg;
-	struct scoot_snapshot *frozen = NULL;
-	struct cow_region *region = freeze->region;
-	int r;
-
-	r = scoot_take(region->scoot, NULL, &frozen);
-	if (r == SCOOT_E_OVERLAY) {
-		r = local_overlay(&overlay, region->size_bytes);
-		if (!r)
-			r = scoot_take(region->scoot, overlay, &frozen);
-	}
-	freeze->frozen = frozen;
-	return r;
-}
-
 static int freeze(struct cow_region *region, struct scoot_snapshot **frozen)
 {
-	struct freeze freeze = {.region = region};
+	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
 	int r;
 
 	cowi_region_lock(region);
-	r = cowi_elsewhere(run_freeze, &freeze);
+	r = cowi_scoot_take(region, NULL, frozen);
+	if (r == SCOOT_E_OVERLAY) {
+		r = local_overlay(&overlay, region->size_bytes);
+		if (!r)
+			r = cowi_scoot_take(region, overlay, frozen);
+	}
 	cowi_scoot_post(region);
 	cowi_region_unlock(region);
-	*frozen = freeze.frozen;
 	return r;
 }
 

@@ -97,12 +97,23 @@ struct scoot_stopper {
 };
 
 /**
+ * struct scoot_take_env - how a take of a region without a userfaultfd can keep threads out
+ * @is_single_threaded: nobody but the caller can touch the region, so nobody has to wait
+ * @stopper:            lent; NULL: nobody may be stopped
+ *
+ * All zeroes: in no way, and a child copies what was written. A region with a userfaultfd needs
+ * nothing of it.
+ */
+struct scoot_take_env {
+	bool is_single_threaded;
+	struct scoot_stopper *stopper;
+};
+
+/**
  * struct scoot_region
  * @home:        the memfd that the region was made with; offset in it is offset in the region
  * @map:         what is mapped now; changed under the region's lock only
  * @uffd:        to make threads wait; -1: none, nothing settles in the background
- * @is_alone:    during a take: nobody but the caller can touch the region, so nobody has to wait
- * @stopper:     lent for a take without @uffd and not @is_alone; NULL: nobody may be stopped
  * @is_held:     in a take: threads are kept out, so nothing is given to free()
  * @settle:      valid if @uffd is
  * @asides:      list, under @asides_lock; dropped by scoot_tidy_step()
@@ -129,9 +140,7 @@ struct scoot_region {
 	struct memfile *home;
 	struct extents map;
 	int uffd;
-	bool is_alone;
 	bool is_held;
-	struct scoot_stopper *stopper;
 	struct pagemap pagemap;
 	struct settle settle;
 	pthread_mutex_t asides_lock;
@@ -223,25 +232,29 @@ struct scoot_snapshot {
 
 /**
  * scoot_take() - freeze the region
+ * @env:     as things are now, and stay until this returns
  * @overlay: fresh backing as large as the region, lent; the snapshot holds a reference if it needs
  *           it. May be NULL
  *
  * Under the region's lock. Return: 0; SCOOT_E_OVERLAY; -errno with a sentence: the memory is
  * unharmed.
  */
-int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out);
+int scoot_take(struct scoot_region *region, const struct scoot_take_env *env,
+	       struct memfile *overlay, struct scoot_snapshot **out);
 struct scoot_snapshot *scoot_snapshot_free(struct scoot_snapshot *snap);
 DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
 
 /**
  * scoot_guard() - freeze the region for a fork child, which is about to get a copy of its mappings
+ * @env: as of scoot_take()
  * @out: keeps the frozen bytes as they are, until it is freed
  *
  * If nobody else needs the backing's bytes, pages written since an earlier freeze are written back
  * to it, so that fork() finds no private page and copies no page table. Otherwise they stay
  * private, and fork() shares them. Under the region's lock. Return: 0 or -errno with a sentence.
  */
-int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out);
+int scoot_guard(struct scoot_region *region, const struct scoot_take_env *env,
+		struct scoot_snapshot **out);
 
 /** scoot_freeze() - make [@off, @off + @len) frozen, without a cut. Under the lock. 0 or -errno */
 int scoot_freeze(struct scoot_region *region, uint64_t off, uint64_t len);

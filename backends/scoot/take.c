@@ -28,18 +28,19 @@ struct taken_run {
 #define SCOOT_E_RUNNING 3
 
 /* Whether threads may touch the region and nothing makes them wait: there is no userfaultfd. */
-static bool is_crowded(const struct scoot_region *region)
+static bool is_crowded(const struct scoot_region *region, const struct scoot_take_env *env)
 {
-	return region->uffd < 0 && !region->is_alone;
+	return region->uffd < 0 && !env->is_single_threaded;
 }
 
-static enum run_kind kind_of(const struct scoot_region *region, const struct extent *run)
+static enum run_kind kind_of(const struct scoot_region *region, const struct scoot_take_env *env,
+			     const struct extent *run)
 {
 	if (!atomic_load(&run->backing->id))
 		return RUN_SHARED; /* cowd could not read it */
 	if (run->owned)
 		return RUN_OWNED;
-	if ((is_crowded(region) && !region->stopper) || run->backing->fd < 0 ||
+	if ((is_crowded(region, env) && !env->stopper) || run->backing->fd < 0 ||
 	    extents_is_shared(run->backing, run->backing_off, run->len, &region->map))
 		return RUN_SHARED;
 	return RUN_UNSHARED;
@@ -47,6 +48,7 @@ static enum run_kind kind_of(const struct scoot_region *region, const struct ext
 
 /* The steps that a take is going to make. */
 struct plan {
+	const struct scoot_take_env *env;
 	struct taken_run *runs;
 	size_t n_runs;
 	bool wants_overlay;
@@ -54,7 +56,8 @@ struct plan {
 	bool by_clone; /* no thread can be made to wait, or nothing would settle */
 };
 
-static int classify(const struct scoot_region *region, struct plan *plan)
+static int classify(const struct scoot_region *region, const struct scoot_take_env *env,
+		    struct plan *plan)
 {
 	const struct extents *map = &region->map;
 	struct taken_run *runs = calloc(map->n_runs, sizeof(*runs));
@@ -62,15 +65,15 @@ static int classify(const struct scoot_region *region, struct plan *plan)
 
 	if (!runs)
 		return err_oom(map->n_runs * sizeof(*runs), "the runs of a region");
-	*plan = (struct plan){.runs = runs, .n_runs = map->n_runs};
+	*plan = (struct plan){.env = env, .runs = runs, .n_runs = map->n_runs};
 	for (size_t i = 0; i < map->n_runs; i++) {
 		runs[i].extent = map->runs[i];
-		runs[i].kind = kind_of(region, &map->runs[i]);
+		runs[i].kind = kind_of(region, env, &map->runs[i]);
 		plan->wants_overlay |= runs[i].kind == RUN_SHARED;
 		settles |= runs[i].kind == RUN_UNSHARED;
 	}
 	plan->is_plain = extents_is_owned(map) && !plan->wants_overlay;
-	plan->by_clone = !plan->is_plain && is_crowded(region) && !settles;
+	plan->by_clone = !plan->is_plain && is_crowded(region, env) && !settles;
 	plan->wants_overlay |= plan->by_clone;
 	return 0;
 }
@@ -187,18 +190,18 @@ static int reserve_kept(const struct plan *plan, struct scoot_snapshot *snap)
 }
 
 /* From here to let_go() nobody touches the region. Return: 0; SCOOT_E_RUNNING; -errno. */
-static int keep_out(struct scoot_region *region)
+static int keep_out(struct scoot_region *region, const struct scoot_take_env *env)
 {
-	if (!is_crowded(region))
+	if (!is_crowded(region, env))
 		return hold_begin(region->uffd, region->addr, region->size_bytes, false);
-	return region->stopper->stop(region->stopper) ? 0 : SCOOT_E_RUNNING;
+	return env->stopper->stop(env->stopper) ? 0 : SCOOT_E_RUNNING;
 }
 
-static void let_go(struct scoot_region *region)
+static void let_go(struct scoot_region *region, const struct scoot_take_env *env)
 {
 	hold_end(region->uffd, region->addr, region->size_bytes);
-	if (is_crowded(region))
-		region->stopper->go(region->stopper);
+	if (is_crowded(region, env))
+		env->stopper->go(env->stopper);
 }
 
 /* Everything aside, then each run finished: no lock is taken here, and nothing allocated. */
@@ -231,13 +234,13 @@ static int remap_held(struct scoot_region *region, const struct plan *plan,
 		      struct scoot_snapshot *snap, char *aside, bool *is_begun)
 {
 	const uint64_t saved = hold_signals_block();
-	int r = keep_out(region);
+	int r = keep_out(region, plan->env);
 
 	*is_begun = !r;
 	region->is_held = !r;
 	if (!r) {
 		r = remap(region, plan, snap, aside);
-		let_go(region);
+		let_go(region, plan->env);
 	}
 	region->is_held = false;
 	hold_signals_restore(saved);
@@ -261,7 +264,7 @@ static int take_held(struct scoot_region *region, const struct plan *plan,
 		return r;
 	/* Without memory for that, a take that stops threads leaves it to a clone, which allocates
 	 * as it goes. Other takes allocate while threads wait, if none of these is in malloc(). */
-	if (reserve_kept(plan, snap) && is_crowded(region))
+	if (reserve_kept(plan, snap) && is_crowded(region, plan->env))
 		return SCOOT_E_RUNNING;
 	r = remap_held(region, plan, snap, aside->addr, &is_begun);
 	scoot_snapshot_trim(snap);
@@ -306,8 +309,10 @@ static int take_as(struct scoot_region *region, const struct plan *plan, struct 
 	return 0;
 }
 
-int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoot_snapshot **out)
+int scoot_take(struct scoot_region *region, const struct scoot_take_env *env,
+	       struct memfile *overlay, struct scoot_snapshot **out)
 {
+	struct scoot_take_env without_stopper = *env;
 	CLEANUP(freep) struct taken_run *runs = NULL;
 	struct plan plan = {.runs = NULL};
 	int r = scoot_check_descriptors(region);
@@ -315,7 +320,7 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 	if (!r && overlay)
 		r = memfile_check(overlay);
 	if (!r)
-		r = classify(region, &plan);
+		r = classify(region, env, &plan);
 	if (r)
 		return r;
 	runs = plan.runs;
@@ -324,19 +329,19 @@ int scoot_take(struct scoot_region *region, struct memfile *overlay, struct scoo
 	r = take_as(region, &plan, overlay, out);
 	if (r != SCOOT_E_RUNNING)
 		return r;
-	region->stopper = NULL;
-	return scoot_take(region, overlay, out);
+	without_stopper.stopper = NULL;
+	return scoot_take(region, &without_stopper, overlay, out);
 }
 
-int scoot_guard(struct scoot_region *region, struct scoot_snapshot **out)
+int scoot_guard(struct scoot_region *region, const struct scoot_take_env *env,
+		struct scoot_snapshot **out)
 {
 	int r;
 
 	/* fork() would copy the page tables that the twin has ready. */
 	if (region->map.runs[0].owned)
 		scoot_twin_drop(region);
-	r = scoot_take(region, NULL, out);
-
+	r = scoot_take(region, env, NULL, out);
 	if (r != SCOOT_E_OVERLAY)
 		return r;
 	r = scoot_freeze(region, 0, region->size_bytes);

@@ -147,37 +147,16 @@ static void unlock_regions(void)
 
 /* --- regions, frozen -------------------------------------------------------------------------- */
 
-struct guarded {
-	struct cow_region *region;
-	struct scoot_snapshot *frozen;
-};
-
-static int run_guard(void *arg)
-{
-	struct guarded *guarded = arg;
-	struct scoot_region *region = guarded->region->scoot;
-	struct scoot_snapshot *frozen = NULL;
-	int r;
-
-	cowi_alone_begin(region);
-	r = scoot_guard(region, &frozen);
-	cowi_alone_end(region);
-	guarded->frozen = frozen;
-	return r;
-}
-
 static int freeze(struct cow_region *region)
 {
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
-	struct guarded arg = {.region = region};
 	int r = 0;
 
 	if (!guard)
 		r = cowi_guard_new(&guard);
 	if (r)
 		return r;
-	r = cowi_elsewhere(run_guard, &arg);
-	frozen = arg.frozen;
+	r = cowi_scoot_guard(region, &frozen);
 	if (!r)
 		r = cowi_guard_add(guard, &frozen);
 	if (!r && madvise(region->addr, region->size_bytes, MADV_DOFORK)) {

@@ -20,7 +20,7 @@
 #include "libclient/base/own-threads.h"
 #include "libclient/scoot/mode.h"
 
-static bool is_alone(void)
+bool cowi_is_single_threaded(void)
 {
 	const pid_t self = (pid_t)syscall(SYS_gettid);
 	DIR *dir = opendir("/proc/self/task");
@@ -38,15 +38,4 @@ static bool is_alone(void)
 	if (dir)
 		(void)closedir(dir);
 	return has_self && !is_other;
-}
-
-void cowi_alone_begin(struct scoot_region *region)
-{
-	assert(cowi_entry_is_active());
-	region->is_alone = region->uffd < 0 && is_alone();
-}
-
-void cowi_alone_end(struct scoot_region *region)
-{
-	region->is_alone = false;
 }

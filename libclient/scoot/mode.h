@@ -112,15 +112,19 @@ void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct
 
 /* --- alone.c ---------------------------------------------------------------------------- */
 
-/** cowi_alone_begin() - no userfaultfd: find out if this is the only thread; in an entry */
-void cowi_alone_begin(struct scoot_region *region);
-void cowi_alone_end(struct scoot_region *region);
+/** cowi_is_single_threaded() - whether the program has no other thread now, nor a handler that could
+ * start one; in an entry */
+bool cowi_is_single_threaded(void);
 
 /* --- stop.c ----------------------------------------------------------------------------- */
 
-/** cowi_scoot_take() - scoot_take() of @region, whose lock is held */
+/*
+ * All takes of the library: snapshots, duplicates and, as guards, forks. With the region's lock
+ * held. Return: as scoot_take() and scoot_guard() do.
+ */
 int cowi_scoot_take(struct cow_region *region, struct memfile *overlay,
 		    struct scoot_snapshot **out);
+int cowi_scoot_guard(struct cow_region *region, struct scoot_snapshot **out);
 
 /* --- mmapcopy.c ------------------------------------------------------------------------------- */
 

@@ -49,23 +49,31 @@ static void go(struct scoot_stopper *stopper)
 	self->stop = stop_end(self->stop);
 }
 
-/* After cowi_alone_begin(). */
-static void lend_stopper(struct cow_region *region)
+static void lend_stopper(struct scoot_take_env *env, struct cow_region *region)
 {
 	struct cowi_stopper *self = &region->scoot_glue->stopper;
 
 	if (!(region->flags & COW_REGION_STOP_THREADS) || region->scoot->uffd >= 0 ||
-	    region->scoot->is_alone || now_nsec() < self->retry_at_nsec)
+	    env->is_single_threaded || now_nsec() < self->retry_at_nsec)
 		return;
 	self->stopper = (struct scoot_stopper){.stop = stop, .go = go};
-	region->scoot->stopper = &self->stopper;
+	env->stopper = &self->stopper;
 }
 #else
-static void lend_stopper(struct cow_region *region)
+static void lend_stopper(struct scoot_take_env *env, struct cow_region *region)
 {
+	(void)env;
 	(void)region;
 }
 #endif
+
+/* To look for other threads reads a directory: only where a take depends on it. */
+static void find_env(struct scoot_take_env *env, struct cow_region *region)
+{
+	*env = (struct scoot_take_env){.stopper = NULL};
+	if (region->scoot->uffd < 0)
+		env->is_single_threaded = cowi_is_single_threaded();
+}
 
 struct take {
 	struct cow_region *region;
@@ -76,25 +84,52 @@ struct take {
 static int run_take(void *arg)
 {
 	struct take *take = arg;
-	struct scoot_snapshot *frozen = NULL;
 	struct cow_region *region = take->region;
+	struct scoot_snapshot *frozen = NULL;
+	struct scoot_take_env env;
 	int r;
 
-	cowi_alone_begin(region->scoot);
-	lend_stopper(region);
-	r = scoot_take(region->scoot, take->overlay, &frozen);
-	region->scoot->stopper = NULL;
-	cowi_alone_end(region->scoot);
+	find_env(&env, region);
+	lend_stopper(&env, region);
+	r = scoot_take(region->scoot, &env, take->overlay, &frozen);
 	take->frozen = frozen;
+	return r;
+}
+
+/* Stops nobody: a fork has the locks of all regions, which others would wait for meanwhile. */
+static int run_guard(void *arg)
+{
+	struct take *take = arg;
+	struct cow_region *region = take->region;
+	struct scoot_snapshot *frozen = NULL;
+	struct scoot_take_env env;
+	int r;
+
+	find_env(&env, region);
+	r = scoot_guard(region->scoot, &env, &frozen);
+	take->frozen = frozen;
+	return r;
+}
+
+static int take_by(int (*run)(void *arg), struct take *take, struct scoot_snapshot **out)
+{
+	int r = cowi_elsewhere(run, take);
+
+	if (!r)
+		*out = take->frozen;
 	return r;
 }
 
 int cowi_scoot_take(struct cow_region *region, struct memfile *overlay, struct scoot_snapshot **out)
 {
 	struct take take = {.region = region, .overlay = overlay};
-	int r = cowi_elsewhere(run_take, &take);
 
-	if (!r)
-		*out = take.frozen;
-	return r;
+	return take_by(run_take, &take, out);
+}
+
+int cowi_scoot_guard(struct cow_region *region, struct scoot_snapshot **out)
+{
+	struct take take = {.region = region};
+
+	return take_by(run_guard, &take, out);
 }

@@ -103,11 +103,11 @@ static inline struct scoot_snapshot *take(struct scoot_region *region)
 {
 	CLEANUP(memfile_unrefp) struct memfile *overlay = NULL;
 	struct scoot_snapshot *snap = NULL;
-	int r = scoot_take(region, NULL, &snap);
+	int r = scoot_take(region, &(struct scoot_take_env){0}, NULL, &snap);
 
 	if (r == SCOOT_E_OVERLAY) {
 		overlay = make_backing(region->size_bytes, 2);
-		r = scoot_take(region, overlay, &snap);
+		r = scoot_take(region, &(struct scoot_take_env){0}, overlay, &snap);
 	}
 	ck_assert_msg(!r, "%s", err_sentence());
 	return snap;

@@ -56,7 +56,8 @@ START_TEST(what_an_overlay_has_is_not_what_was_kept)
 	memset(plain + size_bytes - page, 3, page);
 	for (uint64_t off = 0; off < size_bytes; off += page)
 		ck_assert_int_eq(memfile_write(overlay, "stale", 5, off), 0);
-	ck_assert_msg(!scoot_take(region, overlay, &snap), "%s", err_sentence());
+	ck_assert_msg(!scoot_take(region, &(struct scoot_take_env){0}, overlay, &snap), "%s",
+		      err_sentence());
 	check_bytes(snap, plain);
 
 	ck_assert_int_eq(

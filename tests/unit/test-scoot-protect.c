@@ -239,7 +239,8 @@ static void step_guard(struct shadow *shadow)
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *guard = NULL;
 
 	shadow->region->fork_nsec = (uint64_t)1 << 40;
-	ck_assert_msg(!scoot_guard(shadow->region, &guard), "%s", err_sentence());
+	ck_assert_msg(!scoot_guard(shadow->region, &(struct scoot_take_env){0}, &guard), "%s",
+		      err_sentence());
 }
 
 static const struct {
@@ -331,7 +332,7 @@ START_TEST(a_guard_reads_no_page_out_of_reach)
 		region->addr[3 * i * page] = 2;
 	ck_assert_int_eq(mprotect(region->addr + 9 * page, page, PROT_NONE), 0);
 	region->fork_nsec = (uint64_t)1 << 40;
-	ck_assert_int_eq(scoot_guard(region, &guard), 0);
+	ck_assert_int_eq(scoot_guard(region, &(struct scoot_take_env){0}, &guard), 0);
 	ck_assert(!protect_allows(region->addr + 9 * page, page, PROT_READ));
 	ck_assert_int_eq(mprotect(region->addr + 9 * page, page, PROT_READ), 0);
 	for (uint64_t i = 0; i < 30; i++)

@@ -191,7 +191,7 @@ START_TEST(a_fork_in_the_middle_of_settling)
 		scoot_snapshot_free(snap);
 		settle_some(region, 4 * i + 1);
 		memcpy(copy, region->addr, SIZE_BYTES);
-		ck_assert_int_eq(scoot_guard(region, &guard), 0);
+		ck_assert_int_eq(scoot_guard(region, &(struct scoot_take_env){0}, &guard), 0);
 		ck_assert_int_eq(madvise(region->addr, SIZE_BYTES, MADV_DOFORK), 0);
 		ck_assert_int_eq(pipe(fds), 0);
 		pid = fork();
@@ -399,7 +399,7 @@ START_TEST(fork_finds_no_page_tables_to_copy)
 	write_some(region, 500);
 	scoot_snapshot_free(snap);
 	settle_all(region);
-	ck_assert_int_eq(scoot_guard(region, &snap), 0);
+	ck_assert_int_eq(scoot_guard(region, &(struct scoot_take_env){0}, &snap), 0);
 	ck_assert_uint_eq(n_present(region), 0);
 	scoot_snapshot_free(snap);
 	settle_all(region);
@@ -428,7 +428,7 @@ START_TEST(fork_finds_private_pages_only)
 	region->fork_nsec = UINT64_MAX; /* a fork before this one took long */
 	for (uint64_t i = 0; i < 4; i++)
 		region->addr[i * n_pages / 4 * page] = 3;
-	ck_assert_int_eq(scoot_guard(region, &guard), 0);
+	ck_assert_int_eq(scoot_guard(region, &(struct scoot_take_env){0}, &guard), 0);
 	ck_assert_uint_eq(n_present(region), 4);
 	ck_assert_uint_eq(read_all(region), n_pages + 4 * 2);
 	scoot_snapshot_free(guard);
@@ -439,7 +439,7 @@ START_TEST(fork_finds_private_pages_only)
 	snap = take(region);
 	ck_assert_uint_gt(n_present(region), n_pages / 2);
 	memset(region->addr, 5, SIZE_BYTES / 2);
-	ck_assert_int_eq(scoot_guard(region, &guard), 0);
+	ck_assert_int_eq(scoot_guard(region, &(struct scoot_take_env){0}, &guard), 0);
 	ck_assert_uint_gt(n_present(region), n_pages / 2);
 	ck_assert_uint_eq(read_all(region), 5 * n_pages / 2 + n_pages / 2 + 2 * 2);
 	scoot_snapshot_free(guard);
