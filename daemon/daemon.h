@@ -11,10 +11,10 @@
 #include "daemon/base/job.h"
 #include "daemon/base/loop.h"
 #include "daemon/base/quota.h"
+#include "daemon/base/stats.h"
 #include "daemon/process/options.h"
 #include "daemon/process/priority.h"
 #include "daemon/process/probe.h"
-#include "daemon/rpc/stats.h"
 
 struct session;
 struct region;

@@ -20,6 +20,8 @@ libcowd_la_SOURCES = \
 	daemon/base/outcome.h \
 	daemon/base/quota.c \
 	daemon/base/quota.h \
+	daemon/base/stats.c \
+	daemon/base/stats.h \
 	daemon/base/worker.c \
 	daemon/base/worker.h \
 	daemon/daemon.h \
@@ -71,7 +73,6 @@ libcowd_la_SOURCES = \
 	daemon/rpc/session.h \
 	daemon/rpc/snapshot.c \
 	daemon/rpc/stats.c \
-	daemon/rpc/stats.h \
 	daemon/rpc/view.c \
 	daemon/snapshot/frozen.c \
 	daemon/snapshot/frozen.h \

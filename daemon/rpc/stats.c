@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The Stats call: every counter and histogram with the words of stats.h. */
+/* The Stats call: every counter and histogram with the words of base/stats.h. */
 #include "config.h"
 
-#include <string.h>
+#include "daemon/base/stats.h"
+
+#include <stddef.h>
 
 #include "common/err.h"
 #include "daemon/daemon.h"
@@ -29,11 +31,6 @@ static const struct {
 	STATS_HISTOGRAMS(X)
 #undef X
 };
-
-void stats_init(struct stats *stats)
-{
-	memset((void *)stats, 0, sizeof(*stats));
-}
 
 static int add_counters(struct rpc_call *call, Cow__V1__StatsReply *reply)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Counters and latency histograms, added to by any thread without locks, read by the Stats call.
+ * Counters and latency histograms, added to by any thread without locks, read by the Stats call
+ * (rpc/stats.c).
  */
 #ifndef COWD_STATS_H
 #define COWD_STATS_H
