@@ -165,22 +165,16 @@ static int client_alloc(struct cow_client **out, const char *address)
 	return 0;
 }
 
-int cow_client_new(struct cow_client **out, const char *address)
+int cowi_client_new(struct cow_client **out, const char *address)
 {
-	COWI_ENTRY();
 	struct cow_client *client = NULL;
 	struct pagemap pagemap;
 	int r;
 
-	if (!out)
-		return err_raise(-EINVAL, "cow_client_new() was given no place for the client");
 	if (!address)
 		address = secure_getenv("COWD_ADDRESS");
 	if (!address || !*address)
 		address = DEFAULT_ADDRESS;
-	r = cowi_fork_init();
-	if (r)
-		return r;
 	/* Now, while the program may: a root program may be about to give that up. Who needs it
 	 * says so. */
 	(void)pagemap_init(&pagemap);

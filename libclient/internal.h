@@ -472,12 +472,19 @@ _Bool cowi_stands_in(const char *addr, uint64_t len);
  * memory that raises SIGBUS. 0 or -errno */
 int cowi_map_broken(void *addr, uint64_t n_bytes);
 
+/* --- client.c ---------------------------------------------------------------------------------- */
+
+/** cowi_client_new() - what cow_client_new() does once start.c has plugged modes and fork() in */
+int cowi_client_new(struct cow_client **out, const char *address);
+
 /* --- scoot/background.c, fork.c ------------------------------------------------------------ */
 
 /** cowi_scoot_post_all() - have the background look for work in every region of this process */
 void cowi_scoot_post_all(void);
 /** cowi_fork_init() - register the pthread_atfork() handlers, once; called by cow_client_new() */
 int cowi_fork_init(void);
+/** cowi_guards_tell() - have cowd know who has @region's memory; after a new connection */
+void cowi_guards_tell(struct cow_region *region);
 
 /* --- references ------------------------------------------------------------------------------- */
 

@@ -30,6 +30,7 @@ libclient_internal_la_SOURCES = \
 	libclient/mmapcopy.c \
 	libclient/modes.c \
 	libclient/modes.h \
+	libclient/prefault.c \
 	libclient/region.c \
 	libclient/registry.c \
 	libclient/requests.c \
@@ -39,13 +40,16 @@ libclient_internal_la_SOURCES = \
 	libclient/scoot/adopt.c \
 	libclient/scoot/alone.c \
 	libclient/scoot/background.c \
+	libclient/scoot/blocks.c \
+	libclient/scoot/blocks.h \
+	libclient/scoot/break-even.c \
 	libclient/scoot/lease.c \
 	libclient/scoot/mode.c \
 	libclient/scoot/mode.h \
-	libclient/scoot/prefault.c \
 	libclient/scoot/stop.c \
 	libclient/snapshot-params.c \
 	libclient/snapshot.c \
+	libclient/start.c \
 	libclient/uffd/aside.c \
 	libclient/uffd/mode.c \
 	libclient/version.c \

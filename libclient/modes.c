@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * The table of modes, and the contract of struct cowi_mode_ops asserted round every call.
+ * Calls of modes: the contract of struct cowi_mode_ops is asserted round each of them.
  *
  * No state and no lock of its own. A mode's functions may be in the middle of a wait for cowd when
  * a signal handler forks: in the child they return -ECHILD, and there the caller still is the
@@ -12,29 +12,34 @@
 
 #include <assert.h>
 
-static const struct {
-	uint32_t mode;
-	const struct cowi_mode_ops *ops;
-} modes[] = {
-	{COW_MODE_UFFD, &cowi_mode_uffd},
-	{COW_MODE_SCOOT, &cowi_mode_scoot},
-	{COW_MODE_MMAPCOPY, &cowi_mode_scoot},
-};
+/* Set before there is a client, to the same each time. */
+static const struct cowi_plugs *_Atomic plugged;
+
+void cowi_plug(const struct cowi_plugs *plugs)
+{
+	atomic_store(&plugged, plugs);
+}
 
 const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
-		if (modes[i].mode == mode)
-			return modes[i].ops;
+	const struct cowi_plugs *plugs = atomic_load(&plugged);
+
+	switch (mode) {
+	case COW_MODE_UFFD:
+		return plugs->uffd;
+	case COW_MODE_SCOOT:
+	case COW_MODE_MMAPCOPY:
+		return plugs->scoot;
+	default:
+		return NULL;
 	}
-	return NULL;
 }
 
 const struct cowi_mode_ops *cowi_mode_ops_opened(uint32_t mode, bool is_shared)
 {
 	const struct cowi_mode_ops *ops = cowi_mode_ops(mode);
 
-	return ops && !is_shared ? &cowi_mode_uffd : ops;
+	return ops && !is_shared ? atomic_load(&plugged)->uffd : ops;
 }
 
 /* --- what is asserted ------------------------------------------------------------------------- */
@@ -84,9 +89,14 @@ int cowi_mode_attach(struct cow_region *region, const struct cow_region_params *
 
 int cowi_mode_restore(struct cow_region *region)
 {
+	int r;
+
 	assert(cowi_in_client_thread(region->client));
 	assert(region->is_attached && region->is_restored);
-	return checked(region->ops->restore(region));
+	r = checked(region->ops->restore(region));
+	if (!r && region->scoot)
+		atomic_load(&plugged)->restored(region);
+	return r;
 }
 
 void cowi_mode_detach(struct cow_region *region)
@@ -211,26 +221,24 @@ int cowi_mode_rollback(struct cow_snapshot *snap)
 
 /* --- all of them ------------------------------------------------------------------------------ */
 
-/* The table has modes that share their operations, one behind the other. */
-static bool is_first(size_t i)
-{
-	return !i || modes[i].ops != modes[i - 1].ops;
-}
-
 void cowi_modes_gone(struct cow_client *client)
 {
+	const struct cowi_plugs *plugs = atomic_load(&plugged);
+
 	assert(cowi_in_client_thread(client));
-	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
-		if (is_first(i) && modes[i].ops->gone)
-			modes[i].ops->gone(client);
-	}
+	if (plugs->uffd->gone)
+		plugs->uffd->gone(client);
+	if (plugs->scoot->gone)
+		plugs->scoot->gone(client);
 }
 
 void cowi_modes_end_client(struct cow_client *client)
 {
+	const struct cowi_plugs *plugs = atomic_load(&plugged);
+
 	assert(!client->regions && !client->snapshots);
-	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
-		if (is_first(i) && modes[i].ops->end_client)
-			modes[i].ops->end_client(client);
-	}
+	if (plugs->uffd->end_client)
+		plugs->uffd->end_client(client);
+	if (plugs->scoot->end_client)
+		plugs->scoot->end_client(client);
 }

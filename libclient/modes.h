@@ -13,6 +13,20 @@
 
 #include "libclient/internal.h"
 
+/**
+ * struct cowi_plugs - what floors above this one are called by
+ * @scoot:    for mode mmapcopy too
+ * @restored: cowd knows @region, of mode scoot or mmapcopy, after a new connection; client's thread
+ */
+struct cowi_plugs {
+	const struct cowi_mode_ops *uffd;
+	const struct cowi_mode_ops *scoot;
+	void (*restored)(struct cow_region *region);
+};
+
+/** cowi_plug() - before there is a client; any number of times, with the same */
+void cowi_plug(const struct cowi_plugs *plugs);
+
 /** cowi_mode_ops() - those of an enum cow_mode, which the protocol numbers alike; NULL: unknown */
 const struct cowi_mode_ops *cowi_mode_ops(uint32_t mode);
 /**

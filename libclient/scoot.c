@@ -14,37 +14,7 @@
 #include <sys/mman.h>
 
 #include "backends/space.h"
-#include "libclient/scoot/mode.h"
-
-/* An origin has a region, a duplicate has the frozen memory. */
-struct block {
-	char *addr;
-	uint64_t size_bytes;
-	struct cow_region *region;
-	struct scoot_snapshot *frozen;
-	bool is_forked; /* a duplicate of the parent's: what is at its address now is not it */
-	struct block *next;
-};
-
-static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct block *blocks;
-static struct cow_client *shared_client; /* blocks_lock; lives until the process ends */
-
-/* Put @client, if there is none yet, which it takes, and get the one there is. */
-static struct cow_client *share_client(struct cow_client **client)
-{
-	struct cow_client *shared;
-
-	pthread_mutex_lock(&blocks_lock);
-	/* A fork child's copy of its parent's is no client. */
-	if (shared_client && cowi_check_process(shared_client))
-		shared_client = NULL;
-	if (!shared_client)
-		shared_client = steal_ptr(client);
-	shared = shared_client;
-	pthread_mutex_unlock(&blocks_lock);
-	return shared;
-}
+#include "libclient/scoot/blocks.h"
 
 /* Without the lock, which a fork takes: to connect may take long. */
 static int find_client(struct cow_client **out)
@@ -52,7 +22,7 @@ static int find_client(struct cow_client **out)
 	struct cow_client *client = NULL;
 	int r;
 
-	*out = share_client(&client);
+	*out = cowi_blocks_client(&client);
 	if (*out)
 		return 0;
 	r = cow_client_new(&client, NULL);
@@ -60,7 +30,7 @@ static int find_client(struct cow_client **out)
 		r = cow_client_new(&client, "exec:");
 	if (r)
 		return r;
-	*out = share_client(&client);
+	*out = cowi_blocks_client(&client);
 	cow_client_unref(client);
 	return 0;
 }
@@ -69,26 +39,6 @@ static void *fail(int error)
 {
 	errno = -error;
 	return NULL;
-}
-
-static int block_add(char *addr, uint64_t size_bytes, struct cow_region *region,
-		     struct scoot_snapshot *frozen)
-{
-	struct block *block = malloc(sizeof(*block));
-
-	if (!block)
-		return err_oom(sizeof(*block), "a block");
-	*block = (struct block){
-		.addr = addr,
-		.size_bytes = size_bytes,
-		.region = region,
-		.frozen = frozen,
-	};
-	pthread_mutex_lock(&blocks_lock);
-	block->next = blocks;
-	blocks = block;
-	pthread_mutex_unlock(&blocks_lock);
-	return 0;
 }
 
 void *scoot_alloc(size_t size_bytes)
@@ -107,26 +57,12 @@ void *scoot_alloc(size_t size_bytes)
 	if (!r)
 		r = cow_region_new(&region, client, &params);
 	if (!r)
-		r = block_add(region->addr, region->size_bytes, region, NULL);
+		r = cowi_block_add(region->addr, region->size_bytes, region, NULL);
 	if (r) {
 		cow_region_unref(region);
 		return fail(r);
 	}
 	return cow_region_address(region);
-}
-
-/* The region of an origin, with a reference. */
-static struct cow_region *find_origin(const void *addr)
-{
-	struct cow_region *region = NULL;
-
-	pthread_mutex_lock(&blocks_lock);
-	for (struct block *block = blocks; block; block = block->next) {
-		if (block->addr == addr && block->region)
-			region = cow_region_ref(block->region);
-	}
-	pthread_mutex_unlock(&blocks_lock);
-	return region;
 }
 
 /* Pages that have changed since an earlier duplicate go here; only this process reads them. */
@@ -177,7 +113,7 @@ void *scoot_duplicate(void *origin)
 {
 	COWI_ENTRY();
 	CLEANUP(scoot_snapshot_freep) struct scoot_snapshot *frozen = NULL;
-	struct cow_region *region = find_origin(origin);
+	struct cow_region *region = cowi_block_origin(origin);
 	char *addr = NULL;
 	int r;
 
@@ -191,7 +127,7 @@ void *scoot_duplicate(void *origin)
 		r = map_duplicate(frozen, &addr);
 	if (r)
 		return fail(r);
-	r = block_add(addr, frozen->map.size_bytes, NULL, frozen);
+	r = cowi_block_add(addr, frozen->map.size_bytes, NULL, frozen);
 	if (r) {
 		(void)munmap(addr, frozen->map.size_bytes);
 		return fail(r);
@@ -200,59 +136,23 @@ void *scoot_duplicate(void *origin)
 	return addr;
 }
 
-/* Any origin may have waited for the duplicate that is gone. With blocks_lock held. */
-static void settle_origins(void)
-{
-	for (struct block *block = blocks; block; block = block->next) {
-		if (block->region && !cowi_check_process(block->region->client))
-			cowi_scoot_post(block->region);
-	}
-}
-
 void scoot_free(void *address)
 {
 	COWI_ENTRY();
 	int saved_errno = errno;
-	struct block *block, **link;
+	struct cowi_block *block;
 
 	if (!address)
 		return;
-	pthread_mutex_lock(&blocks_lock);
-	for (link = &blocks; *link && (*link)->addr != address; link = &(*link)->next)
-		;
-	block = *link;
-	if (block)
-		*link = block->next;
-	pthread_mutex_unlock(&blocks_lock);
+	block = cowi_block_remove(address);
 	if (block && block->frozen) {
 		if (!block->is_forked)
 			(void)munmap(block->addr, block->size_bytes);
 		scoot_snapshot_free(block->frozen);
-		pthread_mutex_lock(&blocks_lock);
-		settle_origins();
-		pthread_mutex_unlock(&blocks_lock);
+		cowi_blocks_settle();
 	}
 	if (block)
 		cow_region_unref(block->region);
 	free(block);
 	errno = saved_errno;
-}
-
-void cowi_scoot_blocks_fork_prepare(void)
-{
-	pthread_mutex_lock(&blocks_lock);
-}
-
-void cowi_scoot_blocks_fork_child(void)
-{
-	for (struct block *block = blocks; block; block = block->next) {
-		if (block->frozen && !block->is_forked)
-			(void)space_plug(block->addr, block->size_bytes);
-		block->is_forked = true;
-	}
-}
-
-void cowi_scoot_blocks_fork_done(void)
-{
-	pthread_mutex_unlock(&blocks_lock);
 }

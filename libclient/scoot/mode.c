@@ -128,10 +128,8 @@ static int scoot_restore(struct cow_region *region)
 	if (region->scoot->second)
 		atomic_store(&region->scoot->second->id, 0);
 	r = cowi_scoot_attach_tell(region);
-	if (!r) {
-		cowi_guards_tell(region);
+	if (!r)
 		cowi_scoot_post(region);
-	}
 	return r;
 }
 

@@ -128,6 +128,10 @@ int cowi_scoot_guard(struct cow_region *region, struct scoot_snapshot **out);
 
 /* --- mmapcopy.c ------------------------------------------------------------------------------- */
 
+/* What cowi_mmapcopy_min_bytes() measures is taken to be in these bounds. */
+#define COWI_MMAPCOPY_LEAST_BYTES ((size_t)64 << 10)
+#define COWI_MMAPCOPY_MOST_BYTES  ((size_t)1 << 20)
+
 /** cowi_mmapcopy_min_bytes() - smaller copies are made with memcpy(); measured by the first call */
 size_t cowi_mmapcopy_min_bytes(void);
 
@@ -148,8 +152,6 @@ int cowi_guard_child(struct cowi_guard *guard);
 /** cowi_guards_inherited() - in a child's child: tell those whose memory the parent had. 0 or
  * -errno */
 int cowi_guards_inherited(void);
-/** cowi_guards_tell() - have cowd know who has @region's memory; after a new connection */
-void cowi_guards_tell(struct cow_region *region);
 /* For the fork handlers: the list's lock over the fork; in the child the list is empty then. */
 void cowi_guards_fork_prepare(void);
 void cowi_guards_fork_parent(void);

@@ -34,6 +34,9 @@ libclient/
 libclient/uffd/
 libclient/scoot/
 libclient/fork/
+libclient/start.c
+libclient/mmapcopy.c
+libclient/scoot.c
 tools/
 tools/bench/
 '
