@@ -20,6 +20,7 @@ libbackends_la_SOURCES = \
 	backends/scoot/change.c \
 	backends/scoot/clone.c \
 	backends/scoot/internal.h \
+	backends/scoot/dear.c \
 	backends/scoot/lighten.c \
 	backends/scoot/region.c \
 	backends/scoot/scoot.h \

@@ -324,6 +324,7 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-prefault \
 	tests/unit/test-record \
 	tests/unit/test-scoot \
+	tests/unit/test-scoot-fork \
 	tests/unit/test-scoot-pages \
 	tests/unit/test-scoot-protect \
 	tests/unit/test-twin \
@@ -381,6 +382,10 @@ tests_unit_test_scoot_SOURCES = tests/unit/test-scoot.c tests/unit/scoot-fixture
 tests_unit_test_scoot_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_scoot_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_scoot_fork_SOURCES = tests/unit/test-scoot-fork.c tests/unit/scoot-fixture.h
+tests_unit_test_scoot_fork_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_scoot_fork_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_scoot_fork_LDADD = $(TESTS_UNIT_LDADD)
 tests_unit_test_scoot_pages_SOURCES = tests/unit/test-scoot-pages.c tests/unit/scoot-fixture.h
 tests_unit_test_scoot_pages_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_pages_LDFLAGS = $(TESTS_LDFLAGS)

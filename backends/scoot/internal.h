@@ -53,6 +53,10 @@ bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, ch
  * Return: whether that was done.
  */
 bool scoot_take_over(char *from, uint64_t len, char *to);
+/* To copy a page costs about as much as the kernel needs to copy so many page-table entries. */
+#define SCOOT_ENTRIES_PER_PAGE 16
+/** scoot_is_dear() - whether to copy its private pages would take longer than to fork() with them */
+bool scoot_is_dear(const struct scoot_region *region);
 /** scoot_lighten() - before a fork: few private pages do not make it copy full page tables */
 void scoot_lighten(struct scoot_region *region);
 /** scoot_room_clear() - what a swap left mapped in the room goes; not in the take's own time */

@@ -23,9 +23,6 @@
 #include "backends/protect.h"
 #include "backends/scoot/internal.h"
 
-/* To copy a page costs about as much as to copy so many entries. */
-#define ENTRIES_PER_PAGE 16
-
 /* A fork that took longer for each page of the region copied page tables. */
 #define FORK_NSEC_PER_PAGE 20
 
@@ -34,7 +31,7 @@ static bool copy_private(const struct scoot_region *region, const struct extent 
 			 const char *from, char *to)
 {
 	const uint64_t start = (uint64_t)(uintptr_t)from, end = start + run->len;
-	uint64_t at = start, n_left = run->len / ENTRIES_PER_PAGE;
+	uint64_t at = start, n_left = run->len / SCOOT_ENTRIES_PER_PAGE;
 	struct page_run found[256];
 	size_t n_found;
 

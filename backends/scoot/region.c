@@ -15,6 +15,9 @@
 
 #define SPACE_HUGE_BYTES ((uint64_t)1 << 30)
 
+/* Written back in less time than fork() takes for a small program. */
+#define PAGES_CHEAP 128
+
 int scoot_aside_new(struct scoot_aside **out, const char *like, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = calloc(1, sizeof(*aside));
@@ -83,6 +86,7 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->addr = addr;
 	region->size_bytes = home->size_bytes;
+	region->n_pages_cheap = PAGES_CHEAP;
 	region->home = memfile_ref(home);
 	r = extents_init(&region->map, home, home->size_bytes, true);
 	if (!r)

@@ -129,6 +129,7 @@ struct scoot_take_env {
  * @room_is_mapped: something without pages is mapped there still
  * @populate_at: offset at which the background goes on filling the twin's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
+ * @n_pages_cheap: so many private pages are copied or written back, whatever a fork costs
  * @fork_nsec:   how long the last fork() took that gave it to a child
  * @rolls_back:  it is rolled back often, so page tables are left as they come
  * @roll:        valid if @rolls_back
@@ -157,6 +158,7 @@ struct scoot_region {
 	bool room_is_mapped;
 	uint64_t populate_at;
 	bool is_populated;
+	uint64_t n_pages_cheap;
 	uint64_t fork_nsec;
 	bool rolls_back;
 	struct roll roll;
@@ -250,8 +252,9 @@ DEFINE_CLEANUP(scoot_snapshot_free, struct scoot_snapshot *)
  * @out: keeps the frozen bytes as they are, until it is freed
  *
  * If nobody else needs the backing's bytes, pages written since an earlier freeze are written back
- * to it, so that fork() finds no private page and copies no page table. Otherwise they stay
- * private, and fork() shares them. Under the region's lock. Return: 0 or -errno with a sentence.
+ * to it, so that fork() finds no private page and copies no page table. Otherwise, and if they are
+ * so many that writing them back would take longer than to copy page tables, they stay private, and
+ * fork() shares them. Under the region's lock. Return: 0 or -errno with a sentence.
  */
 int scoot_guard(struct scoot_region *region, const struct scoot_take_env *env,
 		struct scoot_snapshot **out);

@@ -336,17 +336,19 @@ int scoot_take(struct scoot_region *region, const struct scoot_take_env *env,
 int scoot_guard(struct scoot_region *region, const struct scoot_take_env *env,
 		struct scoot_snapshot **out)
 {
+	const bool is_dear = scoot_is_dear(region);
 	int r;
 
 	/* fork() would copy the page tables that the twin has ready. */
 	if (region->map.runs[0].owned)
 		scoot_twin_drop(region);
-	r = scoot_take(region, env, NULL, out);
+	r = is_dear ? SCOOT_E_OVERLAY : scoot_take(region, env, NULL, out);
 	if (r != SCOOT_E_OVERLAY)
 		return r;
 	r = scoot_freeze(region, 0, region->size_bytes);
 	if (r)
 		return r;
-	scoot_lighten(region);
+	if (!is_dear)
+		scoot_lighten(region);
 	return scoot_snapshot_new(out, region);
 }
