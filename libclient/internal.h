@@ -195,6 +195,8 @@ struct cow_snapshot {
 	/* client->lock; lease.c: of one taken here the read end, once cowd was told; of one that
 	 * was opened the write end, as long as it can be read; or -1. */
 	int lease_fd;
+	/* lease.c: of one taken here, so that nothing is allocated when it is released; or NULL */
+	struct cowi_lease *lease;
 };
 
 /* A view that is being made must not be replaced by one that raises SIGBUS until it is there. */

@@ -455,6 +455,7 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 	snap->lease_fd = own_fd_close(snap->lease_fd);
 	cow_region_unref(snap->region);
 	cow_client_unref(snap->client);
+	free(snap->lease);
 	free(snap);
 	return NULL;
 }

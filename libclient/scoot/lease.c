@@ -25,61 +25,63 @@
 #include "libclient/conn/conn.h"
 #include "libclient/scoot/mode.h"
 
-struct awaited {
+struct cowi_lease {
 	struct cow_client *client; /* for comparison only */
 	uint64_t number;           /* by which the epoll set names it */
 	int lease_fd;              /* the read end */
+	bool is_watched;           /* else nothing says when it ends */
 	struct scoot_snapshot *frozen;
-	struct awaited *next;
+	struct cowi_lease *next;
 };
 
 static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct awaited *awaited;
+static struct cowi_lease *awaited;
 static uint64_t last_number;
 
-/* With awaited_lock held. False: nothing will say when the lease ends. */
-static bool watch(const struct awaited *entry)
+/* With awaited_lock held. What there is no room for is tried again with the next one. */
+static void watch(struct cowi_lease *entry)
 {
 	struct epoll_event event = {.events = 0,
 				    .data.u64 = entry->number}; /* EPOLLHUP always is */
 
-	return !epoll_ctl(entry->client->conn->leases_fd, EPOLL_CTL_ADD, entry->lease_fd, &event);
+	entry->is_watched =
+		!epoll_ctl(entry->client->conn->leases_fd, EPOLL_CTL_ADD, entry->lease_fd, &event);
 }
 
-void cowi_lease_await(struct cow_client *client, int *lease_fd, struct scoot_snapshot **frozen)
+int cowi_lease_alloc(struct cowi_lease **lease)
 {
-	struct awaited *entry = malloc(sizeof(*entry));
-	bool is_watched = false;
+	*lease = malloc(sizeof(**lease));
+	return *lease ? 0 : err_oom(sizeof(**lease), "the lease of a snapshot");
+}
 
-	if (entry) {
-		pthread_mutex_lock(&awaited_lock);
-		*entry = (struct awaited){
-			.client = client,
-			.number = ++last_number,
-			.lease_fd = *lease_fd,
-			.frozen = *frozen,
-			.next = awaited,
-		};
-		is_watched = watch(entry);
-		if (is_watched)
-			awaited = entry;
-		pthread_mutex_unlock(&awaited_lock);
+void cowi_lease_await(struct cow_client *client, struct cowi_lease **lease, int *lease_fd,
+		      struct scoot_snapshot **frozen)
+{
+	struct cowi_lease *entry = steal_ptr(lease);
+
+	pthread_mutex_lock(&awaited_lock);
+	*entry = (struct cowi_lease){
+		.client = client,
+		.number = ++last_number,
+		.lease_fd = fd_steal(lease_fd),
+		.frozen = steal_ptr(frozen),
+		.next = awaited,
+	};
+	awaited = entry;
+	for (; entry; entry = entry->next) {
+		if (entry->client == client && !entry->is_watched)
+			watch(entry);
 	}
-	/* Without memory the bytes stay frozen for good: that costs memory, and wrongs nobody. */
-	if (is_watched)
-		*lease_fd = -1;
-	else
-		free(entry);
-	*frozen = NULL;
+	pthread_mutex_unlock(&awaited_lock);
 }
 
 /* With awaited_lock held: take those of @client out that are @number, or (0) all. */
-static struct awaited *take_out(const struct cow_client *client, uint64_t number)
+static struct cowi_lease *take_out(const struct cow_client *client, uint64_t number)
 {
-	struct awaited *gone = NULL, **link = &awaited;
+	struct cowi_lease *gone = NULL, **link = &awaited;
 
 	while (*link) {
-		struct awaited *entry = *link;
+		struct cowi_lease *entry = *link;
 
 		if (entry->client != client || (number && entry->number != number)) {
 			link = &entry->next;
@@ -97,7 +99,7 @@ static struct awaited *take_out(const struct cow_client *client, uint64_t number
 /* Return: whether there was any. */
 static bool forget(const struct cow_client *client, uint64_t number)
 {
-	struct awaited *gone;
+	struct cowi_lease *gone;
 	bool was_any;
 
 	pthread_mutex_lock(&awaited_lock);
@@ -105,7 +107,7 @@ static bool forget(const struct cow_client *client, uint64_t number)
 	pthread_mutex_unlock(&awaited_lock);
 	was_any = gone;
 	while (gone) {
-		struct awaited *entry = gone;
+		struct cowi_lease *entry = gone;
 
 		gone = entry->next;
 		own_fd_close(entry->lease_fd);
@@ -144,7 +146,7 @@ void cowi_leases_fork_prepare(void)
 /* The child awaits nothing, and settles nothing. */
 void cowi_leases_fork_child(void)
 {
-	for (struct awaited *entry = awaited; entry; entry = entry->next)
+	for (struct cowi_lease *entry = awaited; entry; entry = entry->next)
 		entry->lease_fd = own_fd_close(entry->lease_fd);
 }
 

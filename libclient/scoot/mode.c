@@ -323,7 +323,9 @@ static int scoot_op_take(struct cow_snapshot *snap)
 	if (region->scoot->map.n_runs > EXTENTS_MAX)
 		return err_raise(-E2BIG, "region \"%s\" is in %zu parts, too many for one snapshot",
 				 region->name, region->scoot->map.n_runs);
-	r = freeze_for_cowd(snap);
+	r = cowi_lease_alloc(&snap->lease);
+	if (!r)
+		r = freeze_for_cowd(snap);
 	if (!r) {
 		struct memfile *overlay = snap->scoot->overlay;
 
@@ -398,7 +400,7 @@ static void scoot_release(struct cow_snapshot *snap)
 {
 	/* Of an opened one nothing here is frozen; what cowd was not told of nobody else has. */
 	if (snap->is_owner && snap->lease_fd >= 0)
-		cowi_lease_await(snap->client, &snap->lease_fd, &snap->scoot);
+		cowi_lease_await(snap->client, &snap->lease, &snap->lease_fd, &snap->scoot);
 	snap->scoot = scoot_snapshot_free(snap->scoot);
 	if (snap->region)
 		cowi_scoot_post(snap->region);

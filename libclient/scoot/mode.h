@@ -74,11 +74,15 @@ void cowi_adopt_end(struct cow_region *region);
 
 /* --- lease.c ---------------------------------------------------------------------------------- */
 
+/** cowi_lease_alloc() - what cowi_lease_await() takes; free() it otherwise. 0 or -ENOMEM */
+int cowi_lease_alloc(struct cowi_lease **lease);
 /**
  * cowi_lease_await() - keep @frozen as it is until nobody else holds the lease
+ * @lease:    taken
  * @lease_fd: its read end; taken, as @frozen is
  */
-void cowi_lease_await(struct cow_client *client, int *lease_fd, struct scoot_snapshot **frozen);
+void cowi_lease_await(struct cow_client *client, struct cowi_lease **lease, int *lease_fd,
+		      struct scoot_snapshot **frozen);
 /** cowi_leases_forget() - @client has no region any more: nobody can change what was frozen */
 void cowi_leases_forget(struct cow_client *client);
 /** cowi_leases_look() - client->conn->leases_fd has news: thaw what no lease is held for any more;
