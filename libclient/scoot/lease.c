@@ -37,15 +37,27 @@ struct cowi_lease {
 static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cowi_lease *awaited;
 static uint64_t last_number;
+static bool has_unwatched; /* some entry is not watched */
 
-/* With awaited_lock held. What there is no room for is tried again with the next one. */
-static void watch(struct cowi_lease *entry)
+/* With awaited_lock held. */
+static bool watch(struct cowi_lease *entry)
 {
 	struct epoll_event event = {.events = 0,
 				    .data.u64 = entry->number}; /* EPOLLHUP always is */
 
 	entry->is_watched =
 		!epoll_ctl(entry->client->conn->leases_fd, EPOLL_CTL_ADD, entry->lease_fd, &event);
+	return entry->is_watched;
+}
+
+/* With awaited_lock held: those that the epoll set had no room for, now that it has had. */
+static void watch_all(void)
+{
+	has_unwatched = false;
+	for (struct cowi_lease *entry = awaited; entry; entry = entry->next) {
+		if (!entry->is_watched && !watch(entry))
+			has_unwatched = true;
+	}
 }
 
 int cowi_lease_alloc(struct cowi_lease **lease)
@@ -68,10 +80,10 @@ void cowi_lease_await(struct cow_client *client, struct cowi_lease **lease, int 
 		.next = awaited,
 	};
 	awaited = entry;
-	for (; entry; entry = entry->next) {
-		if (entry->client == client && !entry->is_watched)
-			watch(entry);
-	}
+	if (!watch(entry))
+		has_unwatched = true;
+	else if (has_unwatched)
+		watch_all();
 	pthread_mutex_unlock(&awaited_lock);
 }
 
