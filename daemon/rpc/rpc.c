@@ -232,6 +232,35 @@ static int run_call(struct rpc_call *call, const struct rpc_method *method)
 	return method->call(call);
 }
 
+static void *alloc_part(void *has_failed, size_t n_bytes)
+{
+	void *part = malloc(n_bytes);
+
+	if (!part)
+		*(bool *)has_failed = true;
+	return part;
+}
+
+static void free_part(void *has_failed, void *part)
+{
+	(void)has_failed;
+	free(part);
+}
+
+/* 0; RPC_E_FATAL: it is none; -ENOMEM. protobuf-c does not tell them apart. */
+static int unpack(Cow__V1__Request **request, const void *packet, size_t n_bytes)
+{
+	bool has_failed = false;
+	ProtobufCAllocator allocator = {
+		.alloc = alloc_part, .free = free_part, .allocator_data = &has_failed};
+
+	*request = cow__v1__request__unpack(&allocator, n_bytes, packet);
+	if (has_failed)
+		return err_oom(n_bytes, "a request");
+	return *request ? 0
+			: err_raise(RPC_E_FATAL, "a packet of %zu bytes is no request", n_bytes);
+}
+
 int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, struct fdset *fds)
 {
 	const struct rpc_method *method;
@@ -240,13 +269,13 @@ int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, st
 
 	r = call_new(&call, session);
 	if (r) /* no memory for an answer, and nobody may wait for one in vain */
-		return RPC_E_FATAL;
+		return -ENOMEM;
 	call->fds = *fds;
 	*fds = (struct fdset){.n_fds = 0};
-	call->request = cow__v1__request__unpack(NULL, n_bytes, packet);
-	if (!call->request) {
+	r = unpack(&call->request, packet, n_bytes);
+	if (r) {
 		call_free(call);
-		return err_raise(RPC_E_FATAL, "a packet of %zu bytes is no request", n_bytes);
+		return r;
 	}
 	call->id = call->request->id;
 	method = find_method(call->request->call_case);

@@ -84,7 +84,7 @@ void rpc_finish(struct rpc_call *call, int error);
  * rpc_dispatch() - one received packet
  * @fds: emptied
  *
- * Return: 0; RPC_E_FATAL, with a sentence for the log.
+ * Return: 0; RPC_E_FATAL, or -ENOMEM where nobody could be answered, with a sentence for the log.
  */
 int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, struct fdset *fds);
 

@@ -114,7 +114,7 @@ void session_end(struct session *session, const char *why)
 }
 
 /*
- * The client did what no correct client does, or what it sent is lost for want of descriptors. It
+ * The client did what no correct client does, or what it sent is lost for want of descriptors or memory. It
  * is told why, if its socket has room, in an event with an error; a library can pass that on, and
  * whoever writes one learns what is wrong with it.
  */
@@ -133,7 +133,7 @@ static void break_off(struct session *session, int error, const char *because)
 	reply.error = (uint32_t)error;
 	reply.sentence = sentence;
 	session_send(session, &reply, NULL, 0);
-	session_end(session, error == EPROTO ? "broke the protocol" : "no descriptor left");
+	session_end(session, error == EPROTO ? "broke the protocol" : "cowd ran out of something");
 }
 
 static void flush_queue(struct session *session)
@@ -168,8 +168,9 @@ static bool serve_packet(struct session *session)
 		return false;
 	}
 	has_fds = fds.n_fds;
-	if (rpc_dispatch(session, packet, n_bytes, &fds)) {
-		break_off(session, EPROTO, err_sentence());
+	r = rpc_dispatch(session, packet, n_bytes, &fds);
+	if (r) {
+		break_off(session, r == -ENOMEM ? ENOMEM : EPROTO, err_sentence());
 		return false;
 	}
 	if (has_fds && closer_check(session->daemon->closer, session->user)) {
