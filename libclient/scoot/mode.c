@@ -149,10 +149,20 @@ static void release_second(struct cow_region *region)
 		cowi_overlay_release(region->client, region->scoot_glue->second_generation, second);
 }
 
+static void forget_leases_of_no_region(struct cow_client *client)
+{
+	bool has_regions;
+
+	pthread_mutex_lock(&client->lock);
+	has_regions = client->regions;
+	pthread_mutex_unlock(&client->lock);
+	if (!has_regions)
+		cowi_leases_forget(client);
+}
+
 static void scoot_detach(struct cow_region *region)
 {
 	struct cow_client *client = region->client;
-	bool is_last;
 
 	if (region->adopted)
 		cowi_cancel(client, &region->scoot_glue->task);
@@ -167,11 +177,7 @@ static void scoot_detach(struct cow_region *region)
 		(void)munmap(region->addr, region->size_bytes);
 	region->scoot = scoot_region_free(region->scoot);
 	region->scoot_glue = glue_free(region->scoot_glue);
-	pthread_mutex_lock(&client->lock);
-	is_last = !client->regions;
-	pthread_mutex_unlock(&client->lock);
-	if (is_last)
-		cowi_leases_forget(client);
+	forget_leases_of_no_region(client);
 }
 
 static void on_taken(void *user, int error, Cow__V1__Reply *reply)
@@ -404,6 +410,8 @@ static void scoot_release(struct cow_snapshot *snap)
 	snap->scoot = scoot_snapshot_free(snap->scoot);
 	if (snap->region)
 		cowi_scoot_post(snap->region);
+	else /* it was adopted, and may have left before the reply to the take */
+		forget_leases_of_no_region(snap->client);
 }
 
 static int scoot_op_rollback(struct cow_snapshot *snap)
