@@ -19,6 +19,8 @@ AM_TESTS_ENVIRONMENT = \
 	COWD_EXECUTABLE='$(abs_top_builddir)/cowd'; export COWD_EXECUTABLE; \
 	COWCTL_PROGRAM='$(abs_top_builddir)/cowctl'; export COWCTL_PROGRAM; \
 	COWBENCH_PROGRAM='$(abs_top_builddir)/cowbench'; export COWBENCH_PROGRAM; \
+	COW_FAULT_LAYER='$(abs_top_builddir)/tests/torture/.libs/libfault.so'; \
+	export COW_FAULT_LAYER; \
 	COWD_SANITIZERS='$(enable_sanitizers)'; export COWD_SANITIZERS; \
 	CC='$(CC)'; export CC; CXX='$(CXX)'; export CXX; \
 	unset COWD_ADDRESS NOTIFY_SOCKET LISTEN_FDS LISTEN_PID LISTEN_FDNAMES;
@@ -512,3 +514,32 @@ dist_noinst_SCRIPTS += tests/fuzz/run.sh
 .PHONY: fuzz
 fuzz: $(BUILT_SOURCES) tests/fuzz/replay
 	bash $(top_srcdir)/tests/fuzz/run.sh '$(abs_top_builddir)'
+
+# Every allocation, descriptor and system call fails once: tests/torture/torture.c.
+TORTURE_TESTS = \
+	tests/torture/daemon-allocations.sh \
+	tests/torture/daemon-calls.sh \
+	tests/torture/library-allocations.sh \
+	tests/torture/library-calls.sh \
+	$(NULL)
+TESTS += $(TORTURE_TESTS)
+dist_noinst_SCRIPTS += $(TORTURE_TESTS)
+check_LTLIBRARIES = tests/torture/libfault.la
+tests_torture_libfault_la_CFLAGS = $(AM_CFLAGS)
+tests_torture_libfault_la_LDFLAGS = -module -avoid-version -shared -rpath /nowhere
+tests_torture_libfault_la_SOURCES = \
+	tests/torture/allocation.c \
+	tests/torture/fault.c \
+	tests/torture/fault.h \
+	tests/torture/layer.h \
+	$(NULL)
+check_PROGRAMS += tests/torture/torture
+tests_torture_torture_SOURCES = \
+	tests/torture/fault.h \
+	tests/torture/script.c \
+	tests/torture/script.h \
+	tests/torture/torture.c \
+	$(NULL)
+tests_torture_torture_CFLAGS = $(TESTS_CFLAGS)
+tests_torture_torture_LDFLAGS = $(TESTS_LDFLAGS)
+tests_torture_torture_LDADD = $(PROOF_LDADD)
