@@ -4,8 +4,7 @@
 
 #include "libclient/conn/state.h"
 
-#include <stdio.h>
-#include <stdlib.h>
+#include <assert.h>
 
 #define BIT(state) (1u << (state))
 
@@ -36,24 +35,20 @@ static const struct row thread_rows[COWI_THREAD_N_STATES] = {
 };
 
 /* A bug of this library: to go on could show wrong bytes as a snapshot. */
-static void check(const char *what, const struct row *rows, unsigned int from, unsigned int to)
+static void check(const struct row *rows, unsigned int from, unsigned int to)
 {
-	if (rows[from].next & BIT(to))
-		return;
-	(void)fprintf(stderr, "libcowclient: a bug: %s cannot go from %s to %s\n", what,
-		      rows[from].name, rows[to].name);
-	abort();
+	assert(rows[from].next & BIT(to));
 }
 
 void cowi_conn_enter(enum cowi_conn_state *state, enum cowi_conn_state to)
 {
-	check("a connection", conn_rows, *state, to);
+	check(conn_rows, *state, to);
 	*state = to;
 }
 
 void cowi_thread_enter(_Atomic enum cowi_thread_state *state, enum cowi_thread_state to)
 {
-	check("a client's thread", thread_rows, *state, to);
+	check(thread_rows, *state, to);
 	*state = to;
 }
 
