@@ -80,7 +80,8 @@ START_TEST(a_guard_leaves_to_fork_what_is_dear)
 		for (uint64_t n = 0; n < n_written[i]; n++)
 			region->addr[n * (n_pages / n_written[i]) * page] = 2;
 		ck_assert_uint_eq(count_private(region), n_written[i]);
-		ck_assert_msg(!scoot_guard(region, NULL, &guard), "%s", err_sentence());
+		ck_assert_msg(!scoot_guard(region, &(struct scoot_take_env){0}, &guard), "%s",
+			      err_sentence());
 		ck_assert_uint_eq(count_private(region), is_dear ? n_written[i] : 0);
 		check_child(region);
 		guard = scoot_snapshot_free(guard);
