@@ -207,6 +207,29 @@ enum cowi_view_state {
 	COWI_VIEW_BROKEN,
 };
 
+/* --- scoot/progress.c: for those who measure --------------------------------------------------- */
+
+/**
+ * struct cowi_progress - how far the background is with a region
+ * @settles:      there is a userfaultfd, so the background settles; else a take does
+ * @is_settled:   all pages are the memfd's again, none is private
+ * @is_populated: the page tables of the next take are filled
+ * @is_tidy:      no old page tables are left to be dropped
+ * @is_idle:      the client's thread has no task
+ * @n_settled:    pages that the background has settled so far
+ * In mode uffd only @is_idle says anything.
+ */
+struct cowi_progress {
+	_Bool settles;
+	_Bool is_settled;
+	_Bool is_populated;
+	_Bool is_tidy;
+	_Bool is_idle;
+	uint64_t n_settled;
+};
+
+void cowi_region_progress(struct cow_region *region, struct cowi_progress *progress);
+
 /* --- call.c: requests; client.c: clients, their thread's tasks, userfaultfds ------------------- */
 
 /**

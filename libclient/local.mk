@@ -46,6 +46,7 @@ libclient_internal_la_SOURCES = \
 	libclient/scoot/lease.c \
 	libclient/scoot/mode.c \
 	libclient/scoot/mode.h \
+	libclient/scoot/progress.c \
 	libclient/scoot/stop.c \
 	libclient/snapshot-params.c \
 	libclient/snapshot.c \
