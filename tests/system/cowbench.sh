@@ -46,6 +46,9 @@ expect 2 '--threads wants a number from 1' 'no threads' faults --threads 0
 expect 2 'random or sequential' 'a pattern that there is not' faults --pattern backwards
 expect 2 'fork has no option --dirty' 'an option that fork has not' fork --dirty 1
 expect 2 '-n wants' 'no forks' fork -n 0
+expect 2 '--again wants milliseconds' 'a time that is none' fork --again soon
+expect 2 '--again wants milliseconds' 'a time without end' fork --again 600001
+expect 2 '--again needs a value' 'no time' fork --again
 expect 3 "$dir/none" 'no daemon for snapshots again and again' repeat -s 1 -n 1 --socket "$dir/none"
 expect 3 "$dir/none" 'no daemon to roll back with' rollback -s 1 -n 1 --socket "$dir/none"
 expect 2 '--dirty wants 0 to 100' 'more than all pages' repeat --dirty 101
@@ -81,6 +84,13 @@ document 'a member for each way, figures in order' '
 	and (.ways | keys == ["cow_fork", "fork", "fork_of_region"])
 	and ([.ways[] | keys == ["child_read_us", "parent_write_us", "stall_us"]
 		and (.stall_us | figures) and (.child_read_us | figures) and (.parent_write_us | figures)] | all)'
+
+# A second child that does not see the memory ends with an error as well.
+expect 0 '^WAY .* AGAIN us p50 +max$' 'the next fork, in the table' fork -s 4 -n 1 --again 0
+expect 0 '' 'the next fork as JSON' fork -s 4 -n 2 --again 10 --json
+document 'the next fork has figures of its own' '
+	.again_ms == 10 and ([.ways[] | .again_us | keys == ["max", "p50", "p99"]
+		and 0 < .p50 and .p50 <= .p99 and .p99 <= .max] | all)'
 
 # One snapshot: it takes two seconds. Without a userfaultfd nothing settles, and that is no reason to wait.
 # On a busy machine nobody may run in the first 10 ms, and that is a figure too.

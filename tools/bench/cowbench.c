@@ -29,7 +29,7 @@ static const struct subcommand subcommands[] = {
 	 "[-s SIZE] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] [--hold] "
 	 "[--json]",
 	 "scoot again and again under a working client, and fork beside it"},
-	{"fork", bench_fork, "[-s SIZE] [-n RUNS] [--json]",
+	{"fork", bench_fork, "[-s SIZE] [-n RUNS] [--again MS] [--json]",
 	 "cow_fork() and fork() of a region, against fork() of other memory"},
 	{"rollback", bench_rollback, "[-s SIZE] [--dirty PAGES] [-n RUNS] [--json]",
 	 "change pages and go back, scoot and uffd, against doing it in fork children"},

@@ -8,7 +8,9 @@
  * took in the parent; then the child reads pages for the first time; then, while the child lives,
  * the parent writes to other pages for the first time. Before the next fork of the region the
  * library has done what it does in the background: the steady state is measured, not the first
- * fork.
+ * fork. With --again the child then lives on for a while, in which the parent writes nothing, and
+ * the parent forks once more at once when that is over, in the same way, the first child alive: the
+ * stall of that second fork is what a child that has lived so long leaves to the next.
  */
 #include "config.h"
 
@@ -21,7 +23,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "backends/scoot/scoot.h"
 #include "common/err.h"
 #include "libclient/internal.h"
 #include "tools/bench/bench.h"
@@ -31,6 +32,8 @@
 
 #define TOUCHES_MAX 256
 #define PAUSE_NSEC  1000000
+#define AGAIN_NEVER UINT64_MAX
+#define AGAIN_MAX   600000
 
 enum home_kind {
 	HOME_REGION,
@@ -50,6 +53,7 @@ static const struct way {
 
 struct figures {
 	struct samples stall;
+	struct samples again;
 	struct samples child_read;
 	struct samples parent_write;
 };
@@ -62,6 +66,7 @@ struct fork_turn {
 	int error;
 	char sentence[512];
 	uint64_t stall_nsec;
+	uint64_t again_nsec; /* of the second fork, with --again */
 	uint64_t reads[TOUCHES_MAX];
 	uint64_t writes[TOUCHES_MAX];
 };
@@ -75,6 +80,7 @@ struct home {
 struct fork_bench {
 	uint64_t size_bytes;
 	uint64_t n_runs;
+	uint64_t again_msec; /* AGAIN_NEVER: fork once only */
 	bool is_json;
 	const char *socket;
 	size_t n_touches;
@@ -120,29 +126,20 @@ static int open_anonymous(struct fork_bench *bench)
 	return 0;
 }
 
-/* Whether the background has nothing left to do that a fork would find half done. */
-static bool is_quiet(struct cow_region *region)
-{
-	struct scoot_region *scoot = region->scoot;
-	bool is_done;
-
-	pthread_mutex_lock(&region->take_lock);
-	is_done = extents_is_owned(&scoot->map) &&
-		  (!scoot->twin || scoot->populate_at >= scoot->size_bytes);
-	pthread_mutex_unlock(&region->take_lock);
-	pthread_mutex_lock(&scoot->asides_lock);
-	is_done &= !scoot->asides;
-	pthread_mutex_unlock(&scoot->asides_lock);
-	return is_done;
-}
-
-/* Without a userfaultfd nothing is done in the background. */
+/* Until the background has nothing left to do that a fork would find half done. */
 static void await_quiet(struct cow_region *region)
 {
 	const struct timespec pause = {.tv_nsec = PAUSE_NSEC};
+	struct cowi_progress progress;
 
-	while (region->scoot->uffd >= 0 && !is_quiet(region))
+	for (;;) {
+		cowi_region_progress(region, &progress);
+		/* Without a userfaultfd nothing is done in the background. */
+		if (!progress.settles ||
+		    (progress.is_settled && progress.is_populated && progress.is_tidy))
+			return;
 		(void)nanosleep(&pause, NULL);
+	}
 }
 
 /* The @i-th of the pages that are touched, of the lower half or of the upper. */
@@ -197,9 +194,41 @@ static int end_child(pid_t pid, bool has_read)
 	return 0;
 }
 
+/* The child of fork_again(): it looks at one page and ends. */
+static void second_child_main(const struct fork_bench *bench)
+{
+	_exit(*page_of(bench, 0, true) == 1 ? 0 : 1);
+}
+
+static int do_fork(const struct fork_bench *bench, const struct way *way)
+{
+	pid_t pid = way->is_cow_fork ? cow_fork(bench->client) : fork();
+
+	return pid < 0 && !way->is_cow_fork ? err_raise_errno("cannot fork") : pid;
+}
+
+/* The next fork, while the first child lives. */
+static int fork_again(struct fork_bench *bench, const struct way *way)
+{
+	const struct timespec pause = {
+		.tv_sec = (time_t)(bench->again_msec / 1000),
+		.tv_nsec = (long)(bench->again_msec % 1000 * 1000000),
+	};
+	uint64_t start;
+	pid_t pid;
+
+	(void)nanosleep(&pause, NULL);
+	start = now_nsec();
+	pid = do_fork(bench, way);
+	if (!pid)
+		second_child_main(bench);
+	bench->turn->again_nsec = now_nsec() - start;
+	return pid < 0 ? pid : end_child(pid, true);
+}
+
 static int fork_once(struct fork_bench *bench, const struct way *way)
 {
-	int socks[2], pid;
+	int socks[2], pid, r = 0, r_end;
 	uint64_t start;
 	bool has_read;
 	char byte;
@@ -210,7 +239,7 @@ static int fork_once(struct fork_bench *bench, const struct way *way)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
 		return err_raise_errno("cannot make a socket");
 	start = now_nsec();
-	pid = way->is_cow_fork ? cow_fork(bench->client) : fork();
+	pid = do_fork(bench, way);
 	if (!pid) {
 		close(socks[0]);
 		child_main(bench, socks[1]);
@@ -219,13 +248,16 @@ static int fork_once(struct fork_bench *bench, const struct way *way)
 	close(socks[1]);
 	if (pid < 0) {
 		close(socks[0]);
-		return way->is_cow_fork ? pid : err_raise_errno("cannot fork");
+		return pid;
 	}
 	has_read = read(socks[0], &byte, 1) == 1;
 	if (has_read)
 		time_writes(bench);
+	if (has_read && bench->again_msec != AGAIN_NEVER)
+		r = fork_again(bench, way);
 	close(socks[0]);
-	return end_child(pid, has_read);
+	r_end = end_child(pid, has_read);
+	return r ? r : r_end;
 }
 
 /* Answer each byte with one; the first answer is to none, and says that there is memory now. */
@@ -313,6 +345,8 @@ static int run_way(struct fork_bench *bench, size_t number)
 	if (r)
 		return r;
 	samples_add(&figures->stall, bench->turn->stall_nsec);
+	if (bench->again_msec != AGAIN_NEVER)
+		samples_add(&figures->again, bench->turn->again_nsec);
 	for (size_t i = 0; i < bench->n_touches; i++) {
 		samples_add(&figures->child_read, bench->turn->reads[i]);
 		samples_add(&figures->parent_write, bench->turn->writes[i]);
@@ -328,6 +362,8 @@ static int measure(struct fork_bench *bench)
 		struct figures *figures = &bench->figures[i];
 
 		r = samples_init(&figures->stall, bench->n_runs);
+		if (!r)
+			r = samples_init(&figures->again, bench->n_runs);
 		if (!r)
 			r = samples_init(&figures->child_read, bench->n_runs * bench->n_touches);
 		if (!r)
@@ -371,6 +407,8 @@ static struct json_object *document_of(struct figures *figures)
 	struct json_object *object = json_object_new_object();
 
 	json_object_object_add(object, "stall_us", quantiles(&figures->stall));
+	if (figures->again.n_values)
+		json_object_object_add(object, "again_us", quantiles(&figures->again));
 	json_object_object_add(object, "child_read_us", quantiles(&figures->child_read));
 	json_object_object_add(object, "parent_write_us", quantiles(&figures->parent_write));
 	return object;
@@ -388,6 +426,9 @@ static int print_json(struct fork_bench *bench)
 	for (size_t i = 0; i < ARRAY_SIZE(ways); i++)
 		json_object_object_add(object, ways[i].name, document_of(&bench->figures[i]));
 	json_object_object_add(document, "ways", object);
+	if (bench->again_msec != AGAIN_NEVER)
+		json_object_object_add(document, "again_ms",
+				       json_object_new_uint64(bench->again_msec));
 	report_put_real(document, "ratio", forked / usec_at(&bench->figures[0].stall, 0.5));
 	r = report_json(document);
 	json_object_put(document);
@@ -404,7 +445,10 @@ static const struct report_column columns[] = {
 	{"child_read_us.p99", "p99", REPORT_NUMBER},
 	{"parent_write_us.p50", "PARENT WRITES us p50", REPORT_NUMBER},
 	{"parent_write_us.p99", "p99", REPORT_NUMBER},
+	{"again_us.p50", "AGAIN us p50", REPORT_NUMBER},
+	{"again_us.max", "max", REPORT_NUMBER},
 };
+#define N_AGAIN_COLUMNS 2
 
 static int print_result(struct fork_bench *bench)
 {
@@ -426,7 +470,9 @@ static int print_result(struct fork_bench *bench)
 	}
 	printf("%llu MiB, %llu forks of each kind\n", (unsigned long long)(bench->size_bytes >> 20),
 	       (unsigned long long)bench->n_runs);
-	r = report_table(rows, columns, ARRAY_SIZE(columns));
+	r = report_table(rows, columns,
+			 ARRAY_SIZE(columns) -
+				 (bench->again_msec == AGAIN_NEVER ? N_AGAIN_COLUMNS : 0));
 	json_object_put(rows);
 	return r;
 }
@@ -436,6 +482,8 @@ static int parse_options(struct fork_bench *bench, int argc, char **argv)
 	const struct bench_option options[] = {
 		{"s", BENCH_SIZE, &bench->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &bench->n_runs, 1, 10000, "a number of runs from 1 on"},
+		{"again", BENCH_NUMBER, &bench->again_msec, 0, AGAIN_MAX,
+		 "milliseconds up to 600000"},
 		{"json", BENCH_FLAG, &bench->is_json},
 		{"socket", BENCH_TEXT, &bench->socket},
 	};
@@ -448,6 +496,7 @@ int bench_fork(int argc, char **argv)
 	struct fork_bench bench = {
 		.size_bytes = 1ULL << 30,
 		.n_runs = 20,
+		.again_msec = AGAIN_NEVER,
 		.homes = {{.sock = -1}, {.sock = -1}},
 	};
 	int r;
@@ -463,6 +512,7 @@ int bench_fork(int argc, char **argv)
 		r = print_result(&bench);
 	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
 		samples_deinit(&bench.figures[i].stall);
+		samples_deinit(&bench.figures[i].again);
 		samples_deinit(&bench.figures[i].child_read);
 		samples_deinit(&bench.figures[i].parent_write);
 	}

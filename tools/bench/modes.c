@@ -17,8 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "backends/scoot/scoot.h"
-#include "libclient/conn/conn.h"
+#include "libclient/internal.h"
 #include "tools/bench/bench.h"
 
 /* --- memory of cowd --------------------------------------------------------------------------- */
@@ -296,32 +295,15 @@ const struct bench_mode bench_modes[] = {
 };
 const size_t n_bench_modes = ARRAY_SIZE(bench_modes);
 
-static bool is_settled(struct cow_region *region)
+/* Whether the library has nothing left to do, as dropping old page tables in mode uffd. */
+static bool is_ready(const struct subject *subject)
 {
-	const struct scoot_region *scoot = region->scoot;
-	bool is_settled;
+	struct cowi_progress progress;
 
-	pthread_mutex_lock(&region->take_lock);
-	is_settled = !scoot || (extents_is_owned(&scoot->map) &&
-				(!scoot->twin || scoot->populate_at >= scoot->size_bytes));
-	pthread_mutex_unlock(&region->take_lock);
-	return is_settled;
-}
-
-/* Whether the library's thread has nothing left to do, as dropping old page tables in mode uffd. */
-static bool is_idle(struct cow_client *client)
-{
-	bool is_idle;
-
-	pthread_mutex_lock(&client->lock);
-	is_idle = !client->conn->tasks;
-	pthread_mutex_unlock(&client->lock);
-	return is_idle;
-}
-
-static bool is_ready(struct cow_region *region)
-{
-	return is_settled(region) && (region->scoot || is_idle(region->client));
+	cowi_region_progress(subject->region, &progress);
+	if (subject->mode->needs_device)
+		return progress.is_idle;
+	return progress.is_settled && progress.is_populated;
 }
 
 int subject_warm(struct subject *subject, const struct bench_mode *mode)
@@ -332,7 +314,7 @@ int subject_warm(struct subject *subject, const struct bench_mode *mode)
 	if (r)
 		return r;
 	mode->thaw(subject);
-	while (mode->freeze == freeze_snapshot && !is_ready(subject->region))
+	while (mode->freeze == freeze_snapshot && !is_ready(subject))
 		nanosleep(&pause, NULL);
 	return 0;
 }
