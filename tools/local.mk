@@ -51,12 +51,17 @@ cowbench_SOURCES = \
 	tools/bench/modes.c \
 	tools/bench/options.c \
 	tools/bench/options.h \
+	tools/bench/repeat-copy.c \
 	tools/bench/repeat-report.c \
+	tools/bench/repeat-turn.c \
+	tools/bench/repeat-worker.c \
 	tools/bench/repeat.c \
 	tools/bench/repeat.h \
 	tools/bench/rollback.c \
 	tools/bench/turn.c \
 	tools/bench/turn.h \
+	tools/bench/waits.c \
+	tools/bench/waits.h \
 	tools/bench/writer-kinds.c \
 	tools/bench/writer.c \
 	tools/bench/writer.h \

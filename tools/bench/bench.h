@@ -78,9 +78,11 @@ struct subject {
 int subject_open(struct subject *subject, const struct bench_mode *mode, const char *address,
 		 uint64_t size_bytes, bool is_populated);
 void subject_close(struct subject *subject);
-/** subject_private_cowd() - pid of the cowd that was started for
- * @subject alone; 0 if there is none */
-pid_t subject_private_cowd(struct subject *subject);
+/** bench_private_cowd() - pid of the cowd at @address that was started for @client alone; 0 if there
+ * is none */
+pid_t bench_private_cowd(struct cow_client *client, const char *address);
+/** bench_await_cowd() - until that cowd has ended, and its memory is free; turn.c */
+void bench_await_cowd(pid_t pid);
 /** subject_warm() - freeze and thaw once, and wait for what that left to do. 0 or -errno */
 int subject_warm(struct subject *subject, const struct bench_mode *mode);
 /** subject_fill() - write to every page, so that there is something to copy */
@@ -93,6 +95,9 @@ int memory_check(uint64_t size_bytes, unsigned int n_copies);
 
 /** memory_held() - bytes of memory that @subject holds now, wherever: see memory.c */
 int memory_held(struct subject *subject, uint64_t *n_bytes);
+/** memory_held_by() - the same of this process, @children of fork(), and @client; it may be NULL */
+int memory_held_by(struct cow_client *client, const pid_t *children, size_t n_children,
+		   uint64_t *n_bytes);
 
 #define PAGE_PRESENT  (1ULL << 63)
 #define PAGE_FRAME(e) ((e) & ((1ULL << 55) - 1))

@@ -26,9 +26,9 @@ static const struct subcommand subcommands[] = {
 	 "[-s SIZE] [-n RUNS] [--warm] [--without-feature NAME]... [--json]",
 	 "all modes side by side, against fork and memcpy"},
 	{"repeat", bench_repeat,
-	 "[-s SIZE] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] [--hold] "
-	 "[--json]",
-	 "scoot again and again under a working client, and fork beside it"},
+	 "[-s SIZE] [--dirty PERCENT] [-n SNAPSHOTS] [--threads N] [--stop-threads] "
+	 "[--hold N|newest|none] [--period MS] [--spread random|hot|sequential] [--json]",
+	 "copies again and again under a working client: scoot, fork, uffd and mmapcopy"},
 	{"fork", bench_fork, "[-s SIZE] [-n RUNS] [--again MS] [--json]",
 	 "cow_fork() and fork() of a region, against fork() of other memory"},
 	{"rollback", bench_rollback, "[-s SIZE] [--dirty PAGES] [-n RUNS] [--json]",

@@ -157,21 +157,28 @@ static int snapshots_bytes(struct cow_client *client, uint64_t *n_bytes)
 	return 0;
 }
 
-int memory_held(struct subject *subject, uint64_t *n_bytes)
+int memory_held_by(struct cow_client *client, const pid_t *children, size_t n_children,
+		   uint64_t *n_bytes)
 {
 	uint64_t held_bytes = 0;
 	int r;
 
 	r = process_bytes(getpid(), &held_bytes);
-	if (!r && subject->child > 0)
-		r = process_bytes(subject->child, &held_bytes);
-	if (!r && subject->client)
+	for (size_t i = 0; !r && i < n_children; i++)
+		r = process_bytes(children[i], &held_bytes);
+	if (!r && client)
 		r = memfds_bytes(&held_bytes);
-	if (!r && subject->client)
-		r = snapshots_bytes(subject->client, &held_bytes);
+	if (!r && client)
+		r = snapshots_bytes(client, &held_bytes);
 	if (!r)
 		*n_bytes = held_bytes;
 	return r;
+}
+
+int memory_held(struct subject *subject, uint64_t *n_bytes)
+{
+	return memory_held_by(subject->client, &subject->child, subject->child > 0 ? 1 : 0,
+			      n_bytes);
 }
 
 uint64_t page_entry(const void *addr)

@@ -353,18 +353,18 @@ void subject_close(struct subject *subject)
 	subject->mode->close(subject);
 }
 
-pid_t subject_private_cowd(struct subject *subject)
+pid_t bench_private_cowd(struct cow_client *client, const char *address)
 {
 	Cow__V1__Request request = COW__V1__REQUEST__INIT;
 	Cow__V1__Status call = COW__V1__STATUS__INIT;
 	Cow__V1__Reply *reply = NULL;
 	pid_t pid;
 
-	if (!subject->client || strncmp(subject->address, "exec:", strlen("exec:")) != 0)
+	if (!client || strncmp(address, "exec:", strlen("exec:")) != 0)
 		return 0;
 	request.call_case = COW__V1__REQUEST__CALL_STATUS;
 	request.status = &call;
-	if (cowi_call(subject->client, &request, NULL, 0, &reply, NULL))
+	if (cowi_call(client, &request, NULL, 0, &reply, NULL))
 		return 0;
 	pid = reply->status ? (pid_t)reply->status->pid : 0;
 	cow__v1__reply__free_unpacked(reply, NULL);

@@ -33,7 +33,9 @@ static void describe(const struct bench_option *options, size_t n_options, char 
 		}
 		*names++ = (struct option){
 			.name = options[i].name,
-			.has_arg = has_value ? required_argument : no_argument,
+			.has_arg = options[i].kind == BENCH_MAYBE_TEXT ? optional_argument
+				   : has_value                         ? required_argument
+								       : no_argument,
 			.val = LONG_BASE + (int)i,
 		};
 	}
@@ -59,6 +61,9 @@ static bool set(const struct bench_option *option, const char *text)
 		return bench_parse_size(option->value, text);
 	case BENCH_NUMBER:
 		return cli_parse_u64(option->value, text, option->min, option->max);
+	case BENCH_MAYBE_TEXT:
+		*(const char **)option->value = text ? text : "";
+		return true;
 	case BENCH_TEXT:
 		*(const char **)option->value = text;
 		return true;
@@ -98,6 +103,10 @@ int bench_parse_options(const struct bench_option *options, size_t n_options, in
 			return cli_usage("%s has no option -%c", argv[0], optopt);
 		if (!option)
 			return cli_usage("%s has no option %s", argv[0], argv[optind - 1]);
+		/* getopt_long() takes the word only with "=", as no other option has it. */
+		if (option->kind == BENCH_MAYBE_TEXT && !optarg && optind < argc &&
+		    argv[optind][0] != '-')
+			optarg = argv[optind++];
 		if (!set(option, optarg))
 			return cli_usage("%s%s wants %s, not '%s'", is_short(option) ? "-" : "--",
 					 option->name, option->wants, optarg);

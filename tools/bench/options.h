@@ -6,11 +6,12 @@
 #include "tools/cli.h"
 
 enum bench_option_kind {
-	BENCH_FLAG,   /* bool *: set to true */
-	BENCH_SIZE,   /* uint64_t *: MiB on the command line, bytes here */
-	BENCH_NUMBER, /* uint64_t *: from @min to @max */
-	BENCH_TEXT,   /* const char **: borrowed from argv */
-	BENCH_TEXTS,  /* struct bench_texts *: the same, one each time */
+	BENCH_FLAG,       /* bool *: set to true */
+	BENCH_SIZE,       /* uint64_t *: MiB on the command line, bytes here */
+	BENCH_NUMBER,     /* uint64_t *: from @min to @max */
+	BENCH_TEXT,       /* const char **: borrowed from argv */
+	BENCH_MAYBE_TEXT, /* const char **: the same; "" if no word follows that is no option */
+	BENCH_TEXTS,      /* struct bench_texts *: the same, one each time */
 };
 
 #define BENCH_TEXTS_MAX 16

@@ -1,392 +1,169 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowbench repeat: snapshots again and again, with a client that works all the while and writes
- * between them: by scoot, and by fork() beside it in the same run.
+ * cowbench repeat: copies again and again, with a client that works all the while and writes
+ * between them: by scoot, uffd and cow_mmapcopy(), and by fork() beside them in the same run.
  *
- * The client's threads read (90 %) and write (10 %) pages at random. These are measured of each
- * snapshot:
+ * Each mode has its turn in a process and with memory of its own (repeat-turn.c), then the next; of
+ * many takes there are several rounds of turns, so that a machine that gets slower or faster
+ * meanwhile does so for all modes.
  *
- *  - the stall;
- *  - the longest write during the take, while the snapshot lived, and while the region settled
- *    after its release;
- *  - the number of operations in the first 10 ms, 100 ms and second after the take, by itself and
- *    against the half second before. The latter differs between the ways: after the child of a
- *    fork() has ended, pages that it shared fault once more;
- *  - the CPU time of the library's thread for settling;
- *  - the bytes that the take itself settled and kept.
- *
- * Without a userfaultfd the region settles only in a take: of a program without other threads
- * (--threads 0), or of one whose threads may be stopped (--stop-threads). With --hold each snapshot
- * is held until the next one is taken: the region never settles then, and each take copies the
- * pages written since the previous one.
+ * Of each copy: the stall; the longest that a write took during the take, while the copy lived, and
+ * while the region settled after its release; how many operations were done in the first 10 ms,
+ * 100 ms and second after the take, by themselves and against the time before, which is not the
+ * same for all: after a fork() pages that the child shared fault once more when it has gone; what
+ * it took the library's thread to settle; and how much the take settled and kept by itself. Without
+ * a userfaultfd only a program that is alone settles, in the take: --threads 0. Or one whose
+ * threads may be stopped: --stop-threads. With --hold copies are held when others are taken: then
+ * the region never settles, and each take bears what was written since the one before.
  */
 #include "config.h"
 
 #include "tools/bench/repeat.h"
 
-#include <dirent.h>
-#include <pthread.h>
-#include <stdatomic.h>
+#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
+#include <unistd.h>
 
-#include "backends/scoot/scoot.h"
 #include "common/err.h"
-#include "libclient/internal.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/options.h"
+#include "tools/samples.h"
 
-#define MSEC        ((uint64_t)1000000)
-#define THREADS_MAX 64
+#define TURN_TAKES 5             /* at least, if there are as many */
+#define TURN_NSEC  (5000 * MSEC) /* at least, of takes that count */
 
-static const uint64_t window_nsec[] = {10 * MSEC, 100 * MSEC, 1000 * MSEC};
-
-struct worker {
-	struct repeat *repeat;
-	pthread_t thread;
-	uint64_t seed;
-	_Atomic uint64_t n_ops;
-	uint64_t worst_nsec[N_PHASES];
+const char *const repeat_mode_names[N_REPEAT_MODES] = {
+	[REPEAT_SCOOT] = "scoot",
+	[REPEAT_FORK] = "fork",
+	[REPEAT_UFFD] = "uffd",
+	[REPEAT_MMAPCOPY] = "mmapcopy",
 };
 
-static uint64_t next_random(uint64_t *seed)
+const char *const repeat_spread_names[N_SPREADS] = {
+	[SPREAD_RANDOM] = "random",
+	[SPREAD_HOT] = "hot",
+	[SPREAD_SEQUENTIAL] = "sequential",
+};
+
+static size_t figures_bytes(const struct repeat *repeat)
 {
-	*seed ^= *seed << 13;
-	*seed ^= *seed >> 7;
-	*seed ^= *seed << 17;
-	return *seed;
+	return sizeof(struct figures) + repeat->n_snapshots * sizeof(uint64_t);
 }
 
-static void *work(void *arg)
+static int new_figures(struct repeat *repeat)
 {
-	struct worker *worker = arg;
-	struct repeat *repeat = worker->repeat;
-	const uint64_t page = page_size_bytes(), n_pages = repeat->size_bytes / page;
+	for (size_t i = 0; i < N_REPEAT_MODES; i++) {
+		void *figures = mmap(NULL, figures_bytes(repeat), PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
-	while (!atomic_load_explicit(&repeat->is_over, memory_order_relaxed)) {
-		uint64_t number = next_random(&worker->seed);
-		_Atomic uint64_t *word =
-			(_Atomic uint64_t *)(void *)(repeat->base + number % n_pages * page);
-
-		if (number >> 32 & 0xff && (number >> 40) % 10) {
-			(void)atomic_load_explicit(word, memory_order_relaxed);
-		} else {
-			int phase = atomic_load_explicit(&repeat->phase, memory_order_relaxed);
-			uint64_t start = now_nsec();
-
-			atomic_store_explicit(word, number, memory_order_relaxed);
-			worker->worst_nsec[phase] =
-				max_u64(worker->worst_nsec[phase], now_nsec() - start);
-		}
-		atomic_fetch_add_explicit(&worker->n_ops, 1, memory_order_relaxed);
+		if (figures == MAP_FAILED)
+			return err_oom(figures_bytes(repeat), "what is measured");
+		repeat->figures[i] = figures;
 	}
-	return NULL;
-}
-
-static uint64_t count_ops(const struct repeat *repeat, struct worker *workers)
-{
-	uint64_t n = 0;
-
-	for (uint64_t i = 0; i < repeat->n_threads; i++)
-		n += atomic_load(&workers[i].n_ops);
-	return n;
-}
-
-static void pause_until(uint64_t until_nsec)
-{
-	struct timespec ts = {.tv_sec = (time_t)(until_nsec / 1000000000),
-			      .tv_nsec = (long)(until_nsec % 1000000000)};
-
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
-		;
-}
-
-/* --- the two modes ---------------------------------------------------------------------------- */
-
-static int take(struct repeat *repeat)
-{
-	int fds[2];
-	char byte;
-
-	if (repeat->region)
-		return cow_snapshot_new(&repeat->copy.snap, repeat->region);
-	if (pipe(fds))
-		return err_raise_errno("cannot make a pipe");
-	repeat->copy.child = fork();
-	if (!repeat->copy.child) {
-		/* The other end of its own pipe, and of that of the child that is held. */
-		close(fds[1]);
-		if (repeat->held.child > 0)
-			close(repeat->held.child_fd);
-		_exit(read(fds[0], &byte, 1) < 0);
-	}
-	close(fds[0]);
-	repeat->copy.child_fd = fds[1];
-	return repeat->copy.child < 0 ? err_raise_errno("cannot fork") : 0;
-}
-
-static bool is_settled(struct cow_region *region)
-{
-	bool is_owned;
-
-	pthread_mutex_lock(&region->take_lock);
-	is_owned = extents_is_owned(&region->scoot->map);
-	pthread_mutex_unlock(&region->take_lock);
-	return is_owned;
-}
-
-static void drop(struct copy *copy)
-{
-	if (copy->child > 0) {
-		close(copy->child_fd);
-		(void)waitpid(copy->child, NULL, 0);
-	}
-	(void)cow_snapshot_unref(copy->snap);
-	*copy = (struct copy){.snap = NULL};
-}
-
-/* Give the copy up, or with --hold keep it until the next one has been taken. */
-static void release(struct repeat *repeat)
-{
-	if (repeat->is_held) {
-		repeat->held = repeat->copy;
-		repeat->copy = (struct copy){.snap = NULL};
-		return;
-	}
-	drop(&repeat->copy);
-	/* Without a userfaultfd it never is; the next take does what there is to do. */
-	while (repeat->region && repeat->region->scoot->uffd >= 0 && !is_settled(repeat->region))
-		pause_until(now_nsec() + MSEC);
-}
-
-/* Nanoseconds of CPU that the library's thread has used. */
-static uint64_t client_cpu_nsec(void)
-{
-	char path[320], comm[32];
-	unsigned long long nsec = 0, total = 0;
-	struct dirent *entry;
-	DIR *dir = opendir("/proc/self/task");
-
-	while (dir && (entry = readdir(dir))) {
-		FILE *file;
-
-		(void)snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
-		file = fopen(path, "re");
-		if (!file)
-			continue;
-		if (!fgets(comm, sizeof(comm), file))
-			comm[0] = '\0';
-		(void)fclose(file);
-		if (strncmp(comm, "cowclient", strlen("cowclient")) != 0)
-			continue;
-		(void)snprintf(path, sizeof(path), "/proc/self/task/%s/schedstat", entry->d_name);
-		file = fopen(path, "re");
-		if (file && fscanf(file, "%llu", &nsec) == 1)
-			total += nsec;
-		if (file)
-			(void)fclose(file);
-	}
-	if (dir)
-		(void)closedir(dir);
-	return total;
-}
-
-/* Pages that exist twice: private ones here, or the child's own. */
-static uint64_t extra_bytes(const struct repeat *repeat)
-{
-	unsigned long long kib = 0, total = 0;
-	char path[64], line[256];
-	uint64_t bytes = 0;
-	FILE *file;
-
-	if (repeat->region) {
-		uint64_t at = (uint64_t)(uintptr_t)repeat->base, end = at + repeat->size_bytes;
-		struct page_run runs[256];
-		size_t n_runs;
-
-		while (at < end && !pagemap_private(&repeat->region->scoot->pagemap, &at, end, runs,
-						    ARRAY_SIZE(runs), &n_runs)) {
-			for (size_t i = 0; i < n_runs; i++)
-				bytes += runs[i].len;
-		}
-		return bytes;
-	}
-	(void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)repeat->copy.child);
-	file = fopen(path, "re");
-	while (file && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "Private_Dirty: %llu", &kib) == 1)
-			total += kib << 10;
-	}
-	if (file)
-		(void)fclose(file);
-	return total;
-}
-
-/* Add the work of the take itself, which the background does if there is a userfaultfd. */
-static int add_cost(const struct repeat *repeat, struct figures *figures)
-{
-	struct cow_snapshot_cost cost = {0};
-	int r = repeat->region ? cow_snapshot_cost(repeat->copy.snap, &cost) : 0;
-
-	figures->cost.settled_bytes += cost.settled_bytes;
-	figures->cost.kept_bytes += cost.kept_bytes;
-	return r;
-}
-
-/* --- one snapshot ----------------------------------------------------------------------------- */
-
-/* As many pages as are to be written, each once, in another order each time. */
-static void dirty_pages(const struct repeat *repeat, uint64_t *seed)
-{
-	const uint64_t page = page_size_bytes(), n_pages = repeat->size_bytes / page;
-	const uint64_t stride = samples_stride(n_pages);
-	uint64_t idx = next_random(seed) % n_pages;
-
-	for (uint64_t i = n_pages * repeat->percent / 100; i > 0; i--) {
-		atomic_store_explicit((_Atomic uint64_t *)(void *)(repeat->base + idx * page), i,
-				      memory_order_relaxed);
-		idx = (idx + stride) % n_pages;
-	}
-}
-
-static int run_one(struct repeat *repeat, struct figures *figures, struct worker *workers,
-		   uint64_t *seed, bool is_first)
-{
-	uint64_t before, start, taken, after, cpu, n_settled;
-	double rate, window_rate;
-	int r;
-
-	before = count_ops(repeat, workers);
-	pause_until(now_nsec() + 500 * MSEC);
-	rate = (double)(count_ops(repeat, workers) - before) / (500 * MSEC);
-	if (repeat->n_threads && rate <= 0)
-		return err_raise(-EAGAIN, "no thread came to run in half a second; is the machine "
-					  "busy with something else?");
-	figures->before_rate += rate;
-	atomic_store(&repeat->phase, PHASE_TAKE);
-	before = count_ops(repeat, workers);
-	start = now_nsec();
-	r = take(repeat);
-	taken = now_nsec();
-	atomic_store(&repeat->phase, PHASE_LIVE);
-	if (!r)
-		r = add_cost(repeat, figures);
-	drop(&repeat->held);
-	if (r)
-		return r;
-	samples_add(&figures->stall, taken - start);
-	figures->last_stall_nsec = taken - start;
-	if (is_first)
-		figures->first_stall_nsec = taken - start;
-	/* The windows begin with the take: its own stall is part of the dip. */
-	for (size_t i = 0; i < N_WINDOWS; i++) {
-		pause_until(start + window_nsec[i]);
-		after = count_ops(repeat, workers);
-		window_rate = (double)(after - before) / (double)(now_nsec() - start);
-		figures->rate[i] += window_rate;
-		figures->dip[i] += window_rate / rate;
-	}
-	dirty_pages(repeat, seed);
-	figures->extra_bytes = max_u64(figures->extra_bytes, extra_bytes(repeat));
-	cpu = client_cpu_nsec();
-	n_settled = repeat->region ? repeat->region->scoot->settle.n_pages : 0;
-	atomic_store(&repeat->phase, PHASE_SETTLE);
-	release(repeat);
-	atomic_store(&repeat->phase, PHASE_QUIET);
-	figures->settle_cpu_nsec += client_cpu_nsec() - cpu;
-	if (repeat->region)
-		figures->n_settled += repeat->region->scoot->settle.n_pages - n_settled;
 	return 0;
 }
 
-static int run_all(struct repeat *repeat, struct figures *figures)
+static void free_figures(struct repeat *repeat)
 {
-	struct worker workers[THREADS_MAX] = {0};
-	uint64_t seed = 88172645463325252, n_started = 0;
-	int r = samples_init(&figures->stall, repeat->n_snapshots);
-
-	memset(repeat->base, 1, repeat->size_bytes);
-	atomic_store(&repeat->is_over, false);
-	atomic_store(&repeat->phase, PHASE_QUIET);
-	while (!r && n_started < repeat->n_threads) {
-		struct worker *worker = &workers[n_started];
-
-		worker->repeat = repeat;
-		worker->seed = seed + n_started * 7919;
-		if (pthread_create(&worker->thread, NULL, work, worker))
-			r = err_raise(-EAGAIN, "cannot start a thread");
-		else
-			n_started++;
+	for (size_t i = 0; i < N_REPEAT_MODES; i++) {
+		if (repeat->figures[i])
+			(void)munmap(repeat->figures[i], figures_bytes(repeat));
 	}
-	for (uint64_t i = 0; !r && i < repeat->n_snapshots; i++)
-		r = run_one(repeat, figures, workers, &seed, !i);
-	drop(&repeat->held);
-	atomic_store(&repeat->is_over, true);
-	for (uint64_t i = 0; i < n_started; i++) {
-		pthread_join(workers[i].thread, NULL);
-		for (size_t k = 0; k < N_PHASES; k++)
-			figures->worst_nsec[k] =
-				max_u64(figures->worst_nsec[k], workers[i].worst_nsec[k]);
-	}
-	return r;
 }
 
-static int measure_scoot(struct repeat *repeat)
+static int run_turn(struct repeat *repeat, enum repeat_mode mode, uint64_t n)
 {
-	struct cow_region_params params = {
-		.size_bytes = repeat->size_bytes,
-		.mode = COW_MODE_SCOOT,
-		.flags = COW_REGION_NO_FORK | (repeat->stops_threads ? COW_REGION_STOP_THREADS : 0),
-		.name = "cowbench repeat",
-	};
+	char *left_out = repeat->left_out[mode];
+	char sentence[512];
 	int r;
 
-	r = bench_connect(&repeat->client, repeat->socket);
+	if (*left_out)
+		return 0;
+	r = repeat_turn(repeat, mode, n);
 	if (!r)
-		r = cow_region_new(&repeat->region, repeat->client, &params);
-	if (!r) {
-		repeat->base = cow_region_address(repeat->region);
-		r = run_all(repeat, &repeat->figures[0]);
+		return 0;
+	(void)snprintf(sentence, sizeof(sentence), "%s", err_sentence());
+	/* The device is missing, or is not lent. */
+	if (mode == REPEAT_UFFD && (r == -ENODEV || r == -ENOSYS || r == -EPERM)) {
+		(void)snprintf(left_out, sizeof(repeat->left_out[mode]), "%s", sentence);
+		cli_say("mode uffd is left out: %s", left_out);
+		return 0;
 	}
-	drop(&repeat->copy);
-	repeat->region = cow_region_unref(repeat->region);
-	repeat->client = cow_client_unref(repeat->client);
+	/* Whether there is a daemon at all is not a matter of one mode. */
+	if (r == -ENOTCONN || r == -EACCES)
+		return r;
+	return err_raise(r, "%s: %s", repeat_mode_names[mode], sentence);
+}
+
+static int measure(struct repeat *repeat)
+{
+	uint64_t per_turn = TURN_TAKES, n_turns, n_left = repeat->n_snapshots;
+	int r = 0;
+
+	if (repeat->period_nsec)
+		per_turn = max_u64(per_turn, TURN_NSEC / repeat->period_nsec);
+	n_turns = (n_left + per_turn - 1) / per_turn;
+	for (; !r && n_turns; n_turns--) {
+		uint64_t n = n_left / n_turns;
+
+		for (unsigned int i = 0; !r && i < N_REPEAT_MODES; i++)
+			r = run_turn(repeat, i, n);
+		n_left -= n;
+	}
 	return r;
 }
 
-static void time_copy(struct repeat *repeat)
+/* Copies of the memory that exist at the same time, and the memory itself. */
+static unsigned int n_copies_of(const struct repeat *repeat)
 {
-	const uint64_t page = page_size_bytes(), n = repeat->size_bytes / page / 2;
-	uint64_t seed = 12345, start = now_nsec();
+	uint64_t n_alive = max_u64(repeat->n_held + (repeat->period_nsec ? 1 : 0), 1);
 
-	for (uint64_t i = 0; i < n; i++)
-		memcpy(repeat->base + i * page, repeat->base + (n + next_random(&seed) % n) * page,
-		       page);
-	repeat->copy_usec = (double)(now_nsec() - start) / 1000 / (double)n;
+	/* Without --period the workers write wherever they come. */
+	if (repeat->period_nsec && repeat->spread != SPREAD_HOT)
+		n_alive = (n_alive * repeat->percent + 99) / 100;
+	return 1 + (unsigned int)max_u64(n_alive, 1);
 }
 
-static int measure_fork(struct repeat *repeat)
-{
-	int r;
+/* --- arguments ------------------------------------------------------------------------------ */
 
-	repeat->base = mmap(NULL, repeat->size_bytes, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (repeat->base == MAP_FAILED)
-		return err_raise_errno("cannot map memory");
-	(void)madvise(repeat->base, repeat->size_bytes, MADV_NOHUGEPAGE);
-	r = run_all(repeat, &repeat->figures[1]);
-	if (!r)
-		time_copy(repeat);
-	(void)munmap(repeat->base, repeat->size_bytes);
-	return r;
+struct words {
+	const char *hold;
+	const char *spread;
+	uint64_t period_msec;
+};
+
+static int parse_hold(struct repeat *repeat, const char *word)
+{
+	if (!word || !strcmp(word, "none"))
+		return CLI_OK;
+	/* Alone it is what it was before it took a number. */
+	repeat->n_held = 1;
+	if (!*word || !strcmp(word, "newest"))
+		return CLI_OK;
+	if (!cli_parse_u64(&repeat->n_held, word, 0, HOLD_MAX))
+		return cli_usage("--hold wants none, newest or how many, up to %d, not '%s'",
+				 HOLD_MAX, word);
+	return CLI_OK;
+}
+
+static int parse_spread(struct repeat *repeat, const char *word)
+{
+	if (!word)
+		return CLI_OK;
+	for (unsigned int i = 0; i < N_SPREADS; i++) {
+		if (!strcmp(word, repeat_spread_names[i])) {
+			repeat->spread = i;
+			return CLI_OK;
+		}
+	}
+	return cli_usage("--spread wants random, hot or sequential, not '%s'", word);
 }
 
 static int parse_options(struct repeat *repeat, int argc, char **argv)
 {
+	struct words words = {0};
 	const struct bench_option options[] = {
 		{"s", BENCH_SIZE, &repeat->size_bytes, .wants = BENCH_SIZE_WANTS},
 		{"n", BENCH_NUMBER, &repeat->n_snapshots, 1, 100000,
@@ -394,12 +171,23 @@ static int parse_options(struct repeat *repeat, int argc, char **argv)
 		{"dirty", BENCH_NUMBER, &repeat->percent, 0, 100, "0 to 100 percent"},
 		{"threads", BENCH_NUMBER, &repeat->n_threads, 0, THREADS_MAX, "0 to 64"},
 		{"stop-threads", BENCH_FLAG, &repeat->stops_threads},
-		{"hold", BENCH_FLAG, &repeat->is_held},
+		{"hold", BENCH_MAYBE_TEXT, &words.hold},
+		{"period", BENCH_NUMBER, &words.period_msec, 10, 600000,
+		 "10 to 600000 milliseconds"},
+		{"spread", BENCH_TEXT, &words.spread},
 		{"json", BENCH_FLAG, &repeat->is_json},
 		{"socket", BENCH_TEXT, &repeat->socket},
 	};
+	int r;
 
-	return bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	r = bench_parse_options(options, ARRAY_SIZE(options), argc, argv);
+	if (!r)
+		r = parse_hold(repeat, words.hold);
+	if (!r)
+		r = parse_spread(repeat, words.spread);
+	repeat->period_nsec = words.period_msec * MSEC;
+	repeat->stride = samples_stride(repeat->size_bytes / page_size_bytes());
+	return r;
 }
 
 int bench_repeat(int argc, char **argv)
@@ -411,14 +199,13 @@ int bench_repeat(int argc, char **argv)
 	r = parse_options(&repeat, argc, argv);
 	if (r)
 		return r;
-	r = memory_check(repeat.size_bytes, 2);
+	r = memory_check(repeat.size_bytes, n_copies_of(&repeat));
 	if (!r)
-		r = measure_scoot(&repeat);
+		r = new_figures(&repeat);
 	if (!r)
-		r = measure_fork(&repeat);
+		r = measure(&repeat);
 	if (!r)
 		r = bench_repeat_report(&repeat);
-	for (size_t i = 0; i < ARRAY_SIZE(repeat.figures); i++)
-		samples_deinit(&repeat.figures[i].stall);
+	free_figures(&repeat);
 	return r ? cli_fail(r, err_sentence(), "repeat") : CLI_OK;
 }

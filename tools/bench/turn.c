@@ -94,7 +94,7 @@ static int try(struct turn *turn)
 	r = subject_open(&subject, turn->mode, turn->address, page_size_bytes(), false);
 	if (r)
 		return r;
-	turn->cowd_pid = subject_private_cowd(&subject);
+	turn->cowd_pid = bench_private_cowd(subject.client, subject.address);
 	subject_close(&subject);
 	return 0;
 }
@@ -108,7 +108,7 @@ static int measure(struct turn *turn)
 	r = subject_open(&subject, turn->mode, turn->address, turn->size_bytes, true);
 	if (r)
 		return r;
-	turn->cowd_pid = subject_private_cowd(&subject);
+	turn->cowd_pid = bench_private_cowd(subject.client, subject.address);
 	subject_fill(&subject);
 	r = turn->is_warm ? subject_warm(&subject, turn->mode) : 0;
 	if (!r)
@@ -129,7 +129,7 @@ static int measure(struct turn *turn)
 /* --- in the parent ---------------------------------------------------------------------------- */
 
 /* The private cowd has heard that its client is gone; until it has gone too, it holds memory. */
-static void await_cowd(pid_t pid)
+void bench_await_cowd(pid_t pid)
 {
 	AUTO_FD int pidfd = -1;
 
@@ -165,7 +165,7 @@ int turn_run(struct turn *turn)
 	}
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		continue;
-	await_cowd(turn->cowd_pid);
+	bench_await_cowd(turn->cowd_pid);
 	if (WIFSIGNALED(status))
 		return err_raise(-EIO, "the measuring process was ended by signal %d",
 				 WTERMSIG(status));
