@@ -10,11 +10,11 @@
 
 #include "daemon/base/job.h"
 #include "daemon/base/loop.h"
+#include "daemon/base/options.h"
+#include "daemon/base/priority.h"
+#include "daemon/base/probe.h"
 #include "daemon/base/quota.h"
 #include "daemon/base/stats.h"
-#include "daemon/process/options.h"
-#include "daemon/process/priority.h"
-#include "daemon/process/probe.h"
 
 struct session;
 struct region;

@@ -18,6 +18,11 @@ libcowd_la_SOURCES = \
 	daemon/base/loop.c \
 	daemon/base/loop.h \
 	daemon/base/outcome.h \
+	daemon/base/options.h \
+	daemon/base/priority.c \
+	daemon/base/priority.h \
+	daemon/base/probe.c \
+	daemon/base/probe.h \
 	daemon/base/quota.c \
 	daemon/base/quota.h \
 	daemon/base/stats.c \
@@ -35,10 +40,6 @@ libcowd_la_SOURCES = \
 	daemon/process/options-file.h \
 	daemon/process/options.c \
 	daemon/process/options.h \
-	daemon/process/priority.c \
-	daemon/process/priority.h \
-	daemon/process/probe.c \
-	daemon/process/probe.h \
 	daemon/process/sandbox.c \
 	daemon/process/sandbox.h \
 	daemon/process/seccomp.c \

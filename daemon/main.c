@@ -23,6 +23,7 @@
 #include "daemon/daemon.h"
 #include "daemon/process/device.h"
 #include "daemon/process/log.h"
+#include "daemon/process/options.h"
 #include "daemon/process/sandbox.h"
 #include "daemon/process/service.h"
 #include "daemon/region/children.h"

@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-#include "daemon/process/options.h"
+#include "daemon/base/options.h"
 
 #define DEVICE_PATH "/dev/userfaultfd"
 

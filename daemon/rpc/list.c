@@ -15,6 +15,7 @@
 #include "daemon/base/worker.h"
 #include "daemon/daemon.h"
 #include "daemon/process/device.h"
+#include "daemon/process/options.h"
 #include "daemon/region/region.h"
 #include "daemon/rpc/rpc.h"
 #include "daemon/rpc/session.h"

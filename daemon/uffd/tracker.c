@@ -9,8 +9,8 @@
 #include "backends/uffdio.h"
 #include "common/err.h"
 #include "common/wire.h"
+#include "daemon/base/priority.h"
 #include "daemon/daemon.h"
-#include "daemon/process/priority.h"
 #include "daemon/uffd/chain.h"
 
 static const char *const state_names[TRACKER_N_STATES] = {
@@ -92,7 +92,7 @@ static int init(struct region *region)
 	tracker->gone_task.run = gone_task;
 	stock_init(&tracker->stock);
 	room_init(&tracker->room);
-	priority_await(tracker->region.daemon, 1);
+	priority_await(&region->daemon->priority, region->daemon->jobs, 1);
 	return 0;
 }
 
@@ -284,7 +284,7 @@ static void deinit(struct region *region)
 {
 	struct tracker *tracker = tracker_of(region);
 
-	priority_await(tracker->region.daemon, -1);
+	priority_await(&region->daemon->priority, region->daemon->jobs, -1);
 	served_deinit(&tracker->served);
 	pthread_rwlock_destroy(&tracker->chain_lock);
 	charge_deinit(&tracker->fds_charge);

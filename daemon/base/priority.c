@@ -2,13 +2,13 @@
 // Which threads interrupt others; see priority.h.
 #include "config.h"
 
-#include "daemon/process/priority.h"
+#include "daemon/base/priority.h"
 
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "daemon/daemon.h"
+#include "daemon/base/job.h"
 
 /* As linux/sched/types.h has it, which cannot be included beside sched.h. */
 struct attributes {
@@ -43,10 +43,9 @@ void priority_give_way(struct priority *priority)
 		(void)sched_setscheduler(0, SCHED_BATCH, &param);
 }
 
-void priority_await(struct daemon *daemon, int n)
+void priority_await(struct priority *priority, struct job_pool *jobs, int n)
 {
 	const struct sched_param param = {.sched_priority = 0};
-	struct priority *priority = &daemon->priority;
 	bool was_awaited = priority->n_awaited;
 	int policy;
 
@@ -55,5 +54,5 @@ void priority_await(struct daemon *daemon, int n)
 		return;
 	policy = priority->n_awaited ? SCHED_OTHER : SCHED_BATCH;
 	(void)sched_setscheduler(0, policy, &param);
-	job_pool_set_policy(daemon->jobs, policy);
+	job_pool_set_policy(jobs, policy);
 }

@@ -5,7 +5,7 @@
  */
 #include "config.h"
 
-#include "daemon/process/probe.h"
+#include "daemon/base/probe.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 
 #include "backends/kernel.h"
 #include "backends/trial.h"
-#include "daemon/process/options.h"
+#include "daemon/base/options.h"
 
 void probe_uffd(struct probe *probe, const struct options *options, int device_fd)
 {

@@ -27,7 +27,7 @@
 /* The shortest that there is. */
 #define PRIORITY_SLICE_NSEC 100000
 
-struct daemon;
+struct job_pool;
 
 struct priority {
 	bool is_ours; /* whoever started cowd in another class knows why */
@@ -40,8 +40,10 @@ void priority_ask_for_slice(uint64_t nsec);
 /** priority_give_way() - this thread, and those that it makes from now on, interrupt nobody */
 void priority_give_way(struct priority *priority);
 
-/** priority_await() - there is one region more (@n is 1) or less
- * (-1) whose program waits for cowd */
-void priority_await(struct daemon *daemon, int n);
+/**
+ * priority_await() - there is one region more (@n is 1) or less (-1) whose program waits for cowd
+ * @jobs: whose threads change with this one
+ */
+void priority_await(struct priority *priority, struct job_pool *jobs, int n);
 
 #endif
