@@ -26,7 +26,7 @@ libbackends_la_SOURCES = \
 	backends/scoot/scoot.h \
 	backends/scoot/snapshot.c \
 	backends/scoot/take.c \
-	backends/scoot/twin.c \
+	backends/scoot/shadow.c \
 	backends/settle.c \
 	backends/settle.h \
 	backends/protect.c \

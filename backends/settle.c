@@ -63,11 +63,11 @@ static int find_private(struct settle *settle, char *addr, uint64_t len)
 }
 
 /* Undo changes that the program made to it while it was in place (mprotect()). 0 or -errno */
-static int prepare_twin(struct settle *settle, const struct chunk *chunk)
+static int prepare_shadow(struct settle *settle, const struct chunk *chunk)
 {
-	if (mprotect(chunk->twin, chunk->len, PROT_READ | PROT_WRITE))
+	if (mprotect(chunk->shadow, chunk->len, PROT_READ | PROT_WRITE))
 		return err_raise_errno("cannot give access to a shared mapping");
-	return pagemap_present(settle->pagemap, chunk->twin, chunk->len / page_size_bytes(),
+	return pagemap_present(settle->pagemap, chunk->shadow, chunk->len / page_size_bytes(),
 			       settle->is_mapped);
 }
 
@@ -90,14 +90,14 @@ static int write_back(struct settle *settle, const struct chunk *chunk, char *ol
 	/* The program may have taken access away from part of it. This does not give write access:
 	 * the kernel would copy locked pages then, as if they were written. */
 	const bool can_copy =
-		!r && settle->n_runs && protect_show(old, chunk->len) >= 0 && chunk->twin;
+		!r && settle->n_runs && protect_show(old, chunk->len) >= 0 && chunk->shadow;
 
 	for (size_t i = 0; !r && i < settle->n_runs; i++) {
 		const struct page_run *run = &settle->runs[i];
 		uint64_t off = run->addr - (uint64_t)(uintptr_t)old;
 
 		if (can_copy && is_mapped(settle, off, run->len))
-			memcpy(chunk->twin + off, old + off, run->len);
+			memcpy(chunk->shadow + off, old + off, run->len);
 		else if (is_within)
 			r = memfile_write_within(chunk->backing, old + off, run->len,
 						 chunk->backing_off + off);
@@ -145,14 +145,14 @@ static int forget_private(const struct settle *settle, char *old, uint64_t len)
 	return 0;
 }
 
-/* The mapping that was in place becomes the twin of the one that is now. */
-static int make_twin(struct settle *settle, char *old, uint64_t len, char *twin)
+/* The mapping that was in place becomes the shadow of the one that is now. */
+static int make_shadow(struct settle *settle, char *old, uint64_t len, char *shadow)
 {
 	if (protect_is_plain(old, len) && !forget_private(settle, old, len) &&
-	    !space_move(old, len, twin))
+	    !space_move(old, len, shadow))
 		return 0;
-	(void)space_plug(twin, len);
-	return SETTLE_E_TWIN;
+	(void)space_plug(shadow, len);
+	return SETTLE_E_SHADOW;
 }
 
 /* Read, looked at for zeroes and copied together: on the stack,
@@ -267,18 +267,18 @@ uint64_t settle_chunk_len(const char *addr, uint64_t len)
 int settle_chunk(struct settle *settle, const struct chunk *chunk)
 {
 	char *old = aside_of(settle, 0, chunk->addr, chunk->len);
-	char *fresh = chunk->twin ? chunk->twin : aside_of(settle, 1, chunk->addr, chunk->len);
+	char *fresh = chunk->shadow ? chunk->shadow : aside_of(settle, 1, chunk->addr, chunk->len);
 	int r;
 
 	settle->n_settled = 0;
-	r = chunk->twin ? prepare_twin(settle, chunk) : map_fresh(fresh, chunk);
+	r = chunk->shadow ? prepare_shadow(settle, chunk) : map_fresh(fresh, chunk);
 	if (!r)
 		r = exchange_held(settle, chunk, old, fresh);
-	if (!r && chunk->twin)
-		r = make_twin(settle, old, chunk->len, chunk->twin);
-	if (r || !chunk->twin)
+	if (!r && chunk->shadow)
+		r = make_shadow(settle, old, chunk->len, chunk->shadow);
+	if (r || !chunk->shadow)
 		(void)space_clear(old, chunk->len);
-	if (!chunk->twin)
+	if (!chunk->shadow)
 		(void)space_clear(fresh, chunk->len);
 	return r;
 }

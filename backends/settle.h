@@ -8,12 +8,12 @@
  *  1. Threads that touch the chunk wait (hold.h); its private pages lie aside.
  *  2. The private pages are written to the backing.
  *  3. A shared mapping of the backing is moved into place, and threads go on.
- *  4. The mapping that lies aside is dropped, or made a twin (scoot/twin.c).
+ *  4. The mapping that lies aside is dropped, or made a shadow (scoot/shadow.c).
  *
  * So no thread waits longer than for one chunk, and most of a chunk's cost (dropping page tables)
  * comes after the wait. If a step fails, the chunk is as it was.
  *
- * If the shared mapping exists already with its page tables (a twin), step 2 writes through it,
+ * If the shared mapping exists already with its page tables (a shadow), step 2 writes through it,
  * else with pwrite(2), which takes twice as long. It writes through the mapping only to pages that
  * are mapped there: if there is no memory for a page, pwrite() fails, and memcpy() would raise a
  * signal.
@@ -36,8 +36,8 @@
 /* Every second page of a chunk, and what a search asks for as room. */
 #define SETTLE_RUNS_MAX 260
 
-/* The chunk is settled, but what should be its twin now is not. */
-#define SETTLE_E_TWIN 1
+/* The chunk is settled, but what should be its shadow now is not. */
+#define SETTLE_E_SHADOW 1
 
 /**
  * struct settle - what settling needs, for one region
@@ -46,7 +46,7 @@
  * @side:    reserved address space, 2 * SETTLE_CHUNK_BYTES: the chunk's old pages, its new mapping
  * @n_pages: private pages written back so far
  * @runs:    those of the chunk at hand
- * @is_mapped: pages of the twin of the chunk at hand
+ * @is_mapped: pages of the shadow of the chunk at hand
  * @n_settled: bytes from the start of the chunk at hand that are mapped anew, also after an error
  * @is_adopting: chunks are private anonymous memory that becomes a shared mapping: the same steps
  */
@@ -81,8 +81,8 @@ void settle_deinit(struct settle *settle);
  * @len:     of settle_chunk_len()
  * @from:    NULL, or @addr is mapped shared on that instead, from @from_off on: its bytes move to
  *           @backing, which is one hole there
- * @twin:    NULL, or the address of a shared mapping of the same bytes of @backing: it is moved to
- *           @addr, and the mapping at @addr, without its private pages, to @twin
+ * @shadow:  NULL, or the address of a shared mapping of the same bytes of @backing: it is moved to
+ *           @addr, and the mapping at @addr, without its private pages, to @shadow
  */
 struct chunk {
 	char *addr;
@@ -91,15 +91,15 @@ struct chunk {
 	uint64_t backing_off;
 	const struct memfile *from;
 	uint64_t from_off;
-	char *twin;
+	char *shadow;
 };
 
 /**
  * settle_chunk() - make it a shared mapping of its backing
  *
  * The new mapping is not inherited by fork children (MADV_DONTFORK) from its first instant on, and
- * has the protections that the program gave parts of the old one. Return: 0; SETTLE_E_TWIN; -errno
- * with a sentence, and the memory from @n_settled on is as it was.
+ * has the protections that the program gave parts of the old one. Return: 0; SETTLE_E_SHADOW;
+ * -errno with a sentence, and the memory from @n_settled on is as it was.
  */
 int settle_chunk(struct settle *settle, const struct chunk *chunk);
 

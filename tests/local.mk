@@ -329,8 +329,8 @@ SCOOT_UNIT_TESTS = \
 	tests/unit/test-scoot-fork \
 	tests/unit/test-scoot-pages \
 	tests/unit/test-scoot-protect \
-	tests/unit/test-twin \
-	tests/unit/test-twin-early \
+	tests/unit/test-shadow \
+	tests/unit/test-shadow-early \
 	tests/unit/test-uffdio \
 	$(NULL)
 SCOOT_TESTS = $(SCOOT_UNIT_TESTS) \
@@ -396,15 +396,15 @@ tests_unit_test_scoot_protect_SOURCES = tests/unit/test-scoot-protect.c tests/un
 tests_unit_test_scoot_protect_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_scoot_protect_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_scoot_protect_LDADD = $(TESTS_UNIT_LDADD)
-tests_unit_test_twin_SOURCES = tests/unit/test-twin.c tests/unit/scoot-fixture.h tests/unit/twin-fixture.h
-tests_unit_test_twin_early_SOURCES = tests/unit/test-twin-early.c tests/unit/scoot-fixture.h \
-	tests/unit/twin-fixture.h
-tests_unit_test_twin_early_CFLAGS = $(TESTS_CFLAGS)
-tests_unit_test_twin_early_LDFLAGS = $(TESTS_LDFLAGS)
-tests_unit_test_twin_early_LDADD = $(TESTS_UNIT_LDADD)
-tests_unit_test_twin_CFLAGS = $(TESTS_CFLAGS) $(SECCOMP_CFLAGS)
-tests_unit_test_twin_LDFLAGS = $(TESTS_LDFLAGS)
-tests_unit_test_twin_LDADD = $(TESTS_UNIT_LDADD) $(SECCOMP_LIBS)
+tests_unit_test_shadow_SOURCES = tests/unit/test-shadow.c tests/unit/scoot-fixture.h tests/unit/shadow-fixture.h
+tests_unit_test_shadow_early_SOURCES = tests/unit/test-shadow-early.c tests/unit/scoot-fixture.h \
+	tests/unit/shadow-fixture.h
+tests_unit_test_shadow_early_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_shadow_early_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_shadow_early_LDADD = $(TESTS_UNIT_LDADD)
+tests_unit_test_shadow_CFLAGS = $(TESTS_CFLAGS) $(SECCOMP_CFLAGS)
+tests_unit_test_shadow_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_shadow_LDADD = $(TESTS_UNIT_LDADD) $(SECCOMP_LIBS)
 tests_system_scoot_memory_CFLAGS = $(TESTS_CFLAGS)
 tests_system_scoot_memory_LDFLAGS = $(TESTS_LDFLAGS)
 tests_system_scoot_memory_LDADD = $(PROOF_LDADD)

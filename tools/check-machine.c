@@ -160,7 +160,7 @@ static void check_space(struct json_object *rows, struct machine *machine)
 	char strict[16], finding[160], buf[FORMAT_BYTES_MAX];
 
 	read_setting("/proc/sys/vm/overcommit_memory", strict, sizeof(strict));
-	machine->has_twin = least == UINT64_MAX && strcmp(strict, "2") != 0;
+	machine->has_shadow = least == UINT64_MAX && strcmp(strict, "2") != 0;
 	if (least != UINT64_MAX)
 		snprintf(finding, sizeof(finding),
 			 "%s is limited to %s: scoot keeps no second mapping, and page tables are "
@@ -171,7 +171,7 @@ static void check_space(struct json_object *rows, struct machine *machine)
 		snprintf(finding, sizeof(finding),
 			 "vm.overcommit_memory is 2: scoot keeps no second mapping, and page "
 			 "tables are built anew after each snapshot");
-	row_of(rows, "address space", machine->has_twin, CHECK_SLOWER,
+	row_of(rows, "address space", machine->has_shadow, CHECK_SLOWER,
 	       "without limit, and overcommit is not strict", finding,
 	       least != UINT64_MAX ? "raise the limit" : "set vm.overcommit_memory to 0");
 }

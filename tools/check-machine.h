@@ -28,12 +28,12 @@ void check_row(struct json_object *rows, const char *name, const char *state, co
  * struct machine - what the rows about modes need to know of this machine
  * @has_lazy: pages are protected as they are touched, not all of them at a snapshot
  * @has_scan: written pages are found by one call
- * @has_twin: there is room for the second mapping that scoot exchanges with the first
+ * @has_shadow: there is room for the second mapping that scoot exchanges with the first
  */
 struct machine {
 	bool has_lazy;
 	bool has_scan;
-	bool has_twin;
+	bool has_shadow;
 };
 
 /** check_kernel() - try what the kernel can do; @device_fd: lent by cowd, or -1 */

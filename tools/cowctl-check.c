@@ -155,7 +155,7 @@ static void find_reasons(const struct check *check, enum cow_mode mode, struct r
 	if (!check->machine.has_scan)
 		because(reasons, "written pages are found by reading /proc/self/pagemap",
 			"Linux 6.7");
-	if (!check->machine.has_twin)
+	if (!check->machine.has_shadow)
 		because(reasons, "page tables are built anew after each snapshot",
 			"see address space");
 }

@@ -39,7 +39,7 @@ uint64_t mmapcopy_pages(struct scoot_region *dst, uint64_t dst_off, struct scoot
 	    !protect_allows(dst->addr + dst_off, len, PROT_READ | PROT_WRITE) ||
 	    !protect_allows(src->addr + src_off, len, PROT_READ) || scoot_freeze(src, src_off, len))
 		return 0;
-	scoot_twin_drop(dst);
+	scoot_shadow_drop(dst);
 	scoot_set_aside(dst, dst_off, len);
 	dst->wants_trim = true;
 	while (done < len) {

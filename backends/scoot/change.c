@@ -35,7 +35,7 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
 
-	if (len == region->size_bytes && region->room && !region->twin)
+	if (len == region->size_bytes && region->room && !region->shadow)
 		aside = steal_ptr(&region->room);
 	if ((!aside && scoot_aside_new(&aside, region->addr + off, len)) ||
 	    hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr))
@@ -178,7 +178,7 @@ static int roll_run_back(struct scoot_region *region, const struct extent *want)
 						  : drop_private(region, off, n);
 		} else {
 			if (run.owned || run.backing != want->backing || want_off != off)
-				scoot_twin_drop(region);
+				scoot_shadow_drop(region);
 			r = map_back(region, want, off, n);
 			region->wants_trim = true;
 		}
@@ -240,7 +240,7 @@ static int map_zeroes(struct scoot_region *region, struct memfile *backing, uint
 		r = scoot_punch(backing, backing_off, len);
 	if (r)
 		return r;
-	scoot_twin_drop(region);
+	scoot_shadow_drop(region);
 	scoot_set_aside(region, off, len);
 	(void)protect_map(addr, len, MAP_SHARED, backing->fd, backing_off, &done);
 	if (done) {

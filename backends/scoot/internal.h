@@ -26,26 +26,26 @@ void scoot_aside_push(struct scoot_region *region, struct scoot_aside *aside);
 struct scoot_aside *scoot_aside_free(struct scoot_aside *aside);
 DEFINE_CLEANUP(scoot_aside_free, struct scoot_aside *)
 
-/* The twin is of no use for this any more; the region is mapped as before. */
-#define SCOOT_E_TWIN 2
+/* The shadow is of no use for this any more; the region is mapped as before. */
+#define SCOOT_E_SHADOW 2
 
-/** scoot_twin_keep() - a shared mapping of the whole region that was moved aside; takes it */
-void scoot_twin_keep(struct scoot_region *region, struct scoot_aside **aside);
-/** scoot_twin_drop() - the region is going to be mapped in a way that the twin is not for */
-void scoot_twin_drop(struct scoot_region *region);
+/** scoot_shadow_keep() - a shared mapping of the whole region that was moved aside; takes it */
+void scoot_shadow_keep(struct scoot_region *region, struct scoot_aside **aside);
+/** scoot_shadow_drop() - the region is going to be mapped in a way that the shadow is not for */
+void scoot_shadow_drop(struct scoot_region *region);
 /**
- * scoot_twin_swap_all() - all is owned, for reading and writing: freeze it
+ * scoot_shadow_swap_all() - all is owned, for reading and writing: freeze it
  *
- * Return: 0; SCOOT_E_TWIN; -errno with a sentence.
+ * Return: 0; SCOOT_E_SHADOW; -errno with a sentence.
  */
-int scoot_twin_swap_all(struct scoot_region *region);
+int scoot_shadow_swap_all(struct scoot_region *region);
 /**
- * scoot_twin_swap() - put the twin's pages of an owned run in place
- * @pages: address that the run's own pages were moved to; the twin gets them
+ * scoot_shadow_swap() - put the shadow's pages of an owned run in place
+ * @pages: address that the run's own pages were moved to; the shadow gets them
  *
  * Return: whether it did; if not, the caller has to map the run.
  */
-bool scoot_twin_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
+bool scoot_shadow_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages);
 /**
  * scoot_take_over() - a private mapping to where threads wait for it, and where all is for reading
  * and writing
@@ -61,8 +61,8 @@ bool scoot_is_dear(const struct scoot_region *region);
 void scoot_lighten(struct scoot_region *region);
 /** scoot_room_clear() - what a swap left mapped in the room goes; not in the take's own time */
 void scoot_room_clear(struct scoot_region *region);
-/** scoot_twin_to_settle() - address of the twin of a chunk that is going to settle, or NULL */
-char *scoot_twin_to_settle(struct scoot_region *region, uint64_t off);
+/** scoot_shadow_to_settle() - address of the shadow of a chunk that is going to settle, or NULL */
+char *scoot_shadow_to_settle(struct scoot_region *region, uint64_t off);
 
 /**
  * scoot_check_descriptors() - whether the program has left the region its descriptors

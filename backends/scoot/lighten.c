@@ -4,7 +4,7 @@
  *
  * The kernel copies no page table of a private mapping of a memfd, unless the mapping has ever had
  * a private page: then it copies every entry, also entries that a fault could bring back. While a
- * snapshot lives such pages have to stay. With page tables that were filled ahead (scoot/twin.c)
+ * snapshot lives such pages have to stay. With page tables that were filled ahead (scoot/shadow.c)
  * one such page makes fork() as expensive as that of anonymous memory. So before a fork a fresh
  * mapping takes the place of such a mapping, with copies of the private pages in it, and nothing
  * else. This is not done if so many pages are private that copying entries is cheaper, or if the
@@ -95,5 +95,5 @@ void scoot_lighten(struct scoot_region *region)
 	if (!n_done)
 		return;
 	region->is_populated = n_done < region->map.n_runs;
-	region->populate_at = 0; /* settling makes an empty mapping the twin */
+	region->populate_at = 0; /* settling makes an empty mapping the shadow */
 }

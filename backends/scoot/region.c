@@ -113,11 +113,11 @@ void scoot_region_forked(struct scoot_region *region)
 {
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->asides = NULL;
-	free(region->twin);
+	free(region->shadow);
 	free(region->room);
-	region->twin = region->room = NULL;
-	region->twin_is_early = false;
-	region->twin_is_bare = false;
+	region->shadow = region->room = NULL;
+	region->shadow_is_early = false;
+	region->shadow_is_bare = false;
 	region->settle.side = NULL;
 	region->uffd = own_fd_close(region->uffd);
 }
@@ -132,7 +132,7 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 		region->asides = aside->next;
 		scoot_aside_free(aside);
 	}
-	scoot_aside_free(region->twin);
+	scoot_aside_free(region->shadow);
 	scoot_aside_free(region->room);
 	if (region->settle.side)
 		settle_deinit(&region->settle);
@@ -323,7 +323,7 @@ static int freeze_part(struct scoot_region *region, struct extent run, uint64_t 
 		return 0;
 	}
 	region->is_populated = false;
-	scoot_twin_keep(region, &aside);
+	scoot_shadow_keep(region, &aside);
 	return 0;
 }
 
@@ -341,18 +341,18 @@ static int freeze_run(struct scoot_region *region, struct extent run, uint64_t o
 	if (r)
 		return r;
 	if (!is_plain(region, off, len)) {
-		scoot_twin_drop(region);
+		scoot_shadow_drop(region);
 		return freeze_protected(region, run, off, len);
 	}
-	if (region->twin && len == region->size_bytes) {
-		r = scoot_twin_swap_all(region);
+	if (region->shadow && len == region->size_bytes) {
+		r = scoot_shadow_swap_all(region);
 		if (!r)
 			extents_set(&region->map, off, len, run.backing, run.backing_off, false);
-		if (r != SCOOT_E_TWIN)
+		if (r != SCOOT_E_SHADOW)
 			return r;
 	}
-	if (region->twin)
-		scoot_twin_drop(region);
+	if (region->shadow)
+		scoot_shadow_drop(region);
 	return freeze_part(region, run, off, len);
 }
 
@@ -419,7 +419,7 @@ static bool find_settleable(struct scoot_region *region, struct chunk *chunk, ui
 			.backing_off = run->owned ? start : run_off,
 			.from = run->owned ? run->backing : NULL,
 			.from_off = run_off,
-			.twin = scoot_twin_to_settle(region, start),
+			.shadow = scoot_shadow_to_settle(region, start),
 		};
 		return true;
 	}
@@ -453,15 +453,15 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 	if (r)
 		return r;
 	r = settle_chunk(&region->settle, &chunk);
-	if (r && chunk.twin)
-		scoot_twin_drop(region);
+	if (r && chunk.shadow)
+		scoot_shadow_drop(region);
 	if (region->settle.n_settled)
 		extents_set(&region->map, off, region->settle.n_settled, chunk.backing,
 			    chunk.backing_off, true);
 	region->wants_trim |= chunk.from != NULL;
 	if (r < 0) {
-		*more = chunk.twin; /* tried again without it */
-		return chunk.twin ? 0 : r;
+		*more = chunk.shadow; /* tried again without it */
+		return chunk.shadow ? 0 : r;
 	}
 	region->settle_at = off + chunk.len;
 	*more = !extents_is_owned(&region->map);

@@ -10,7 +10,7 @@
  *
  * If threads can be made to wait, the private mapping is not made but moved into place: it is
  * there before the first take, and has page tables that were filled ahead. The mapping that was
- * moved aside is kept for settling: scoot/twin.c.
+ * moved aside is kept for settling: scoot/shadow.c.
  *
  * Between the two steps the region's address is never unmapped: after mremap() it holds the same
  * shared mapping without page tables, so threads fault the same pages back in and go on. If the
@@ -122,12 +122,12 @@ struct scoot_take_env {
  * May
  *               be NULL
  * @wants_trim:  memory of @home or @second may be without a user
- * @twin:        the other mapping of what is mapped, or NULL (scoot/twin.c)
- * @twin_is_early: it was made by scoot_twin_prepare(): for the first take
- * @twin_is_bare: and nobody has access to it yet
+ * @shadow:      the other mapping of what is mapped, or NULL (scoot/shadow.c)
+ * @shadow_is_early: it was made by scoot_shadow_prepare(): for the first take
+ * @shadow_is_bare: and nobody has access to it yet
  * @room:        address space for the next one, or NULL
  * @room_is_mapped: something without pages is mapped there still
- * @populate_at: offset at which the background goes on filling the twin's page tables
+ * @populate_at: offset at which the background goes on filling the shadow's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
  * @n_pages_cheap: so many private pages are copied or written back, whatever a fork costs
  * @fork_nsec:   how long the last fork() took that gave it to a child
@@ -150,10 +150,10 @@ struct scoot_region {
 	struct memfile *second;
 	bool wants_trim;
 	uint64_t trim_at;
-	struct scoot_aside *twin;
-	bool twin_is_checked;
-	bool twin_is_early;
-	bool twin_is_bare;
+	struct scoot_aside *shadow;
+	bool shadow_is_checked;
+	bool shadow_is_early;
+	bool shadow_is_bare;
 	struct scoot_aside *room;
 	bool room_is_mapped;
 	uint64_t populate_at;
@@ -173,17 +173,18 @@ struct scoot_region {
  */
 int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home, int *uffd);
 /**
- * scoot_twin_prepare() - have ready what the first take puts in place
+ * scoot_shadow_prepare() - have ready what the first take puts in place
  *
  * Of a region that is mapped shared throughout. Best effort: without it that take makes a mapping.
  */
-void scoot_twin_prepare(struct scoot_region *region);
+void scoot_shadow_prepare(struct scoot_region *region);
 /**
- * scoot_twin_warm() - before the first take: have scoot_populate_step() fill what has been written
+ * scoot_shadow_warm() - before the first take: have scoot_populate_step() fill what has been
+ * written
  *
  * Can be called again, when more has been. Under the lock. Return: whether there was no take yet.
  */
-bool scoot_twin_warm(struct scoot_region *region);
+bool scoot_shadow_warm(struct scoot_region *region);
 /** scoot_adopt_check() - is it private anonymous memory, for reading and writing? 0; -EINVAL;
  * -errno */
 int scoot_adopt_check(const char *addr, uint64_t len);

@@ -127,13 +127,13 @@ int scoot_keep_run(const struct pagemap *pagemap, struct scoot_snapshot *snap,
 	return 0;
 }
 
-/* Map without page tables. If the run was owned, its twin does not match it any more. */
+/* Map without page tables. If the run was owned, its shadow does not match it any more. */
 static int freeze_anew(struct scoot_region *region, struct taken_run *run)
 {
 	const struct extent *extent = &run->extent;
 
 	if (extent->owned)
-		scoot_twin_drop(region);
+		scoot_shadow_drop(region);
 	return scoot_map_private(region, extent, extent->off, extent->len, &run->n_anew);
 }
 
@@ -165,7 +165,7 @@ static int finish_run(struct scoot_region *region, struct scoot_snapshot *snap,
 		return r;
 	if (run->kind == RUN_SHARED && !extent->owned) {
 		give_back(region, run, pages);
-	} else if (extent->owned && scoot_twin_swap(region, extent->off, extent->len, pages)) {
+	} else if (extent->owned && scoot_shadow_swap(region, extent->off, extent->len, pages)) {
 		run->n_anew = extent->len;
 	} else {
 		r = freeze_anew(region, run);
@@ -339,9 +339,9 @@ int scoot_guard(struct scoot_region *region, const struct scoot_take_env *env,
 	const bool is_dear = scoot_is_dear(region);
 	int r;
 
-	/* fork() would copy the page tables that the twin has ready. */
+	/* fork() would copy the page tables that the shadow has ready. */
 	if (region->map.runs[0].owned)
-		scoot_twin_drop(region);
+		scoot_shadow_drop(region);
 	r = is_dear ? SCOOT_E_OVERLAY : scoot_take(region, env, NULL, out);
 	if (r != SCOOT_E_OVERLAY)
 		return r;

@@ -226,7 +226,7 @@ bool cowi_scoot_warm(struct cow_region *region)
 
 	if (!cowi_region_trylock(region))
 		return true;
-	is_new = scoot_twin_warm(region->scoot);
+	is_new = scoot_shadow_warm(region->scoot);
 	cowi_region_unlock(region);
 	if (is_new)
 		cowi_scoot_post(region);

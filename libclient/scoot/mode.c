@@ -102,7 +102,7 @@ static int scoot_attach(struct cow_region *region, const struct cow_region_param
 		glue_free(glue);
 		return r;
 	}
-	scoot_twin_prepare(region->scoot);
+	scoot_shadow_prepare(region->scoot);
 	if (region->mode == COW_MODE_MMAPCOPY)
 		(void)cowi_mmapcopy_min_bytes(); /* now, and not in the first copy's time */
 	glue->region = region;

@@ -16,7 +16,7 @@ static void scoot_progress(struct cow_region *region, struct cowi_progress *prog
 	progress->settles = scoot->uffd >= 0;
 	pthread_mutex_lock(&region->take_lock);
 	progress->is_settled = extents_is_owned(&scoot->map);
-	progress->is_populated = !scoot->twin || scoot->populate_at >= scoot->size_bytes;
+	progress->is_populated = !scoot->shadow || scoot->populate_at >= scoot->size_bytes;
 	progress->n_settled = scoot->settle.n_pages;
 	pthread_mutex_unlock(&region->take_lock);
 	pthread_mutex_lock(&scoot->asides_lock);

@@ -280,7 +280,7 @@ START_TEST(settling_leaves_its_neighbours_alone)
 	snap = take(region);
 	memset(region->addr, 4, size_bytes);
 	scoot_snapshot_free(snap);
-	scoot_twin_drop(region); /* with one, only half of the side is used */
+	scoot_shadow_drop(region); /* with one, only half of the side is used */
 	settle_all(region);
 	for (uint64_t off = 0; off < SETTLE_CHUNK_BYTES; off++) {
 		ck_assert_int_eq(around[off], 1);

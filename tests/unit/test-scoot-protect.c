@@ -56,7 +56,7 @@ static void shadow_init(struct shadow *shadow, enum config config)
 	shadow->prots = calloc(shadow->n_pages, sizeof(*shadow->prots));
 	for (size_t i = 0; i < shadow->n_pages; i++)
 		shadow->prots[i] = PROT_READ | PROT_WRITE;
-	scoot_twin_prepare(shadow->region);
+	scoot_shadow_prepare(shadow->region);
 }
 
 static void shadow_deinit(struct shadow *shadow)
@@ -287,7 +287,7 @@ START_TEST(protection_of_all_stays)
 	struct scoot_snapshot *first, *second;
 
 	memset(region->addr, 1, REGION_BYTES);
-	scoot_twin_prepare(region);
+	scoot_shadow_prepare(region);
 	ck_assert_int_eq(mprotect(region->addr, REGION_BYTES, PROT_NONE), 0);
 	first = take(region);
 	ck_assert(!protect_allows(region->addr, page_size_bytes(), PROT_READ));
@@ -322,8 +322,8 @@ START_TEST(a_guard_reads_no_page_out_of_reach)
 	struct scoot_snapshot *snap, *guard = NULL;
 
 	memset(region->addr, 1, REGION_BYTES);
-	scoot_twin_prepare(region);
-	ck_assert(scoot_twin_warm(region));
+	scoot_shadow_prepare(region);
+	ck_assert(scoot_shadow_warm(region));
 	while (scoot_populate_step(region))
 		;
 	snap = take(region);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* For the unit tests of backends/scoot/twin.c: a region that was written to throughout. */
-#ifndef COW_TESTS_UNIT_TWIN_FIXTURE_H
-#define COW_TESTS_UNIT_TWIN_FIXTURE_H
+/* For the unit tests of backends/scoot/shadow.c: a region that was written to throughout. */
+#ifndef COW_TESTS_UNIT_SHADOW_FIXTURE_H
+#define COW_TESTS_UNIT_SHADOW_FIXTURE_H
 
 #include <string.h>
 #include <sys/resource.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * backends/scoot/twin.c: page tables that a take finds ready, for ever. What is right about the
+ * backends/scoot/shadow.c: page tables that a take finds ready, for ever. What is right about the
  * bytes is tests/unit/test-scoot.c's and tests/system/scoot-oracle.c's.
  */
 #include "config.h"
@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 
 #include "tests/skip.h"
-#include "tests/unit/twin-fixture.h"
+#include "tests/unit/shadow-fixture.h"
 
 static long n_mappings(void)
 {
@@ -38,7 +38,7 @@ static void write_some(struct scoot_region *region, uint64_t n)
 		region->addr[(uint64_t)random() % n_pages * page] ^= 1;
 }
 
-/* Seen to fail: with scoot_populate_step() that fills nothing, and with make_twin() that fails. */
+/* Seen to fail: with scoot_populate_step() that fills nothing, and with make_shadow() that fails. */
 START_TEST(nothing_faults_after_the_second_take)
 {
 	struct scoot_region *region = make_filled();
@@ -52,7 +52,7 @@ START_TEST(nothing_faults_after_the_second_take)
 		before = n_faults();
 		if (i) {
 			ck_assert_uint_eq(read_all(region), n_pages);
-			/* A handful for the test's own memory; 1024 without a twin. */
+			/* A handful for the test's own memory; 1024 without a shadow. */
 			ck_assert_int_lt(n_faults() - before, 200);
 		}
 		scoot_snapshot_free(snap);
@@ -66,7 +66,7 @@ START_TEST(nothing_faults_after_the_second_take)
 }
 END_TEST
 
-/* Seen to fail: with make_twin() in settle.c that fails. */
+/* Seen to fail: with make_shadow() in settle.c that fails. */
 START_TEST(mappings_do_not_become_more)
 {
 	struct scoot_region *region = make_filled();
@@ -78,7 +78,7 @@ START_TEST(mappings_do_not_become_more)
 		write_some(region, 500);
 		scoot_snapshot_free(snap);
 		settle_all(region);
-		ck_assert_ptr_nonnull(region->twin);
+		ck_assert_ptr_nonnull(region->shadow);
 		if (i == 3)
 			before = n_mappings();
 	}
@@ -88,16 +88,16 @@ START_TEST(mappings_do_not_become_more)
 END_TEST
 
 /*
- * What is frozen for nobody and discarded is mapped shared again, which its twin is too. Seen to
- * fail: without scoot_twin_drop() in map_zeroes() what is written changes the snapshot.
+ * What is frozen for nobody and discarded is mapped shared again, which its shadow is too. Seen to
+ * fail: without scoot_shadow_drop() in map_zeroes() what is written changes the snapshot.
  */
-START_TEST(what_is_mapped_otherwise_has_no_twin)
+START_TEST(what_is_mapped_otherwise_has_no_shadow)
 {
 	struct scoot_region *region = make_filled();
 	CLEANUP(freep) char *copy = malloc(SIZE_BYTES), *buf = malloc(SIZE_BYTES);
 	struct scoot_snapshot *snap = take(region);
 
-	ck_assert_ptr_nonnull(region->twin);
+	ck_assert_ptr_nonnull(region->shadow);
 	scoot_snapshot_free(snap);
 	ck_assert_int_eq(scoot_discard(region, 0, SIZE_BYTES / 2, true), 0);
 	snap = take(region);
@@ -129,7 +129,7 @@ static void refuse_process_madvise(void)
 
 /*
  * Half settled, then taken: owned and frozen runs beside each other, in one cut. Seen to fail: with
- * private pages left in what becomes the twin (forget_private()), in both ways.
+ * private pages left in what becomes the shadow (forget_private()), in both ways.
  */
 START_TEST(a_take_in_the_middle_of_settling)
 {
@@ -213,8 +213,8 @@ START_TEST(a_fork_in_the_middle_of_settling)
 END_TEST
 
 /*
- * mlockall(MCL_CURRENT) copies the twin, which is a private mapping then. Seen to fail: without
- * is_clean() in twin.c.
+ * mlockall(MCL_CURRENT) copies the shadow, which is a private mapping then. Seen to fail: without
+ * is_clean() in shadow.c.
  */
 START_TEST(copies_made_by_mlockall_are_not_put_in_place)
 {
@@ -237,7 +237,7 @@ START_TEST(copies_made_by_mlockall_are_not_put_in_place)
 END_TEST
 
 /*
- * mlockall(MCL_FUTURE) has new mappings filled. An exchange makes none, and where there is no twin
+ * mlockall(MCL_FUTURE) has new mappings filled. An exchange makes none, and where there is no shadow
  * to exchange with, one is made that is not.
  *
  * Seen to fail: with a scoot_is_locking() that says no, all of the region is private after the
@@ -262,8 +262,8 @@ START_TEST(mlockall_fills_no_mapping)
 	ck_assert_uint_eq(n_private(region), 1);
 	scoot_snapshot_free(snap);
 	settle_all(region);
-	ck_assert_ptr_nonnull(region->twin);
-	**(char **)region->twin = 1; /* as mlockall(MCL_CURRENT) would, see above */
+	ck_assert_ptr_nonnull(region->shadow);
+	**(char **)region->shadow = 1; /* as mlockall(MCL_CURRENT) would, see above */
 	snap = take(region);
 	ck_assert_uint_eq(n_private(region), 0);
 	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page_size_bytes() + 1);
@@ -275,8 +275,8 @@ START_TEST(mlockall_fills_no_mapping)
 }
 END_TEST
 
-/* Seen to fail: without MADV_DONTFORK on what becomes the twin. */
-START_TEST(a_fork_child_does_not_inherit_the_twin)
+/* Seen to fail: without MADV_DONTFORK on what becomes the shadow. */
+START_TEST(a_fork_child_does_not_inherit_the_shadow)
 {
 	struct scoot_region *region = make_filled();
 	struct scoot_snapshot *snap = take(region);
@@ -284,11 +284,11 @@ START_TEST(a_fork_child_does_not_inherit_the_twin)
 	pid_t pid;
 
 	for (int i = 0; i < 2; i++) {
-		char *twin = *(char **)region->twin; /* its first member is where it is */
+		char *shadow = *(char **)region->shadow; /* its first member is where it is */
 
 		pid = fork();
 		if (!pid)
-			_exit(madvise(twin, page_size_bytes(), MADV_NORMAL) ? errno : 0);
+			_exit(madvise(shadow, page_size_bytes(), MADV_NORMAL) ? errno : 0);
 		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 		ck_assert_int_eq(WEXITSTATUS(status), ENOMEM);
 		if (!i) {
@@ -302,7 +302,7 @@ START_TEST(a_fork_child_does_not_inherit_the_twin)
 END_TEST
 
 /*
- * What the program does to part of what is mapped goes to the twin with it, and must not come back
+ * What the program does to part of what is mapped goes to the shadow with it, and must not come back
  * a snapshot later. Seen to fail: without mprotect() in take_over() the write is a SIGSEGV.
  */
 START_TEST(protections_do_not_come_back)
@@ -352,13 +352,13 @@ START_TEST(what_is_out_of_reach_settles)
 }
 END_TEST
 
-START_TEST(who_is_limited_in_memory_has_no_twin)
+START_TEST(who_is_limited_in_memory_has_no_shadow)
 {
 	struct scoot_region *region = make_filled();
 	struct scoot_snapshot *snap = take(region);
 	struct rlimit limit;
 
-	ck_assert_ptr_nonnull(region->twin);
+	ck_assert_ptr_nonnull(region->shadow);
 	scoot_snapshot_free(snap);
 	settle_all(region);
 	ck_assert_int_eq(getrlimit(RLIMIT_DATA, &limit), 0);
@@ -368,7 +368,7 @@ START_TEST(who_is_limited_in_memory_has_no_twin)
 	memset(region->addr, 3, SIZE_BYTES);
 	scoot_snapshot_free(snap);
 	settle_all(region);
-	ck_assert_ptr_null(region->twin); /* as a take does not wait for the question */
+	ck_assert_ptr_null(region->shadow); /* as a take does not wait for the question */
 	ck_assert_uint_eq(read_all(region), 3 * SIZE_BYTES / page_size_bytes());
 	end_region(region);
 }
@@ -390,7 +390,7 @@ static uint64_t n_present(const struct scoot_region *region)
 	return n;
 }
 
-/* Seen to fail: without scoot_twin_drop() in scoot_guard(). */
+/* Seen to fail: without scoot_shadow_drop() in scoot_guard(). */
 START_TEST(fork_finds_no_page_tables_to_copy)
 {
 	struct scoot_region *region = make_filled();
@@ -450,20 +450,20 @@ END_TEST
 
 int main(void)
 {
-	TCase *tcase = tcase_create("twin");
+	TCase *tcase = tcase_create("shadow");
 
 	tcase_set_timeout(tcase, 120);
 	tcase_add_test(tcase, nothing_faults_after_the_second_take);
 	tcase_add_test(tcase, mappings_do_not_become_more);
-	tcase_add_test(tcase, what_is_mapped_otherwise_has_no_twin);
+	tcase_add_test(tcase, what_is_mapped_otherwise_has_no_shadow);
 	tcase_add_loop_test(tcase, a_take_in_the_middle_of_settling, 0, 2);
 	tcase_add_test(tcase, a_fork_in_the_middle_of_settling);
 	tcase_add_test(tcase, copies_made_by_mlockall_are_not_put_in_place);
 	tcase_add_test(tcase, mlockall_fills_no_mapping);
-	tcase_add_test(tcase, a_fork_child_does_not_inherit_the_twin);
+	tcase_add_test(tcase, a_fork_child_does_not_inherit_the_shadow);
 	tcase_add_test(tcase, protections_do_not_come_back);
 	tcase_add_test(tcase, what_is_out_of_reach_settles);
-	tcase_add_test(tcase, who_is_limited_in_memory_has_no_twin);
+	tcase_add_test(tcase, who_is_limited_in_memory_has_no_shadow);
 	tcase_add_test(tcase, fork_finds_no_page_tables_to_copy);
 	tcase_add_test(tcase, fork_finds_private_pages_only);
 	return run_with_uffd(tcase);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-/* backends/scoot/twin.c: the mapping that the first take puts in place. */
+/* backends/scoot/shadow.c: the mapping that the first take puts in place. */
 #include "config.h"
 
 #include <string.h>
@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 
 #include "tests/skip.h"
-#include "tests/unit/twin-fixture.h"
+#include "tests/unit/shadow-fixture.h"
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define MUNLOCK_DOES_NOTHING true
@@ -18,7 +18,7 @@
 #endif
 
 /*
- * What the first take puts in place is there before. Seen to fail: without scoot_twin_prepare(),
+ * What the first take puts in place is there before. Seen to fail: without scoot_shadow_prepare(),
  * and without munlock() in is_clean(), where giving access copies all that mlockall() has locked.
  */
 START_TEST(a_first_take_makes_no_mapping)
@@ -26,12 +26,12 @@ START_TEST(a_first_take_makes_no_mapping)
 	struct scoot_region *region = make_filled();
 	struct scoot_snapshot *snap;
 
-	scoot_twin_prepare(region);
-	ck_assert_ptr_nonnull(region->twin);
+	scoot_shadow_prepare(region);
+	ck_assert_ptr_nonnull(region->shadow);
 	/* As MCL_CURRENT would, which locks all that a sanitizer
 	 * has as well; there is no access. */
 	if (!MUNLOCK_DOES_NOTHING)
-		ck_assert_int_eq(syscall(SYS_mlock, *(char **)region->twin, SIZE_BYTES), -1);
+		ck_assert_int_eq(syscall(SYS_mlock, *(char **)region->shadow, SIZE_BYTES), -1);
 	if (syscall(SYS_mlockall, MCL_FUTURE)) {
 		ck_assert(errno == ENOMEM || errno == EPERM);
 		end_region(region);
@@ -51,7 +51,7 @@ START_TEST(a_first_take_makes_no_mapping)
 END_TEST
 
 /*
- * Nor does one fault that comes late enough. Seen to fail: without scoot_twin_warm(), and with one
+ * Nor does one fault that comes late enough. Seen to fail: without scoot_shadow_warm(), and with one
  * that is of use once only.
  */
 START_TEST(a_first_take_finds_page_tables)
@@ -61,18 +61,18 @@ START_TEST(a_first_take_finds_page_tables)
 	struct scoot_snapshot *snap;
 	long before;
 
-	scoot_twin_prepare(region);
+	scoot_shadow_prepare(region);
 	memset(region->addr, 1, SIZE_BYTES / 2);
-	ck_assert(scoot_twin_warm(region));
+	ck_assert(scoot_shadow_warm(region));
 	while (scoot_populate_step(region))
 		;
 	memset(region->addr + SIZE_BYTES / 2, 1, SIZE_BYTES / 2);
-	ck_assert(scoot_twin_warm(region));
+	ck_assert(scoot_shadow_warm(region));
 	while (scoot_populate_step(region))
 		;
 	memset(region->addr, 2, SIZE_BYTES / 2);
 	snap = take(region);
-	ck_assert(!scoot_twin_warm(region));
+	ck_assert(!scoot_shadow_warm(region));
 	before = n_faults();
 	ck_assert_uint_eq(read_all(region), n_pages + n_pages / 2);
 	ck_assert_int_lt(n_faults() - before, 200);
@@ -85,24 +85,24 @@ START_TEST(a_first_take_finds_page_tables)
 }
 END_TEST
 
-/* Address space set aside for the first take is there for it, though the twin is of no use. */
-START_TEST(a_limit_after_the_twin_was_made)
+/* Address space set aside for the first take is there for it, though the shadow is of no use. */
+START_TEST(a_limit_after_the_shadow_was_made)
 {
 	struct scoot_region *region = make_filled();
 	struct rlimit before, now;
 	struct scoot_snapshot *snap;
 
-	scoot_twin_prepare(region);
-	ck_assert_ptr_nonnull(region->twin);
+	scoot_shadow_prepare(region);
+	ck_assert_ptr_nonnull(region->shadow);
 	if (_i)
-		scoot_twin_warm(region);
+		scoot_shadow_warm(region);
 	ck_assert_int_eq(getrlimit(RLIMIT_DATA, &before), 0);
 	now = before;
 	now.rlim_cur = (rlim_t)1 << 60;
 	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &now), 0);
 	snap = take(region);
 	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &before), 0);
-	ck_assert_ptr_nonnull(region->twin); /* the shared mapping that was moved aside */
+	ck_assert_ptr_nonnull(region->shadow); /* the shared mapping that was moved aside */
 	ck_assert_uint_eq(read_all(region), SIZE_BYTES / page_size_bytes());
 	memset(region->addr, 2, SIZE_BYTES);
 	scoot_snapshot_free(snap);
@@ -119,7 +119,7 @@ static int warm_as_nobody(struct scoot_region *region)
 
 	if (setuid(65534))
 		return 2;
-	scoot_twin_warm(region);
+	scoot_shadow_warm(region);
 	while (scoot_populate_step(region))
 		;
 	return fstat(region->home->fd, &st) ||
@@ -150,7 +150,7 @@ START_TEST(holes_stay_holes_for_whom_the_file_is_not)
 		    scoot_region_new(&region, addr, home, &uffd))
 			_exit(3);
 		memset(addr, 1, 8 * page_size_bytes());
-		scoot_twin_prepare(region);
+		scoot_shadow_prepare(region);
 		_exit(warm_as_nobody(region));
 	}
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
@@ -160,12 +160,12 @@ END_TEST
 
 int main(void)
 {
-	TCase *tcase = tcase_create("early twin");
+	TCase *tcase = tcase_create("early shadow");
 
 	tcase_set_timeout(tcase, 120);
 	tcase_add_test(tcase, a_first_take_makes_no_mapping);
 	tcase_add_test(tcase, a_first_take_finds_page_tables);
-	tcase_add_loop_test(tcase, a_limit_after_the_twin_was_made, 0, 2);
+	tcase_add_loop_test(tcase, a_limit_after_the_shadow_was_made, 0, 2);
 	tcase_add_test(tcase, holes_stay_holes_for_whom_the_file_is_not);
 	return run_with_uffd(tcase);
 }
