@@ -35,8 +35,8 @@ void scoot_set_aside(struct scoot_region *region, uint64_t off, uint64_t len)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *aside = NULL;
 
-	if (len == region->size_bytes && region->room && !region->shadow)
-		aside = steal_ptr(&region->room);
+	if (len == region->size_bytes && region->reserve && !region->shadow)
+		aside = steal_ptr(&region->reserve);
 	if ((!aside && scoot_aside_new(&aside, region->addr + off, len)) ||
 	    hold_take(region->uffd, &region->pagemap, region->addr + off, len, aside->addr))
 		return; /* mmap() over it does the same, but takes its time */

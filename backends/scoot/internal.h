@@ -59,8 +59,11 @@ bool scoot_take_over(char *from, uint64_t len, char *to);
 bool scoot_is_dear(const struct scoot_region *region);
 /** scoot_lighten() - before a fork: few private pages do not make it copy full page tables */
 void scoot_lighten(struct scoot_region *region);
-/** scoot_room_clear() - what a swap left mapped in the room goes; not in the take's own time */
-void scoot_room_clear(struct scoot_region *region);
+/**
+ * scoot_reserve_clear() - what a swap left mapped in the reserve goes; not in the take's own
+ * time
+ */
+void scoot_reserve_clear(struct scoot_region *region);
 /** scoot_shadow_to_settle() - address of the shadow of a chunk that is going to settle, or NULL */
 char *scoot_shadow_to_settle(struct scoot_region *region, uint64_t off);
 

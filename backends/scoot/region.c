@@ -93,7 +93,7 @@ int scoot_region_new(struct scoot_region **out, char *addr, struct memfile *home
 		r = pagemap_init(&region->pagemap);
 	/* Without it the first take makes its own, and says so if it cannot. */
 	if (!r && *uffd >= 0)
-		(void)scoot_aside_new(&region->room, addr, home->size_bytes);
+		(void)scoot_aside_new(&region->reserve, addr, home->size_bytes);
 	if (!r && *uffd >= 0) {
 		r = hold_init(*uffd);
 		if (!r)
@@ -114,8 +114,8 @@ void scoot_region_forked(struct scoot_region *region)
 	pthread_mutex_init(&region->asides_lock, NULL);
 	region->asides = NULL;
 	free(region->shadow);
-	free(region->room);
-	region->shadow = region->room = NULL;
+	free(region->reserve);
+	region->shadow = region->reserve = NULL;
 	region->shadow_is_early = false;
 	region->shadow_is_bare = false;
 	region->settle.side = NULL;
@@ -133,7 +133,7 @@ struct scoot_region *scoot_region_free(struct scoot_region *region)
 		scoot_aside_free(aside);
 	}
 	scoot_aside_free(region->shadow);
-	scoot_aside_free(region->room);
+	scoot_aside_free(region->reserve);
 	if (region->settle.side)
 		settle_deinit(&region->settle);
 	region->uffd = own_fd_close(region->uffd);
@@ -304,8 +304,8 @@ static int freeze_part(struct scoot_region *region, struct extent run, uint64_t 
 	const uint64_t backing_off = run.backing_off + (off - run.off);
 	int r = 0;
 
-	if (len == region->size_bytes && region->room)
-		aside = steal_ptr(&region->room);
+	if (len == region->size_bytes && region->reserve)
+		aside = steal_ptr(&region->reserve);
 	else
 		r = scoot_aside_new(&aside, region->addr + off, len);
 	if (!r)
@@ -438,7 +438,7 @@ int scoot_settle_step(struct scoot_region *region, bool *more)
 	r = scoot_check_descriptors(region);
 	if (r)
 		return r;
-	scoot_room_clear(region);
+	scoot_reserve_clear(region);
 	if (region->settle_at >= region->size_bytes)
 		region->settle_at = 0;
 	if (!find_settleable(region, &chunk, &off)) {

@@ -125,8 +125,8 @@ struct scoot_take_env {
  * @shadow:      the other mapping of what is mapped, or NULL (scoot/shadow.c)
  * @shadow_is_early: it was made by scoot_shadow_prepare(): for the first take
  * @shadow_is_bare: and nobody has access to it yet
- * @room:        address space for the next one, or NULL
- * @room_is_mapped: something without pages is mapped there still
+ * @reserve:      address space for the next one, or NULL
+ * @reserve_is_mapped: something without pages is mapped there still
  * @populate_at: offset at which the background goes on filling the shadow's page tables
  * @is_populated: page tables of what is frozen may be full, and rolling back has to search them
  * @n_pages_cheap: so many private pages are copied or written back, whatever a fork costs
@@ -154,8 +154,8 @@ struct scoot_region {
 	bool shadow_is_checked;
 	bool shadow_is_early;
 	bool shadow_is_bare;
-	struct scoot_aside *room;
-	bool room_is_mapped;
+	struct scoot_aside *reserve;
+	bool reserve_is_mapped;
 	uint64_t populate_at;
 	bool is_populated;
 	uint64_t n_pages_cheap;

@@ -121,7 +121,7 @@ bool scoot_shadow_warm(struct scoot_region *region)
 	}
 	/* The kernel would copy pages that mlockall() has locked when access is given. */
 	if (region->shadow_is_bare && (munlock(shadow->addr, shadow->len) ||
-				     mprotect(shadow->addr, shadow->len, PROT_READ | PROT_WRITE)))
+				       mprotect(shadow->addr, shadow->len, PROT_READ | PROT_WRITE)))
 		return true;
 	region->shadow_is_bare = false;
 	region->populate_at = 0;
@@ -131,7 +131,8 @@ bool scoot_shadow_warm(struct scoot_region *region)
 /* Whether there may be a shadow is looked into when it is first used, not while a take waits. */
 static bool has_shadow(struct scoot_region *region)
 {
-	if (region->shadow && !region->shadow_is_checked && (is_limited() || is_overcommit_strict()))
+	if (region->shadow && !region->shadow_is_checked &&
+	    (is_limited() || is_overcommit_strict()))
 		scoot_shadow_drop(region);
 	region->shadow_is_checked = true;
 	return region->shadow;
@@ -153,7 +154,7 @@ void scoot_shadow_drop(struct scoot_region *region)
 	if (region->shadow)
 		scoot_aside_push(region, steal_ptr(&region->shadow));
 	if (!region->shadow_is_early) /* else the first mapping that is made needs it */
-		end_aside(region, &region->room);
+		end_aside(region, &region->reserve);
 	region->shadow_is_early = false;
 	region->shadow_is_bare = false;
 	region->populate_at = region->size_bytes;
@@ -189,23 +190,23 @@ int scoot_shadow_swap_all(struct scoot_region *region)
 	if (!has_shadow(region))
 		return SCOOT_E_SHADOW;
 	shadow = region->shadow;
-	if (!region->room)
-		r = scoot_aside_new(&region->room, region->addr, region->size_bytes);
+	if (!region->reserve)
+		r = scoot_aside_new(&region->reserve, region->addr, region->size_bytes);
 	if (!r)
 		r = hold_take(region->uffd, &region->pagemap, region->addr, region->size_bytes,
-			      region->room->addr);
+			      region->reserve->addr);
 	if (r)
 		return r;
 	if (!is_clean(region) || !scoot_take_over(shadow->addr, region->size_bytes, region->addr)) {
 		hold_give_back(region->uffd, &region->pagemap, region->addr, region->size_bytes,
-			       region->room->addr);
+			       region->reserve->addr);
 		if (region->shadow_is_early) /* it may have access now */
 			scoot_shadow_drop(region);
 		return SCOOT_E_SHADOW;
 	}
-	region->shadow = region->room;
-	region->room = shadow;
-	region->room_is_mapped = true;
+	region->shadow = region->reserve;
+	region->reserve = shadow;
+	region->reserve_is_mapped = true;
 	region->is_populated = !region->shadow_is_bare;
 	if (region->shadow_is_early)
 		region->populate_at = 0; /* of what becomes the shadow by settling not all is */
@@ -216,7 +217,8 @@ int scoot_shadow_swap_all(struct scoot_region *region)
 
 bool scoot_shadow_swap(struct scoot_region *region, uint64_t off, uint64_t len, char *pages)
 {
-	if (!has_shadow(region) || off || !is_clean(region) || !protect_is_plain(region->addr, len) ||
+	if (!has_shadow(region) || off || !is_clean(region) ||
+	    !protect_is_plain(region->addr, len) ||
 	    !scoot_take_over(region->shadow->addr, len, region->addr))
 		return false;
 	region->is_populated = true;
@@ -229,11 +231,11 @@ bool scoot_shadow_swap(struct scoot_region *region, uint64_t off, uint64_t len, 
 	return true;
 }
 
-void scoot_room_clear(struct scoot_region *region)
+void scoot_reserve_clear(struct scoot_region *region)
 {
-	if (region->room && region->room_is_mapped)
-		(void)space_clear(region->room->addr, region->size_bytes);
-	region->room_is_mapped = false;
+	if (region->reserve && region->reserve_is_mapped)
+		(void)space_clear(region->reserve->addr, region->size_bytes);
+	region->reserve_is_mapped = false;
 }
 
 char *scoot_shadow_to_settle(struct scoot_region *region, uint64_t off)
