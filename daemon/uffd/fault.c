@@ -255,7 +255,7 @@ static size_t keep_or_lose(struct tracker *tracker, uint64_t idx, size_t n)
 		r = keep(tracker, link, idx, n);
 	}
 	if (r && wait_for_room(tracker, link)) {
-		room_wait(tracker);
+		quota_waiters_wait(tracker);
 		return keep(tracker, link, idx, 1) ? 0 : 1;
 	}
 	if (r)
@@ -383,7 +383,7 @@ static uint64_t keep_zeroes(struct tracker *tracker, uint64_t idx, uint64_t n)
 			chain_lose(tracker, idx, err_sentence());
 			return 1;
 		}
-		room_wait(tracker);
+		quota_waiters_wait(tracker);
 		r = store_prepare(&link->store, idx, 1);
 		if (r)
 			return 0;

@@ -9,68 +9,68 @@
 #include "daemon/uffd/prealloc.h"
 #include "daemon/uffd/tracker.h"
 
-static void post(struct room *room)
+static void post(struct quota_waiters *waiters)
 {
-	struct tracker *tracker = container_of(room, struct tracker, room);
+	struct tracker *tracker = container_of(waiters, struct tracker, quota_waiters);
 
-	if (!atomic_exchange(&room->is_posted, true))
-		loop_post(tracker->region.daemon->loop, &room->task);
+	if (!atomic_exchange(&waiters->is_posted, true))
+		loop_post(tracker->region.daemon->loop, &waiters->task);
 }
 
-static void on_room(struct quota_waiter *waiter)
+static void on_refund(struct quota_waiter *waiter)
 {
-	struct room *room = container_of(waiter, struct room, waiter);
+	struct quota_waiters *waiters = container_of(waiter, struct quota_waiters, waiter);
 
-	atomic_store(&room->is_there, true);
-	post(room);
+	atomic_store(&waiters->is_there, true);
+	post(waiters);
 }
 
 static void wake_run(struct job *job)
 {
-	struct room *room = container_of(job, struct room, job);
+	struct quota_waiters *waiters = container_of(job, struct quota_waiters, job);
 
-	tracker_wake_waiters(container_of(room, struct tracker, room));
+	tracker_wake_waiters(container_of(waiters, struct tracker, quota_waiters));
 }
 
-static void wake(struct room *room);
+static void wake(struct quota_waiters *waiters);
 
 static void wake_done(struct job *job)
 {
-	struct room *room = container_of(job, struct room, job);
-	struct tracker *tracker = container_of(room, struct tracker, room);
+	struct quota_waiters *waiters = container_of(job, struct quota_waiters, job);
+	struct tracker *tracker = container_of(waiters, struct tracker, quota_waiters);
 
-	room->is_waking = false;
-	if (room->wants_another)
-		wake(room);
+	waiters->is_waking = false;
+	if (waiters->wants_another)
+		wake(waiters);
 	region_unref(&tracker->region);
 }
 
-static void wake(struct room *room)
+static void wake(struct quota_waiters *waiters)
 {
-	struct tracker *tracker = container_of(room, struct tracker, room);
+	struct tracker *tracker = container_of(waiters, struct tracker, quota_waiters);
 
-	room->wants_another = room->is_waking;
-	if (room->is_waking)
+	waiters->wants_another = waiters->is_waking;
+	if (waiters->is_waking)
 		return;
-	room->is_waking = true;
-	room->job = (struct job){
+	waiters->is_waking = true;
+	waiters->job = (struct job){
 		.run = wake_run, .done = wake_done, .client_id = tracker->region.client_id};
 	region_ref(&tracker->region);
-	job_submit(tracker->region.daemon->jobs, &room->job);
+	job_submit(tracker->region.daemon->jobs, &waiters->job);
 }
 
-static void room_task(struct task *task)
+static void quota_waiters_task(struct task *task)
 {
-	struct room *room = container_of(task, struct room, task);
-	struct tracker *tracker = container_of(room, struct tracker, room);
+	struct quota_waiters *waiters = container_of(task, struct quota_waiters, task);
+	struct tracker *tracker = container_of(waiters, struct tracker, quota_waiters);
 
-	atomic_store(&room->is_posted, false);
+	atomic_store(&waiters->is_posted, false);
 	/* Its end is on its way, which wakes everybody. */
 	if (tracker->region.state == REGION_ENDING)
 		return;
-	if (atomic_exchange(&room->is_there, false))
-		wake(room);
-	if (!atomic_exchange(&room->is_short, false))
+	if (atomic_exchange(&waiters->is_there, false))
+		wake(waiters);
+	if (!atomic_exchange(&waiters->is_short, false))
 		return;
 	for (struct region *other = tracker->region.daemon->regions; other;
 	     other = other->hh.next) {
@@ -79,20 +79,20 @@ static void room_task(struct task *task)
 	}
 }
 
-void room_init(struct room *room)
+void quota_waiters_init(struct quota_waiters *waiters)
 {
-	*room = (struct room){.waiter.wake = on_room, .task.run = room_task};
+	*waiters = (struct quota_waiters){.waiter.wake = on_refund, .task.run = quota_waiters_task};
 }
 
-void room_deinit(struct room *room)
+void quota_waiters_deinit(struct quota_waiters *waiters)
 {
-	quota_unwait(&room->waiter);
+	quota_unwait(&waiters->waiter);
 }
 
-void room_wait(struct tracker *tracker)
+void quota_waiters_wait(struct tracker *tracker)
 {
-	if (!quota_wait(&tracker->room.waiter, tracker->region.user))
+	if (!quota_wait(&tracker->quota_waiters.waiter, tracker->region.user))
 		return;
-	atomic_store(&tracker->room.is_short, true);
-	post(&tracker->room);
+	atomic_store(&tracker->quota_waiters.is_short, true);
+	post(&tracker->quota_waiters);
 }

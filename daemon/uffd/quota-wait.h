@@ -16,7 +16,7 @@
 
 struct tracker;
 
-struct room {
+struct quota_waiters {
 	struct quota_waiter waiter;
 	struct task task;
 	struct job job;
@@ -27,16 +27,19 @@ struct room {
 	bool wants_another;     /* … and too early for some */
 };
 
-/** room_init() - of a region */
-void room_init(struct room *room);
-/** room_deinit() - nobody waits any more; not with a turn of its faults under way; any thread */
-void room_deinit(struct room *room);
+/** quota_waiters_init() - of a region */
+void quota_waiters_init(struct quota_waiters *waiters);
 /**
- * room_wait() - have the region's writers woken when its uid may keep more
+ * quota_waiters_deinit() - nobody waits any more; not with a turn of its faults under way; any
+ * thread
+ */
+void quota_waiters_deinit(struct quota_waiters *waiters);
+/**
+ * quota_waiters_wait() - have the region's writers woken when its uid may keep more
  *
  * By the one that serves, after tracker->has_waiters was set and before it tries once more. Any
  * lock may be held.
  */
-void room_wait(struct tracker *tracker);
+void quota_waiters_wait(struct tracker *tracker);
 
 #endif

@@ -91,7 +91,7 @@ static int init(struct region *region)
 	tracker->moved_task.run = sweep_moved_task;
 	tracker->gone_task.run = gone_task;
 	stock_init(&tracker->stock);
-	room_init(&tracker->room);
+	quota_waiters_init(&tracker->quota_waiters);
 	priority_await(&region->daemon->priority, region->daemon->jobs, 1);
 	return 0;
 }
@@ -273,7 +273,7 @@ static void end(struct region *region)
 
 	if (tracker->served.is_ready)
 		worker_remove(&tracker->served);
-	room_deinit(&tracker->room);
+	quota_waiters_deinit(&tracker->quota_waiters);
 	if (tracker->uffd >= 0 && !tracker_is_gone(tracker))
 		(void)!uffdio_wake(tracker->uffd, tracker->region.addr, tracker->region.size_bytes);
 	tracker->uffd = fd_close(tracker->uffd);
