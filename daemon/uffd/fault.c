@@ -182,7 +182,7 @@ static int keep(struct tracker *tracker, struct link *link, uint64_t first, size
 		if (store_put(&link->store, first + i, slots[i]) == STORE_E_KEPT)
 			store_pool_put(tracker->pool, &slots[i], 1);
 	if (store_pool_is_low(tracker->pool))
-		stock_want(tracker);
+		prealloc_want(tracker);
 	stats_add(&tracker->region.daemon->stats, pages_kept, n);
 	return 0;
 }

@@ -13,66 +13,66 @@
 /* Unused slots that a region with snapshots keeps warm. */
 #define WARM_SLOTS 1024
 
-static void stock_run(struct job *job)
+static void prealloc_run(struct job *job)
 {
-	struct stock *stock = container_of(job, struct stock, job);
-	struct tracker *tracker = container_of(stock, struct tracker, stock);
+	struct prealloc *prealloc = container_of(job, struct prealloc, job);
+	struct tracker *tracker = container_of(prealloc, struct tracker, prealloc);
 
 	if (!quota_has_waiters(tracker->region.user))
-		(void)store_pool_stock(tracker->pool, stock->n_now, stock->max_warm);
+		(void)store_pool_prealloc(tracker->pool, prealloc->n_now, prealloc->max_warm);
 }
 
-static void stock_done(struct job *job)
+static void prealloc_done(struct job *job)
 {
-	struct stock *stock = container_of(job, struct stock, job);
-	struct tracker *tracker = container_of(stock, struct tracker, stock);
+	struct prealloc *prealloc = container_of(job, struct prealloc, job);
+	struct tracker *tracker = container_of(prealloc, struct tracker, prealloc);
 
-	atomic_store(&stock->is_wanted, false);
+	atomic_store(&prealloc->is_wanted, false);
 	if (quota_has_waiters(tracker->region.user)) /* since it began */
-		stock_trim(tracker);
+		prealloc_trim(tracker);
 	region_unref(&tracker->region);
 }
 
-static void stock_task(struct task *task)
+static void prealloc_task(struct task *task)
 {
-	struct stock *stock = container_of(task, struct stock, task);
-	struct tracker *tracker = container_of(stock, struct tracker, stock);
+	struct prealloc *prealloc = container_of(task, struct prealloc, task);
+	struct tracker *tracker = container_of(prealloc, struct tracker, prealloc);
 
 	/* All its snapshots may have gone meanwhile, and the region with them. */
 	if (tracker->region.state == REGION_ENDING)
 		return;
-	stock->job = (struct job){
-		.run = stock_run, .done = stock_done, .client_id = tracker->region.client_id};
+	prealloc->job = (struct job){
+		.run = prealloc_run, .done = prealloc_done, .client_id = tracker->region.client_id};
 	region_ref(&tracker->region);
-	job_submit(tracker->region.daemon->jobs, &stock->job);
+	job_submit(tracker->region.daemon->jobs, &prealloc->job);
 }
 
-void stock_init(struct stock *stock)
+void prealloc_init(struct prealloc *prealloc)
 {
-	*stock = (struct stock){.task.run = stock_task, .n_slots = SLOTS_MIN / 2};
+	*prealloc = (struct prealloc){.task.run = prealloc_task, .n_slots = SLOTS_MIN / 2};
 }
 
-void stock_want(struct tracker *tracker)
+void prealloc_want(struct tracker *tracker)
 {
 	const struct link *link = tracker->newest;
-	struct stock *stock = &tracker->stock;
+	struct prealloc *prealloc = &tracker->prealloc;
 	/* Of a small region, or near the end of a large one, fewer than usual can be needed. */
 	uint64_t rest =
 		tracker->region.n_pages - min_u64(tracker->region.n_pages, link->store.n_slots);
-	uint64_t n = min_u64(min_u64(stock->n_slots * 2, SLOTS_MAX), rest);
+	uint64_t n = min_u64(min_u64(prealloc->n_slots * 2, SLOTS_MAX), rest);
 
 	if (link->snap.budget_pages)
 		n = min_u64(n, link->snap.budget_pages -
 				       min_u64(link->snap.budget_pages, link->store.n_slots));
-	if (!n || atomic_exchange(&stock->is_wanted, true))
+	if (!n || atomic_exchange(&prealloc->is_wanted, true))
 		return;
 	/* Those that are ready already count: a budget is not to be
 	 * passed by what may be needed. */
-	stock->n_now = (uint32_t)n;
-	stock->max_warm = store_pool_used(tracker->pool) + n;
+	prealloc->n_now = (uint32_t)n;
+	prealloc->max_warm = store_pool_used(tracker->pool) + n;
 	if (n < rest)
-		stock->n_slots = (uint32_t)n;
-	loop_post(tracker->region.daemon->loop, &stock->task);
+		prealloc->n_slots = (uint32_t)n;
+	loop_post(tracker->region.daemon->loop, &prealloc->task);
 }
 
 /* --- and giving it back ----------------------------------------------------------------------- */
@@ -107,7 +107,7 @@ static void trim_done(struct region_op *op)
 		region_submit(&tracker->region, op);
 }
 
-void stock_trim(struct tracker *tracker)
+void prealloc_trim(struct tracker *tracker)
 {
 	if (tracker->trim_op.region || !tracker->pool || store_pool_is_cold(tracker->pool))
 		return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Memory for old pages is made ready before it is needed: a fresh page costs more than all the rest
- * of serving a fault. A region whose pages are being kept has some slots stocked by a job, more
- * each time that they run low.
+ * of serving a fault. A region whose pages are being kept has some slots preallocated by a job,
+ * more each time that they run low.
  */
 #ifndef COWD_PREALLOC_H
 #define COWD_PREALLOC_H
@@ -11,7 +11,7 @@
 
 struct tracker;
 
-struct stock {
+struct prealloc {
 	struct task task;
 	struct job job;
 	_Atomic bool is_wanted;    /* posted or under way */
@@ -20,11 +20,14 @@ struct stock {
 	_Atomic uint64_t max_warm; /* and not beyond so many slots of the region with memory */
 };
 
-/** stock_init() - of a region */
-void stock_init(struct stock *stock);
-/** stock_want() - the region's slots run low; by the one that serves; chain_lock held shared */
-void stock_want(struct tracker *tracker);
-/** stock_trim() - give back what no snapshot is likely to need, in the background; loop thread */
-void stock_trim(struct tracker *tracker);
+/** prealloc_init() - of a region */
+void prealloc_init(struct prealloc *prealloc);
+/** prealloc_want() - the region's slots run low; by the one that serves; chain_lock held shared */
+void prealloc_want(struct tracker *tracker);
+/**
+ * prealloc_trim() - give back what no snapshot is likely to need, in the background; loop
+ * thread
+ */
+void prealloc_trim(struct tracker *tracker);
 
 #endif

@@ -75,7 +75,7 @@ static void quota_waiters_task(struct task *task)
 	for (struct region *other = tracker->region.daemon->regions; other;
 	     other = other->hh.next) {
 		if (other->user == tracker->region.user && other->ops == &region_ops_uffd)
-			stock_trim(tracker_of(other));
+			prealloc_trim(tracker_of(other));
 	}
 }
 

@@ -27,11 +27,11 @@
 #define LOW_SLOTS       48u
 /* Made ready at a time, so that those who keep pages meanwhile have the first ones soon, and so
  * that who wants the CPU has it soon: a kernel without preemption gives it up between calls. */
-#define STOCK_SLOTS     16u
+#define PREALLOC_SLOTS  16u
 /* Made ready only if the uid may keep more than this besides: while they are,
  * nobody has them, and a snapshot is not to be lost for want of what is about
  * to be there. Threads that do it are few. */
-#define STOCK_LEFT      ((uint64_t)512)
+#define PREALLOC_LEFT   ((uint64_t)512)
 /* Slots are charged some at a time, so that threads of one uid do not meet at its counter. */
 #define CHARGE_SLOTS    32u
 /* Lose their memory at a time, which takes the kernel some tens of microseconds. */
@@ -291,7 +291,7 @@ static size_t reserve_cold(struct store_pool *pool, size_t *idx, uint32_t *first
 	return n;
 }
 
-static size_t stock_some(struct store_pool *pool, size_t n)
+static size_t prealloc_some(struct store_pool *pool, size_t n)
 {
 	size_t size = page_size_bytes();
 	struct arena *arena;
@@ -322,19 +322,20 @@ static size_t stock_some(struct store_pool *pool, size_t n)
 	return n;
 }
 
-size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm)
+size_t store_pool_prealloc(struct store_pool *pool, size_t n, uint64_t max_warm)
 {
 	uint64_t since_nsec = now_nsec();
 	size_t n_done = 0, n_more;
 
 	do {
-		if (quota_user_left(pool->user, QUOTA_KEPT_BYTES) < STOCK_LEFT * page_size_bytes())
+		if (quota_user_left(pool->user, QUOTA_KEPT_BYTES) <
+		    PREALLOC_LEFT * page_size_bytes())
 			break;
 		pthread_mutex_lock(&pool->lock);
 		pool->n_low = max_u64(n / 2, LOW_SLOTS);
 		n_more = min_u64(n - n_done, max_warm - min_u64(pool->n_warm, max_warm));
 		pthread_mutex_unlock(&pool->lock);
-		n_more = n_more ? stock_some(pool, min_u64(n_more, STOCK_SLOTS)) : 0;
+		n_more = n_more ? prealloc_some(pool, min_u64(n_more, PREALLOC_SLOTS)) : 0;
 		n_done += n_more;
 		job_give_way(&since_nsec);
 	} while (n_more);

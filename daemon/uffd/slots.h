@@ -74,12 +74,12 @@ bool store_pool_is_cold(struct store_pool *pool);
 /** store_pool_is_low() - whether few slots are left that have memory already; no lock */
 bool store_pool_is_low(const struct store_pool *pool);
 /**
- * store_pool_stock() - give up to @n free slots memory ahead of need, charged
+ * store_pool_prealloc() - give up to @n free slots memory ahead of need, charged
  * @max_warm: no more of them once so many slots, used ones included, have memory
  *
  * Context: a job thread; takes time in proportion. Return: how many; 0: the uid may keep no more.
  */
-size_t store_pool_stock(struct store_pool *pool, size_t n, uint64_t max_warm);
+size_t store_pool_prealloc(struct store_pool *pool, size_t n, uint64_t max_warm);
 /**
  * store_pool_trim() - give memory of some unused slots back to the kernel
  * @n_keep: so many unused ones keep theirs

@@ -90,7 +90,7 @@ static int init(struct region *region)
 	tracker->lost_task.run = chain_lost_task;
 	tracker->moved_task.run = sweep_moved_task;
 	tracker->gone_task.run = gone_task;
-	stock_init(&tracker->stock);
+	prealloc_init(&tracker->prealloc);
 	quota_waiters_init(&tracker->quota_waiters);
 	priority_await(&region->daemon->priority, region->daemon->jobs, 1);
 	return 0;

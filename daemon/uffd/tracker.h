@@ -116,7 +116,7 @@ struct tracker {
 	_Atomic uint64_t n_faults;
 	_Atomic uint32_t n_looks;           /* odd: messages are being read; see event.h */
 	_Atomic uint64_t sweep_off;         /* below it, pages are mapped and protected */
-	struct stock stock;                 /* of slots made ready ahead */
+	struct prealloc prealloc;           /* of slots made ready ahead */
 	struct quota_waiters quota_waiters; /* for more pages of its user */
 	struct task moved_task; /* the client has moved its page tables: starts a sweep */
 	_Atomic bool is_moved_posted;
