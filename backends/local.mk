@@ -21,7 +21,7 @@ libbackends_la_SOURCES = \
 	backends/scoot/clone.c \
 	backends/scoot/internal.h \
 	backends/scoot/dear.c \
-	backends/scoot/lighten.c \
+	backends/scoot/prepare-fork.c \
 	backends/scoot/region.c \
 	backends/scoot/scoot.h \
 	backends/scoot/snapshot.c \

@@ -57,8 +57,8 @@ bool scoot_take_over(char *from, uint64_t len, char *to);
 #define SCOOT_ENTRIES_PER_PAGE 16
 /** scoot_is_dear() - whether to copy its private pages would take longer than to fork() with them */
 bool scoot_is_dear(const struct scoot_region *region);
-/** scoot_lighten() - before a fork: few private pages do not make it copy full page tables */
-void scoot_lighten(struct scoot_region *region);
+/** scoot_prepare_fork() - before a fork: few private pages do not make it copy full page tables */
+void scoot_prepare_fork(struct scoot_region *region);
 /**
  * scoot_reserve_clear() - what a swap left mapped in the reserve goes; not in the take's own
  * time

@@ -349,6 +349,6 @@ int scoot_guard(struct scoot_region *region, const struct scoot_take_env *env,
 	if (r)
 		return r;
 	if (!is_dear)
-		scoot_lighten(region);
+		scoot_prepare_fork(region);
 	return scoot_snapshot_new(out, region);
 }

@@ -312,7 +312,7 @@ END_TEST
 
 /*
  * A second fork of a region whose page tables were filled ahead has them made afresh, but for pages
- * that the program may not access. Seen to fail: without protect_is_plain() in lighten_run() the
+ * that the program may not access. Seen to fail: without protect_is_plain() in prepare_run() the
  * test ends by SIGSEGV.
  */
 START_TEST(a_guard_reads_no_page_out_of_reach)

@@ -412,7 +412,7 @@ END_TEST
 
 /*
  * Where a snapshot lives what was written since stays private, and one such page has fork() copy
- * all that is filled. Seen to fail: without scoot_lighten() in scoot_guard(), and without
+ * all that is filled. Seen to fail: without scoot_prepare_fork() in scoot_guard(), and without
  * copy_private() in it.
  */
 START_TEST(fork_finds_private_pages_only)

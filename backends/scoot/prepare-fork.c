@@ -50,7 +50,7 @@ static bool copy_private(const struct scoot_region *region, const struct extent 
 }
 
 /* Return: whether that was done; if not, the run is as it was. */
-static bool lighten_run(struct scoot_region *region, const struct extent *run)
+static bool prepare_run(struct scoot_region *region, const struct extent *run)
 {
 	CLEANUP(scoot_aside_freep) struct scoot_aside *old = NULL;
 	CLEANUP(scoot_aside_freep) struct scoot_aside *fresh = NULL;
@@ -83,7 +83,7 @@ static bool lighten_run(struct scoot_region *region, const struct extent *run)
 	return is_done;
 }
 
-void scoot_lighten(struct scoot_region *region)
+void scoot_prepare_fork(struct scoot_region *region)
 {
 	size_t n_done = 0;
 
@@ -91,7 +91,7 @@ void scoot_lighten(struct scoot_region *region)
 	    region->fork_nsec / FORK_NSEC_PER_PAGE < region->size_bytes / page_size_bytes())
 		return;
 	for (size_t i = 0; i < region->map.n_runs; i++)
-		n_done += lighten_run(region, &region->map.runs[i]);
+		n_done += prepare_run(region, &region->map.runs[i]);
 	if (!n_done)
 		return;
 	region->is_populated = n_done < region->map.n_runs;
