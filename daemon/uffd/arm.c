@@ -113,7 +113,7 @@ int arm_prepare(struct tracker *tracker)
 	return r ? r : register_for(tracker, REGION_ALL);
 }
 
-/* --- calming ---------------------------------------------------------------------------------- */
+/* --- disarming -------------------------------------------------------------------------------- */
 
 /* With served.lock held: whether the region is frozen, or will be by a move that is on its way. */
 static bool is_frozen(struct tracker *tracker)
@@ -125,7 +125,7 @@ static bool is_frozen(struct tracker *tracker)
  * Whoever waits for a page of the piece is woken, which unregistering alone does only for missing
  * ones. 0, or anything else to stop.
  */
-static int calm_piece(struct tracker *tracker, uint64_t off)
+static int disarm_piece(struct tracker *tracker, uint64_t off)
 {
 	uint64_t n_bytes = min_u64(UNREGISTER_BYTES, tracker->region.size_bytes - off);
 	int r;
@@ -143,32 +143,32 @@ static int calm_piece(struct tracker *tracker, uint64_t off)
 }
 
 /* Until another operation wants its turn: a snapshot does not wait for this. */
-static void calm_run(struct region_op *op)
+static void disarm_run(struct region_op *op)
 {
-	struct tracker *tracker = container_of(op, struct tracker, calm_op);
+	struct tracker *tracker = container_of(op, struct tracker, disarm_op);
 	uint64_t since_nsec = now_nsec();
 	int r = 0;
 
 	for (uint64_t off = 0; off < tracker->region.size_bytes && !r; off += UNREGISTER_BYTES) {
 		if (region_should_yield(&tracker->region))
 			return;
-		r = calm_piece(tracker, off);
+		r = disarm_piece(tracker, off);
 		job_give_way(&since_nsec);
 	}
 }
 
-static void calm_done(struct region_op *op)
+static void disarm_done(struct region_op *op)
 {
 	(void)op; /* if another operation made it stop, that one's end begins it again */
 }
 
-void arm_calm(struct tracker *tracker)
+void disarm_unused(struct tracker *tracker)
 {
-	if (tracker->calm_op.region || tracker->state != TRACKER_SERVED ||
+	if (tracker->disarm_op.region || tracker->state != TRACKER_SERVED ||
 	    !region_has_owner(&tracker->region))
 		return;
-	tracker->calm_op.run = calm_run;
-	tracker->calm_op.done = calm_done;
-	tracker->calm_op.is_background = true;
-	region_submit(&tracker->region, &tracker->calm_op);
+	tracker->disarm_op.run = disarm_run;
+	tracker->disarm_op.done = disarm_done;
+	tracker->disarm_op.is_background = true;
+	region_submit(&tracker->region, &tracker->disarm_op);
 }

@@ -212,7 +212,7 @@ static void leave_done(struct region_op *op)
 		return;
 	}
 	atomic_fetch_sub(&link->snap.region->n_leaving, 1);
-	arm_calm(tracker_of(link->snap.region));
+	disarm_unused(tracker_of(link->snap.region));
 	prealloc_trim(tracker_of(link->snap.region));
 	snapshot_left(&link->snap);
 }

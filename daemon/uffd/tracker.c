@@ -166,14 +166,14 @@ static bool can_resume(const struct region *region)
 	return tracker->state == TRACKER_SERVED;
 }
 
-/* What was left undone without an owner: pages to be mapped, or all to be calmed. */
+/* What was left undone without an owner: pages to be mapped, or all to be disarmed. */
 static void resumed(struct region *region)
 {
 	struct tracker *tracker = tracker_of(region);
 
 	if (!atomic_exchange(&tracker->is_moved_posted, true))
 		loop_post(tracker->region.daemon->loop, &tracker->moved_task);
-	arm_calm(tracker);
+	disarm_unused(tracker);
 }
 
 /* --- while it is served ----------------------------------------------------------------------- */

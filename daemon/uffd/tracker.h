@@ -125,10 +125,10 @@ struct tracker {
 	struct task gone_task; /* nothing more can be served: closes the userfaultfd */
 
 	/* loop thread, and the jobs and operations themselves */
-	struct region_op calm_op; /* unregistering it when no snapshot is left */
-	struct region_op trim_op; /* giving memory of the pool back; prealloc.c */
-	bool is_trimmed;          /* all of it; trim_op's, as the next one */
-	size_t n_trim_keep;       /* but so many slots */
+	struct region_op disarm_op; /* unregistering it when no snapshot is left */
+	struct region_op trim_op;   /* giving memory of the pool back; prealloc.c */
+	bool is_trimmed;            /* all of it; trim_op's, as the next one */
+	size_t n_trim_keep;         /* but so many slots */
 	struct job sweep_job;
 	bool is_sweeping;
 	struct job lost_job; /* after lost_task: waits for chain_lock, as the loop does not */
@@ -176,8 +176,8 @@ void tracker_close(struct tracker *tracker);
 int arm_eagerly(struct tracker *tracker);
 /** arm_prepare() - have every touch after the client's move be a fault. 0; TAKE_E_AGAIN; -errno */
 int arm_prepare(struct tracker *tracker);
-/** arm_calm() - loop thread: if no snapshot is left, have the region unregistered */
-void arm_calm(struct tracker *tracker);
+/** disarm_unused() - loop thread: if no snapshot is left, have the region unregistered */
+void disarm_unused(struct tracker *tracker);
 
 /* --- sweep.c ---------------------------------------------------------------------------------- */
 
