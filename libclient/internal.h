@@ -365,8 +365,8 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id);
 /** cowi_snapshot_unasked() - the reply to SnapshotTake has come, and gives its reference up */
 void cowi_snapshot_unasked(struct cow_snapshot *snap);
-/** cowi_snapshot_settle_id() - wait while is_pending. 0; -ESTALE with a sentence when it is lost */
-int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id);
+/** cowi_snapshot_await_id() - wait while is_pending. 0; -ESTALE with a sentence when it is lost */
+int cowi_snapshot_await_id(struct cow_snapshot *snap, uint64_t *id);
 /** cowi_snapshots_lost() - all of @client's that depend on the connection that ended */
 void cowi_snapshots_lost(struct cow_client *client, const char *because);
 /** cowi_snapshot_lost_event() - cowd says that it cannot keep snapshot @id; client's thread */

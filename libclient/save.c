@@ -30,6 +30,6 @@ int cow_snapshot_save(struct cow_snapshot *snap, int fd, cow_progress_fn progres
 		return err_raise(-EINVAL, "cow_snapshot_save() was given no snapshot");
 	r = check_save_fd(fd);
 	if (!r)
-		r = cowi_snapshot_settle_id(snap, &id);
+		r = cowi_snapshot_await_id(snap, &id);
 	return r ? r : cowi_ask_snapshot_save(snap, id, fd, progress, user);
 }

@@ -136,7 +136,7 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id)
 		cowi_tell_snapshot_release(client, generation, id);
 }
 
-int cowi_snapshot_settle_id(struct cow_snapshot *snap, uint64_t *id)
+int cowi_snapshot_await_id(struct cow_snapshot *snap, uint64_t *id)
 {
 	struct cow_client *client = snap->client;
 	int r;
@@ -465,7 +465,7 @@ uint64_t cow_snapshot_id(struct cow_snapshot *snap)
 	COWI_ENTRY();
 	uint64_t id = 0;
 
-	return cowi_snapshot_settle_id(snap, &id) ? 0 : id;
+	return cowi_snapshot_await_id(snap, &id) ? 0 : id;
 }
 
 uint64_t cow_snapshot_size(const struct cow_snapshot *snap)

@@ -186,7 +186,7 @@ static int uffd_rollback(struct cow_snapshot *snap)
 	uint64_t id, region_id;
 	int r;
 
-	r = cowi_snapshot_settle_id(snap, &id);
+	r = cowi_snapshot_await_id(snap, &id);
 	if (r)
 		return r;
 	pthread_mutex_lock(&snap->client->lock);
@@ -202,7 +202,7 @@ static int uffd_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t 
 	while (len) {
 		size_t n_done = 0;
 		uint64_t id;
-		int r = cowi_snapshot_settle_id(snap, &id);
+		int r = cowi_snapshot_await_id(snap, &id);
 
 		if (!r)
 			r = cowi_ask_snapshot_read(snap, id, pos, len, off, &n_done);
@@ -218,7 +218,7 @@ static int uffd_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t 
 static int call_map(struct cow_snapshot *snap, void *addr, int uffd)
 {
 	uint64_t id;
-	int r = cowi_snapshot_settle_id(snap, &id);
+	int r = cowi_snapshot_await_id(snap, &id);
 
 	return r ? r : cowi_ask_snapshot_map(snap, id, addr, uffd, &snap->view_id);
 }

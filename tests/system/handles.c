@@ -166,7 +166,7 @@ static void await_snapshots(uint64_t n)
 /*
  * cowd hears of a take that it was not needed for, whatever the program does next: nothing, ask for
  * the snapshot's id, or release it. Seen to fail: without start_timer() in conn/send.c the first waits
- * for ever; without cowi_hurry() in cowi_snapshot_settle_id(), and with a timer of an hour, the
+ * for ever; without cowi_hurry() in cowi_snapshot_await_id(), and with a timer of an hour, the
  * second.
  */
 START_TEST(cowd_hears_of_each_snapshot)
