@@ -151,7 +151,7 @@ static int make_shadow(struct settle *settle, char *old, uint64_t len, char *sha
 	if (protect_is_plain(old, len) && !forget_private(settle, old, len) &&
 	    !space_move(old, len, shadow))
 		return 0;
-	(void)space_plug(shadow, len);
+	(void)space_reserve_at(shadow, len);
 	return SETTLE_E_SHADOW;
 }
 

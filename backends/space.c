@@ -55,7 +55,7 @@ void space_release(char *addr, uint64_t len)
 		(void)munmap(addr, len);
 }
 
-int space_plug(char *addr, uint64_t len)
+int space_reserve_at(char *addr, uint64_t len)
 {
 	void *p = mmap(addr, len, PROT_NONE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);

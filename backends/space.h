@@ -21,13 +21,13 @@ int space_reserve(char **addr, uint64_t len);
 /** space_release() - give a reservation back, whatever was mapped there since */
 void space_release(char *addr, uint64_t len);
 /**
- * space_plug() - reserve a range against other mappings, if it has none
+ * space_reserve_at() - reserve a range against other mappings, if it has none
  *
  * For use after a failed move, which may have left a gap, and in a fork child for the addresses of
  * its parent's memory.
  * Return: 0, or -EEXIST if there is a mapping in part of it, which stays as it is.
  */
-int space_plug(char *addr, uint64_t len);
+int space_reserve_at(char *addr, uint64_t len);
 /** space_clear() - make it a bare reservation again at once. 0 or -errno */
 int space_clear(char *addr, uint64_t len);
 

@@ -225,7 +225,7 @@ bool scoot_shadow_swap(struct scoot_region *region, uint64_t off, uint64_t len, 
 	region->shadow_is_early = false;
 	region->shadow_is_bare = false;
 	if (space_move(pages, len, region->shadow->addr)) {
-		(void)space_plug(region->shadow->addr, len);
+		(void)space_reserve_at(region->shadow->addr, len);
 		scoot_shadow_drop(region);
 	}
 	return true;

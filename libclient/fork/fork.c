@@ -215,7 +215,7 @@ static void reserve_views(const struct cow_client *client)
 {
 	for (const struct cow_snapshot *snap = client->snapshots; snap; snap = snap->next) {
 		if (snap->view)
-			(void)space_plug((char *)(uintptr_t)snap->view, snap->size_bytes);
+			(void)space_reserve_at((char *)(uintptr_t)snap->view, snap->size_bytes);
 	}
 }
 
@@ -233,7 +233,7 @@ static void settle_region_in_child(const struct forked *fork, bool is_known)
 	if (!fork->is_ours && fork->is_inherited && !is_known)
 		take_away(region);
 	else if (fork->is_ours && !fork->is_inherited)
-		(void)space_plug(region->addr, region->size_bytes);
+		(void)space_reserve_at(region->addr, region->size_bytes);
 	region->is_forked = fork->is_inherited;
 }
 

@@ -92,7 +92,7 @@ void cowi_scoot_blocks_fork_child(void)
 {
 	for (struct cowi_block *block = blocks; block; block = block->next) {
 		if (block->frozen && !block->is_forked)
-			(void)space_plug(block->addr, block->size_bytes);
+			(void)space_reserve_at(block->addr, block->size_bytes);
 		block->is_forked = true;
 	}
 }

@@ -163,7 +163,7 @@ void cowi_aside_put(struct cowi_aside *aside, _Bool is_full)
  */
 void cowi_aside_failed(struct cowi_aside *aside)
 {
-	if (space_plug(aside->addr, aside->size_bytes))
+	if (space_reserve_at(aside->addr, aside->size_bytes))
 		aside->addr = NULL;
 	cowi_aside_put(aside, false);
 }
