@@ -189,7 +189,7 @@ static int save_slice(struct save *save, char *buf)
 			return 0;
 		r = save_piece(save, buf);
 		if (!r && save->snap->is_once)
-			snapshot_drain(save->snap, save->off);
+			snapshot_trim_saved(save->snap, save->off);
 	}
 	if (r || save->end == SLICE_WAIT)
 		return r;

@@ -315,7 +315,7 @@ int snapshot_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 	return r;
 }
 
-void snapshot_drain(struct snapshot *snap, uint64_t off)
+void snapshot_trim_saved(struct snapshot *snap, uint64_t off)
 {
 	assert(snap->is_once && off <= snap->size_bytes);
 	snap->region->ops->drain(snap, off);

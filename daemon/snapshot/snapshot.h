@@ -162,8 +162,11 @@ int snapshot_prepare(struct snapshot *snap, struct session *session,
 		     const Cow__V1__SnapshotTake *take, struct fdset *fds) MUST_CHECK;
 /** snapshot_take() - in the region operation of a take. 0; TAKE_E_AGAIN; -errno */
 int snapshot_take(struct snapshot *snap) MUST_CHECK;
-/** snapshot_drain() - is_once: all before byte @off is saved, and not needed; saver's thread */
-void snapshot_drain(struct snapshot *snap, uint64_t off);
+/**
+ * snapshot_trim_saved() - is_once: all before byte @off is saved, and not needed; saver's
+ * thread
+ */
+void snapshot_trim_saved(struct snapshot *snap, uint64_t off);
 /** snapshot_kept_bytes() - memory that it has of cowd */
 uint64_t snapshot_kept_bytes(const struct snapshot *snap);
 

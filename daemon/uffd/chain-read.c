@@ -185,7 +185,7 @@ int chain_read(struct snapshot *snap, void *buf, size_t len, uint64_t off)
 	atomic_thread_fence(memory_order_acquire);
 	if (!r && link->snap.is_lost)
 		r = snapshot_stale(&link->snap);
-	if (!r && off / page_size_bytes() < link->drained_pages)
+	if (!r && off / page_size_bytes() < link->trimmed_pages)
 		r = err_raise(-ESTALE, "snapshot %llu is for one save, which has passed this part",
 			      (unsigned long long)link->snap.id);
 	if (!r)

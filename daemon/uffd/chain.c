@@ -20,7 +20,7 @@
 
 /* Pages handed down with the chain lock held. */
 #define HAND_DOWN_PAGES ((uint64_t)1 << 12)
-/* Pages saved between two drains of a store. */
+/* Pages saved between two trims of a store. */
 #define DRAIN_PAGES     ((uint64_t)256)
 
 /* --- stores ----------------------------------------------------------------------------------- */
@@ -185,14 +185,14 @@ void chain_drain(struct snapshot *snap, uint64_t off)
 {
 	struct link *link = link_of(snap);
 	struct tracker *tracker = tracker_of(link->snap.region);
-	uint64_t first = link->drained_pages;
+	uint64_t first = link->trimmed_pages;
 	uint64_t end = off / page_size_bytes();
 
 	if (end <= first || (end - first < DRAIN_PAGES && off < link->snap.size_bytes &&
 			     !atomic_load(&tracker->has_waiters)))
 		return;
 	pthread_rwlock_wrlock(&tracker->chain_lock);
-	atomic_store(&link->drained_pages, end);
+	atomic_store(&link->trimmed_pages, end);
 	/* It leaves the chain when it is lost, whoever saves it. */
 	if (link->snap.state == SNAPSHOT_FROZEN || link->snap.state == SNAPSHOT_LEAVING)
 		store_hand_down(&link->store, link->older ? &link->older->store : NULL,

@@ -15,7 +15,7 @@
 /**
  * struct link - a snapshot of mode uffd
  * @older: with chain_lock, as @newer: its neighbours in the chain
- * @drained_pages: is_once: those below are saved; changed with chain_lock held exclusively
+ * @trimmed_pages: is_once: those below are saved; changed with chain_lock held exclusively
  * @doubt_first:   pages that memory may lose, up to @doubt_end; see event.h
  */
 struct link {
@@ -23,7 +23,7 @@ struct link {
 	struct link *older;
 	struct link *newer;
 	struct store store;
-	_Atomic uint64_t drained_pages;
+	_Atomic uint64_t trimmed_pages;
 	_Atomic uint64_t doubt_first;
 	_Atomic uint64_t doubt_end;
 };

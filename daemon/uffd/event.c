@@ -146,7 +146,7 @@ void event_lose_removed(struct tracker *tracker, uint64_t idx)
 		if (store_get(&link->store, idx) != STORE_EMPTY)
 			return;
 		if (!link->snap.is_lost && link->snap.state == SNAPSHOT_FROZEN &&
-		    idx >= link->drained_pages && event_is_in_doubt(link, idx, idx + 1))
+		    idx >= link->trimmed_pages && event_is_in_doubt(link, idx, idx + 1))
 			chain_lose_one(link, EVENT_REMOVED);
 	}
 }

@@ -194,7 +194,7 @@ static bool is_needed(const struct tracker *tracker, uint64_t idx)
 		if (store_get(&link->store, idx) != STORE_EMPTY)
 			return false;
 		if (!link->snap.is_lost && link->snap.state == SNAPSHOT_FROZEN &&
-		    idx >= link->drained_pages)
+		    idx >= link->trimmed_pages)
 			return true;
 	}
 	return false;

@@ -225,7 +225,7 @@ static int check_past(struct snapshot *snap)
 {
 	if (snap->is_lost)
 		return snapshot_stale(snap);
-	if (snap->state != SNAPSHOT_FROZEN || link_of(snap)->drained_pages)
+	if (snap->state != SNAPSHOT_FROZEN || link_of(snap)->trimmed_pages)
 		return err_raise(-ESTALE, "snapshot %llu has no whole past to go back to",
 				 (unsigned long long)snap->id);
 	return 0;

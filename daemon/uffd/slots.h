@@ -17,8 +17,8 @@
  *
  * Handing down cannot fail. A stretch that goes as a whole takes its charge with it. Only where the
  * older store gets pages of a stretch of which the newer one keeps the rest, as when a snapshot is
- * drained by its save, one more stretch is charged whatever the limit says: one for each snapshot
- * that is being drained, at most, and until the rest of it follows.
+ * trimmed by its save, one more stretch is charged whatever the limit says: one for each snapshot
+ * that is being trimmed, at most, and until the rest of it follows.
  */
 #ifndef COWD_SLOTS_H
 #define COWD_SLOTS_H
