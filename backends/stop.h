@@ -40,8 +40,8 @@
  * the threads that it had stopped go on. If somebody ends the helper alone, by SIGKILL, while the
  * caller works, threads go on too soon: nothing in a program does that by accident.
  *
- * Under Yama's ptrace_scope 1 a process names the one that may trace it (PR_SET_PTRACER): the caller
- * names the helper, and nobody afterwards. A name that the program had set before is lost.
+ * Under Yama's ptrace_scope 1 a process names the one that may trace it (PR_SET_PTRACER): the
+ * caller names the helper, and nobody afterwards. A name that the program had set before is lost.
  *
  * Lock: `stopping` (stop.c) is held from stop_begin() to stop_end(), so that one thread of the
  * process stops the others at a time. No other lock is taken meanwhile.

@@ -51,8 +51,8 @@ static uint64_t identify(int fd)
 	struct statx st;
 	ssize_t n;
 
-	/* Not fstat(): to the thread sanitizer that is a use of a number that may be the program's by
-	 * now, and so a race with the call that made it. */
+	/* Not fstat(): to the thread sanitizer that is a use of a number that may be the
+	 * program's by now, and so a race with the call that made it. */
 	if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO, &st))
 		return 0;
 	id = mix(mix(0xcbf29ce484222325ULL, (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor),

@@ -2,8 +2,8 @@
 /*
  * struct session: one connection, to which regions, holds, views and saves belong.
  *
- * Objects of all floors below daemon/rpc/ know their session by this file; rpc/session.h makes, ends
- * and serves sessions.
+ * Objects of all floors below daemon/rpc/ know their session by this file; rpc/session.h makes,
+ * ends and serves sessions.
  */
 #ifndef COWD_SESSION_H
 #define COWD_SESSION_H

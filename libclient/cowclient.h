@@ -267,7 +267,8 @@ COW_PUBLIC uint64_t cow_snapshot_size(const struct cow_snapshot *snap);
 /**
  * struct cow_snapshot_cost - cost of a snapshot to the thread that took it
  * @stall_nsec:    duration of the call
- * @settled_bytes: pages written since the previous snapshot that the call wrote back to the region's
+ * @settled_bytes: pages written since the previous snapshot that the call wrote back to the
+ * region's
  *                 memfd, because the library's thread had not yet done that
  * @kept_bytes:    pages that the call copied, because an earlier snapshot or a fork child needs the
  *                 bytes in the memfd

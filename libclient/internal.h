@@ -207,7 +207,10 @@ enum cowi_view_state {
 	COWI_VIEW_BROKEN,
 };
 
-/* --- scoot/progress.c: for those who measure --------------------------------------------------- */
+/*
+ * --- scoot/progress.c: for those who measure
+ * ---------------------------------------------------
+ */
 
 /**
  * struct cowi_progress - how far the background is with a region
@@ -230,7 +233,10 @@ struct cowi_progress {
 
 void cowi_region_progress(struct cow_region *region, struct cowi_progress *progress);
 
-/* --- call.c: requests; client.c: clients, their thread's tasks, userfaultfds ------------------- */
+/*
+ * --- call.c: requests; client.c: clients, their thread's tasks, userfaultfds
+ * -------------------
+ */
 
 /**
  * cowi_call() - send a request and wait for its reply
@@ -383,8 +389,8 @@ void cowi_snapshot_release_lost(struct cow_client *client, uint64_t id);
 /**
  * cowi_region_lock() - take_lock, before any background work on @region goes on
  *
- * In mode uffd it is region->is_busy instead: its owner waits for cowd, and fork(), called by a signal
- * handler meanwhile or not, does not wait for it.
+ * In mode uffd it is region->is_busy instead: its owner waits for cowd, and fork(), called by a
+ * signal handler meanwhile or not, does not wait for it.
  */
 void cowi_region_lock(struct cow_region *region);
 /** cowi_region_trylock() - of modes scoot and mmapcopy. Return: whether it is locked */
@@ -497,7 +503,10 @@ _Bool cowi_stands_in(const char *addr, uint64_t len);
  * memory that raises SIGBUS. 0 or -errno */
 int cowi_map_broken(void *addr, uint64_t n_bytes);
 
-/* --- client.c ---------------------------------------------------------------------------------- */
+/*
+ * --- client.c
+ * ----------------------------------------------------------------------------------
+ */
 
 /** cowi_client_new() - what cow_client_new() does once start.c has plugged modes and fork() in */
 int cowi_client_new(struct cow_client **out, const char *address);

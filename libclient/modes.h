@@ -51,7 +51,10 @@ int cowi_mode_take(struct cow_snapshot *snap);
 /** cowi_mode_opened() - make @snap one of @ops, which cowi_mode_ops_opened() gave */
 int cowi_mode_opened(const struct cowi_mode_ops *ops, struct cow_snapshot *snap,
 		     const Cow__V1__SnapshotReply *reply, struct fdset *fds);
-/** cowi_mode_is_leased() - whether an opened @snap holds a lease of its taker's. client->lock held */
+/**
+ * cowi_mode_is_leased() - whether an opened @snap holds a lease of its taker's. client->lock
+ * held
+ */
 bool cowi_mode_is_leased(const struct cow_snapshot *snap);
 int cowi_mode_read(struct cow_snapshot *snap, void *buf, size_t len, uint64_t off);
 int cowi_mode_map(struct cow_snapshot *snap);

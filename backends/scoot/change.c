@@ -94,8 +94,8 @@ static uint64_t n_faults(void)
  * is mapped costs a tenth, but what was only read has to fault again. Which is less depends on what
  * the program reads, so each way's cost is taken: its time, and the faults until the next rollback.
  *
- * Neither way alone would do (writing, reading and rollback, ms, p50; 1 GiB, 100 pages written; Linux
- * 6.18, 2 CPUs that had other work too, two runs):
+ * Neither way alone would do (writing, reading and rollback, ms, p50; 1 GiB, 100 pages written;
+ * Linux 6.18, 2 CPUs that had other work too, two runs):
  *
  *   read between two rollbacks   search      drop      learnt
  *   nothing                      1.3  1.9    0.7  1.1  1.3  0.9

@@ -55,7 +55,10 @@ bool scoot_shadow_swap(struct scoot_region *region, uint64_t off, uint64_t len, 
 bool scoot_take_over(char *from, uint64_t len, char *to);
 /* To copy a page costs about as much as the kernel needs to copy so many page-table entries. */
 #define SCOOT_ENTRIES_PER_PAGE 16
-/** scoot_is_dear() - whether to copy its private pages would take longer than to fork() with them */
+/**
+ * scoot_is_dear() - whether to copy its private pages would take longer than to fork() with
+ * them
+ */
 bool scoot_is_dear(const struct scoot_region *region);
 /** scoot_prepare_fork() - before a fork: few private pages do not make it copy full page tables */
 void scoot_prepare_fork(struct scoot_region *region);

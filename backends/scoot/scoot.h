@@ -289,7 +289,10 @@ int scoot_rollback(struct scoot_region *region, const struct scoot_snapshot *sna
  */
 int scoot_discard(struct scoot_region *region, uint64_t off, uint64_t len, bool may_fill);
 
-/** scoot_trim_step() - free some memory that no map refers to. Under the lock. Return: more to do */
+/**
+ * scoot_trim_step() - free some memory that no map refers to. Under the lock. Return: more to
+ * do
+ */
 bool scoot_trim_step(struct scoot_region *region);
 
 /**

@@ -4,18 +4,18 @@
  *
  * Building page tables makes memory slow after a take (a fault for every 16 pages read). Dropping
  * them disturbs writers meanwhile (each batch interrupts every CPU that the program runs on). The
- * shadow avoids both. While the region is mapped shared, its shadow is mapped private, with page tables
- * filled ahead of need. While the region is frozen, the shadow is the shared mapping that lay there.
- * A take and settling exchange the two, page tables and all.
+ * shadow avoids both. While the region is mapped shared, its shadow is mapped private, with page
+ * tables filled ahead of need. While the region is frozen, the shadow is the shared mapping that
+ * lay there. A take and settling exchange the two, page tables and all.
  *
- * For the first take the shadow is made ahead as well. As long as the region is new the shadow gives no
- * access, so that mlockall(MCL_CURRENT), which programs call when they start, makes no copies of
- * it.
+ * For the first take the shadow is made ahead as well. As long as the region is new the shadow
+ * gives no access, so that mlockall(MCL_CURRENT), which programs call when they start, makes no
+ * copies of it.
  *
- * A shadow exists only while every run of the region is of home, at its own offset. Code that changes
- * that calls scoot_shadow_drop() first, and the next shared mapping that is frozen as a whole becomes
- * the shadow again. A shadow costs page tables (1/512 of the region) and address space (for the shadow,
- * and for the next move), and RSS counts the region's pages twice.
+ * A shadow exists only while every run of the region is of home, at its own offset. Code that
+ * changes that calls scoot_shadow_drop() first, and the next shared mapping that is frozen as a
+ * whole becomes the shadow again. A shadow costs page tables (1/512 of the region) and address
+ * space (for the shadow, and for the next move), and RSS counts the region's pages twice.
  *
  * Nobody writes to the shadow, but mlockall(MCL_CURRENT) fills a private mapping as if it were
  * written, and those copies would be out of date once they are put in place. It does so from the
@@ -24,8 +24,8 @@
  * go unnoticed: cow-scoot(7) forbids it.
  *
  * Without a userfaultfd nothing is settled, and there is no shadow. If the program has taken away
- * access to parts of the region, the shadow is not put in place: a mapping that has these protections
- * from the start is made instead.
+ * access to parts of the region, the shadow is not put in place: a mapping that has these
+ * protections from the start is made instead.
  */
 #include "config.h"
 
@@ -55,8 +55,8 @@ static bool is_home(const struct scoot_region *region)
 
 /*
  * A move charges a private mapping anew after it gave its destination up, and must not fail then:
- * a process with a limit on that has no shadow. Strict overcommit is checked when the shadow is first
- * used, limits of the process before each move.
+ * a process with a limit on that has no shadow. Strict overcommit is checked when the shadow is
+ * first used, limits of the process before each move.
  */
 static bool is_limited(void)
 {

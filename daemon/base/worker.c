@@ -192,7 +192,10 @@ static void *worker_thread(void *arg)
 	}
 }
 
-/* A table that has an element and does not expand needs no memory for others: enter() cannot fail. */
+/*
+ * A table that has an element and does not expand needs no memory for others: enter() cannot
+ * fail.
+ */
 static int make_table(struct worker *worker)
 {
 	worker->first.id = ID_STOP;

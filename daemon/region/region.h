@@ -114,8 +114,8 @@ struct region *region_find(struct session *session, uint64_t id);
 /**
  * region_submit() - run @op when those before it are done; loop thread
  *
- * A take does not wait for what earlier snapshots left behind: an operation that is not a background
- * one goes before those that are. Leaves that pile up are an end of that.
+ * A take does not wait for what earlier snapshots left behind: an operation that is not a
+ * background one goes before those that are. Leaves that pile up are an end of that.
  */
 void region_submit(struct region *region, struct region_op *op);
 /** region_should_yield() - whether a background operation is to end soon, to be submitted again */

@@ -114,9 +114,9 @@ void session_end(struct session *session, const char *why)
 }
 
 /*
- * The client did what no correct client does, or what it sent is lost for want of descriptors or memory. It
- * is told why, if its socket has room, in an event with an error; a library can pass that on, and
- * whoever writes one learns what is wrong with it.
+ * The client did what no correct client does, or what it sent is lost for want of descriptors or
+ * memory. It is told why, if its socket has room, in an event with an error; a library can pass
+ * that on, and whoever writes one learns what is wrong with it.
  */
 static void break_off(struct session *session, int error, const char *because)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Saves: a snapshot written to a descriptor that a client opened and lent, by threads of the savers'
- * pool. Loop thread only.
+ * Saves: a snapshot written to a descriptor that a client opened and lent, by threads of the
+ * savers' pool. Loop thread only.
  */
 #ifndef COWD_SAVE_H
 #define COWD_SAVE_H

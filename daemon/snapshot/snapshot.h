@@ -99,7 +99,8 @@ struct snapshot {
 
 /**
  * struct snapshot_events - what is to be told of snapshots, by functions of daemon/rpc/events.c
- * @lost: all holders are told, and the log is, that @snap is lost and why. Loop thread; no hold goes
+ * @lost: all holders are told, and the log is, that @snap is lost and why. Loop thread; no hold
+ * goes
  *
  * daemon->snapshot_events points to them before there is a snapshot.
  */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Rolling a region of mode uffd back to one of its snapshots; how is in rollback.c. Loop thread only. */
+/*
+ * Rolling a region of mode uffd back to one of its snapshots; how is in rollback.c. Loop thread
+ * only.
+ */
 #ifndef COWD_ROLLBACK_H
 #define COWD_ROLLBACK_H
 

@@ -121,7 +121,10 @@ struct cowi_conn {
 
 /* --- conn.c; what callers ask of it is in internal.h ------------------------------------------ */
 
-/** cowi_conn_is_there() - whether cowd is connected, be it for the client's own thread only; lock */
+/**
+ * cowi_conn_is_there() - whether cowd is connected, be it for the client's own thread only;
+ * lock
+ */
 static inline bool cowi_conn_is_there(const struct cowi_conn *conn)
 {
 	return conn->state == COWI_CONN_CONNECTING || conn->state == COWI_CONN_UP;

@@ -80,7 +80,8 @@ void cowi_sender_reset(struct cowi_sender *sender);
 /**
  * cowi_send_packet() - or queue it, if it has to wait for its turn, for room, or has time
  * @fds:      lent
- * @lease_fd: NULL, or (COWI_SEND_SOON) gets the read end of the lease, which is made when the packet
+ * @lease_fd: NULL, or (COWI_SEND_SOON) gets the read end of the lease, which is made when the
+ * packet
  *            is sent and goes with it; valid until the request is answered
  *
  * As the latest request has been given its id. 0; -ENOTCONN; another -errno.

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The states of a connection and of its client's thread. Each state is changed by its enter function
- * alone, with client->lock held. It knows all transitions that there are, and ends the process at any
- * other one. client->lock is also held to read the connection's state; the thread's may be read by
- * any thread at any time.
+ * The states of a connection and of its client's thread. Each state is changed by its enter
+ * function alone, with client->lock held. It knows all transitions that there are, and ends the
+ * process at any other one. client->lock is also held to read the connection's state; the
+ * thread's may be read by any thread at any time.
  *
  *                    +--------------------------------+
  *                    v                                |

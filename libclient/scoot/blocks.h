@@ -20,7 +20,10 @@ struct cowi_block {
 	struct cowi_block *next;
 };
 
-/** cowi_blocks_client() - put @client, if there is none yet, which it takes, and get the one there is */
+/**
+ * cowi_blocks_client() - put @client, if there is none yet, which it takes, and get the one
+ * there is
+ */
 struct cow_client *cowi_blocks_client(struct cow_client **client);
 /** cowi_block_add() - takes @region, or @frozen. 0; -ENOMEM with a sentence */
 int cowi_block_add(char *addr, uint64_t size_bytes, struct cow_region *region,

@@ -4,10 +4,11 @@
  * or mmapcopy.
  *
  * A lease is a pipe that nothing is ever written to. The process that took the snapshot, its owner,
- * makes it (conn/send.c) when cowd is told of the snapshot, keeps the read end and gives the write end away:
- * cowd has it as long as it has the snapshot, and passes it on to whoever opens that, who keeps it
- * as long as a handle or a view can show the snapshot's bytes. The read end hangs up when the last
- * of them has closed it or has died. Then, and not before, the owner may change those bytes.
+ * makes it (conn/send.c) when cowd is told of the snapshot, keeps the read end and gives the
+ * write end away: cowd has it as long as it has the snapshot, and passes it on to whoever opens
+ * that, who keeps it as long as a handle or a view can show the snapshot's bytes. The read end
+ * hangs up when the last of them has closed it or has died. Then, and not before, the owner may
+ * change those bytes.
  *
  * So the owner takes nobody's word for it. cowd may die and know nothing of the readers when it is
  * there again, connections may end and regions be freed, a reader may be stopped for an hour: what

@@ -53,8 +53,8 @@ void cowi_scoot_post_unwoken(struct cow_region *region);
 void cowi_scoot_post_soon(struct cow_region *region);
 /** cowi_scoot_run() - the task itself; client's thread */
 void cowi_scoot_run(struct cowi_task *task);
-/** cowi_scoot_warm() - have the background fill page tables for @region's first take. Return: whether
- * that is still to come */
+/** cowi_scoot_warm() - have the background fill page tables for @region's first take. Return:
+ * whether that is still to come */
 bool cowi_scoot_warm(struct cow_region *region);
 /** cowi_scoot_opened() - see struct cowi_mode_ops */
 int cowi_scoot_opened(struct cow_snapshot *snap, const Cow__V1__SnapshotReply *reply,
@@ -116,8 +116,8 @@ void cowi_overlay_release(struct cow_client *client, uint64_t generation, struct
 
 /* --- alone.c ---------------------------------------------------------------------------- */
 
-/** cowi_is_single_threaded() - whether the program has no other thread now, nor a handler that could
- * start one; in an entry */
+/** cowi_is_single_threaded() - whether the program has no other thread now, nor a handler that
+ * could start one; in an entry */
 bool cowi_is_single_threaded(void);
 
 /* --- stop.c ----------------------------------------------------------------------------- */

@@ -5,8 +5,8 @@
  * size of a region's memory.
  *
  * Seen to fail: with cowi_snapshot_lost_event() that stops at the first handle, and without
- * fchmod() in make_memfd() (daemon/region/backing.c); with a client thread that notes only by reading the
- * socket again that nothing is left in it; without F_SEAL_SHRINK in BACKING_SEALS.
+ * fchmod() in make_memfd() (daemon/region/backing.c); with a client thread that notes only by
+ * reading the socket again that nothing is left in it; without F_SEAL_SHRINK in BACKING_SEALS.
  */
 #include "config.h"
 
@@ -165,9 +165,9 @@ static void await_snapshots(uint64_t n)
 
 /*
  * cowd hears of a take that it was not needed for, whatever the program does next: nothing, ask for
- * the snapshot's id, or release it. Seen to fail: without start_timer() in conn/send.c the first waits
- * for ever; without cowi_hurry() in cowi_snapshot_await_id(), and with a timer of an hour, the
- * second.
+ * the snapshot's id, or release it. Seen to fail: without start_timer() in conn/send.c the first
+ * waits for ever; without cowi_hurry() in cowi_snapshot_await_id(), and with a timer of an hour,
+ * the second.
  */
 START_TEST(cowd_hears_of_each_snapshot)
 {

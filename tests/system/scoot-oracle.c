@@ -34,8 +34,8 @@
 #include <time.h>
 
 /*
- * What stops them has no threads, and shares memory: the thread sanitizer cannot follow that. Without
- * them these ways are two more of those before.
+ * What stops them has no threads, and shares memory: the thread sanitizer cannot follow that.
+ * Without them these ways are two more of those before.
  */
 #if defined(__SANITIZE_THREAD__) || !defined(COW_STOP_THREADS)
 #define STOPS 0

@@ -385,8 +385,8 @@ START_TEST(the_next_region_at_an_address_is_not_the_last_ones)
 END_TEST
 
 /*
- * Each release may find the next take half way through its move: is_frozen() in daemon/uffd/arm.c. The
- * moment is short, and this was not seen to fail without it.
+ * Each release may find the next take half way through its move: is_frozen() in
+ * daemon/uffd/arm.c. The moment is short, and this was not seen to fail without it.
  */
 START_TEST(taking_while_the_last_snapshot_goes_is_right)
 {

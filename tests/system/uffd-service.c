@@ -207,8 +207,9 @@ static void scribble(char *memory, size_t n_writes)
  * A fuzzer changes other pages each time: what it changed long ago costs nothing any more, neither
  * time nor memory.
  *
- * Broken on purpose by having roll_newest() in daemon/uffd/rollback.c put nothing away: the second roll
- * back leaves all pages kept; by having it put away without protect(): the snapshot is wrong.
+ * Broken on purpose by having roll_newest() in daemon/uffd/rollback.c put nothing away: the
+ * second roll back leaves all pages kept; by having it put away without protect(): the snapshot
+ * is wrong.
  */
 START_TEST(a_page_rolled_back_is_as_if_it_had_not_been_written)
 {

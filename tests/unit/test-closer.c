@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * daemon/base/closer.c: whatever was given is closed, each uid's in order, and what was charged for it
- * is given back. That one who hangs hinders nobody else is tests/system/hostile.c's.
+ * daemon/base/closer.c: whatever was given is closed, each uid's in order, and what was charged
+ * for it is given back. That one who hangs hinders nobody else is tests/system/hostile.c's.
  */
 #include "config.h"
 

@@ -3,8 +3,8 @@
  * The states of a connection and of a client's thread: each pair of states is tried, and what the
  * table below does not list ends the process.
  *
- * Seen to fail: with "up" among the states that may follow "down", and with the call of abort() left
- * out.
+ * Seen to fail: with "up" among the states that may follow "down", and with the call of abort()
+ * left out.
  */
 #include "config.h"
 

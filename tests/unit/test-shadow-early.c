@@ -51,8 +51,8 @@ START_TEST(a_first_take_makes_no_mapping)
 END_TEST
 
 /*
- * Nor does one fault that comes late enough. Seen to fail: without scoot_shadow_warm(), and with one
- * that is of use once only.
+ * Nor does one fault that comes late enough. Seen to fail: without scoot_shadow_warm(), and with
+ * one that is of use once only.
  */
 START_TEST(a_first_take_finds_page_tables)
 {

@@ -38,7 +38,10 @@ static void write_some(struct scoot_region *region, uint64_t n)
 		region->addr[(uint64_t)random() % n_pages * page] ^= 1;
 }
 
-/* Seen to fail: with scoot_populate_step() that fills nothing, and with make_shadow() that fails. */
+/*
+ * Seen to fail: with scoot_populate_step() that fills nothing, and with make_shadow() that
+ * fails.
+ */
 START_TEST(nothing_faults_after_the_second_take)
 {
 	struct scoot_region *region = make_filled();
@@ -237,8 +240,8 @@ START_TEST(copies_made_by_mlockall_are_not_put_in_place)
 END_TEST
 
 /*
- * mlockall(MCL_FUTURE) has new mappings filled. An exchange makes none, and where there is no shadow
- * to exchange with, one is made that is not.
+ * mlockall(MCL_FUTURE) has new mappings filled. An exchange makes none, and where there is no
+ * shadow to exchange with, one is made that is not.
  *
  * Seen to fail: with a scoot_is_locking() that says no, all of the region is private after the
  * second take.
@@ -302,8 +305,8 @@ START_TEST(a_fork_child_does_not_inherit_the_shadow)
 END_TEST
 
 /*
- * What the program does to part of what is mapped goes to the shadow with it, and must not come back
- * a snapshot later. Seen to fail: without mprotect() in take_over() the write is a SIGSEGV.
+ * What the program does to part of what is mapped goes to the shadow with it, and must not come
+ * back a snapshot later. Seen to fail: without mprotect() in take_over() the write is a SIGSEGV.
  */
 START_TEST(protections_do_not_come_back)
 {

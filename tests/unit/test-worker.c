@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * daemon/base/worker.c and daemon/uffd/follow.c: who serves, who waits, and where. Eventfds stand for
- * userfaultfds: all that a worker does with a descriptor is to wait for it.
+ * daemon/base/worker.c and daemon/uffd/follow.c: who serves, who waits, and where. Eventfds
+ * stand for userfaultfds: all that a worker does with a descriptor is to wait for it.
  */
 #include "config.h"
 

@@ -78,8 +78,8 @@ struct subject {
 int subject_open(struct subject *subject, const struct bench_mode *mode, const char *address,
 		 uint64_t size_bytes, bool is_populated);
 void subject_close(struct subject *subject);
-/** bench_private_cowd() - pid of the cowd at @address that was started for @client alone; 0 if there
- * is none */
+/** bench_private_cowd() - pid of the cowd at @address that was started for @client alone; 0 if
+ * there is none */
 pid_t bench_private_cowd(struct cow_client *client, const char *address);
 /** bench_await_cowd() - until that cowd has ended, and its memory is free; turn.c */
 void bench_await_cowd(pid_t pid);

@@ -349,7 +349,10 @@ static void release_slowly(struct repeat *repeat, bool is_counted)
 	cpu = library_nsec();
 	atomic_store(&repeat->phase, PHASE_SETTLE);
 	drop(repeat, 0, is_counted);
-	/* What cow_mmapcopy() made private is settled by a snapshot only: there is none to wait for. */
+	/*
+	 * What cow_mmapcopy() made private is settled by a snapshot only: there is none to wait
+	 * for.
+	 */
 	if (repeat->mode == REPEAT_SCOOT)
 		await_settled(repeat->region);
 	atomic_store(&repeat->phase, PHASE_QUIET);
@@ -431,7 +434,10 @@ static int run_takes(struct turn_state *turn)
 			begin_counting(turn);
 		r = repeat->period_nsec ? run_periodically(turn, i) : run_slowly(turn, i);
 	}
-	/* All windows are behind us but that of the last take, with a period of a second or more. */
+	/*
+	 * All windows are behind us but that of the last take, with a period of a second or
+	 * more.
+	 */
 	if (!r && turn->n_begun)
 		run_until(turn, turn->begun[turn->n_begun - 1].nsec + window_nsec[WINDOW_1_S]);
 	if (!r)

@@ -4,8 +4,8 @@
  * (10 %) without a pause; each write is timed. Reads are of pages at random.
  *
  * Without --period writes are too. With it the pages that are written between two takes are as many
- * as --dirty says and lie as --spread says, and their first writes are spread over the whole period:
- * a write whose page is not due yet is one to the page that the thread wrote last.
+ * as --dirty says and lie as --spread says, and their first writes are spread over the whole
+ * period: a write whose page is not due yet is one to the page that the thread wrote last.
  */
 #include "config.h"
 

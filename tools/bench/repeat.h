@@ -149,7 +149,10 @@ int repeat_turn(struct repeat *repeat, enum repeat_mode mode, uint64_t n);
 
 /* --- repeat-copy.c -------------------------------------------------------------------------- */
 
-/** repeat_open() - memory of repeat->mode. 0 or -errno with a sentence; repeat_close() in any case */
+/**
+ * repeat_open() - memory of repeat->mode. 0 or -errno with a sentence; repeat_close() in any
+ * case
+ */
 int repeat_open(struct repeat *repeat);
 void repeat_close(struct repeat *repeat);
 /** repeat_prepare() - what the next take needs and is no part of it. 0 or -errno */

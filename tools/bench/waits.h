@@ -19,7 +19,10 @@ struct waits {
 
 void waits_add(struct waits *waits, uint64_t nsec);
 void waits_merge(struct waits *into, const struct waits *from);
-/** waits_quantile() - upper bound of the bucket of the nearest rank; at most the longest. 0: none */
+/**
+ * waits_quantile() - upper bound of the bucket of the nearest rank; at most the longest. 0:
+ * none
+ */
 uint64_t waits_quantile(const struct waits *waits, double q);
 
 #endif
