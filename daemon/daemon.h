@@ -20,7 +20,7 @@ struct session;
 struct region;
 struct snapshot;
 struct backing;
-struct inheritor;
+struct fork_child;
 struct worker_pool;
 struct closer;
 struct status_line;
@@ -55,8 +55,8 @@ struct daemon {
 	struct region *regions;
 	struct snapshot *snapshots;
 	struct backing *backings;
-	struct memory *memories;      /* by which file they are */
-	struct inheritor *inheritors; /* a list of children.c */
+	struct memory *memories;          /* by which file they are */
+	struct fork_child *fork_children; /* a list of children.c */
 };
 
 /** daemon_new_id() - a number that was never used before by this daemon */

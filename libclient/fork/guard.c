@@ -43,13 +43,13 @@
 
 /* Nested forks between which new regions were made. */
 #define UPWARD_MAX 16
-/* Heirs that a turn of the thread takes back; of more, cowd waits until they end. */
+/* Fork children that a turn of the thread takes back; of more, cowd waits until they end. */
 #define GONE_MAX   64
 /* Nothing tells when there is memory or a descriptor again. */
 #define RETRY_MSEC 200
 
 /* A process that has the memory, as it made itself known; cowd knows it by @key. */
-struct heir {
+struct fork_child {
 	int pidfd;
 	uint64_t key;
 	bool is_told; /* to cowd, when it was new */
@@ -60,8 +60,8 @@ struct cowi_guard {
 	int child_sock; /* until the fork is over */
 	/* Whoever wrote to @sock waits there until there is room for its pidfd. */
 	bool is_starved;
-	struct heir *heirs;
-	size_t n_heirs;
+	struct fork_child *children;
+	size_t n_children;
 	struct scoot_snapshot **frozen;
 	size_t n_frozen;
 	struct cowi_guard *next;
@@ -73,7 +73,7 @@ static struct cowi_guard *abandoned; /* guards_lock: nobody can watch these any 
 static int wake_fd = -1;
 static unsigned long thread_number; /* guards_lock: the thread that is to watch; 0: none */
 static unsigned long last_thread_number;
-static bool has_news; /* guards_lock: an heir is not told of */
+static bool has_news; /* guards_lock: a child is not told of */
 static uint64_t last_key;
 static int upwards[UPWARD_MAX]; /* sockets to processes whose memory this one has */
 static size_t n_upwards;
@@ -82,11 +82,11 @@ static void guard_free(struct cowi_guard *guard)
 {
 	guard->sock = own_fd_close(guard->sock);
 	guard->child_sock = own_fd_close(guard->child_sock);
-	for (size_t i = 0; i < guard->n_heirs; i++)
-		own_fd_close(guard->heirs[i].pidfd);
+	for (size_t i = 0; i < guard->n_children; i++)
+		own_fd_close(guard->children[i].pidfd);
 	for (size_t i = 0; i < guard->n_frozen; i++)
 		scoot_snapshot_free(guard->frozen[i]);
-	free(guard->heirs);
+	free(guard->children);
 	free((void *)guard->frozen);
 	free(guard);
 }
@@ -231,10 +231,10 @@ static bool has_memory(const struct cowi_guard *guard, int pidfd)
 	return has;
 }
 
-static void drop_heir(struct cowi_guard *guard, size_t i)
+static void drop_fork_child(struct cowi_guard *guard, size_t i)
 {
-	own_fd_close(guard->heirs[i].pidfd);
-	guard->heirs[i] = guard->heirs[--guard->n_heirs];
+	own_fd_close(guard->children[i].pidfd);
+	guard->children[i] = guard->children[--guard->n_children];
 }
 
 /* --- what cowd knows of it -------------------------------------------------------------------- */
@@ -253,7 +253,7 @@ static bool has_region(const struct cowi_guard *guard, const struct cow_region *
 }
 
 /* Does not wait; what does not reach cowd now is said again after the next connection. */
-static void tell_heir(struct cow_region *region, const struct heir *heir)
+static void tell_fork_child(struct cow_region *region, const struct fork_child *fork_child)
 {
 	uint64_t generation, region_id;
 
@@ -262,8 +262,8 @@ static void tell_heir(struct cow_region *region, const struct heir *heir)
 	generation = region->generation;
 	pthread_mutex_unlock(&region->client->lock);
 	if (region_id)
-		cowi_tell_region_child(region->client, generation, region_id, heir->key,
-				       heir->pidfd);
+		cowi_tell_region_child(region->client, generation, region_id, fork_child->key,
+				       fork_child->pidfd);
 }
 
 /* With guards_lock held. */
@@ -272,9 +272,9 @@ static void tell_region(struct cow_region *region, bool only_new)
 	for (const struct cowi_guard *guard = guards; guard; guard = guard->next) {
 		if (!has_region(guard, region))
 			continue;
-		for (size_t i = 0; i < guard->n_heirs; i++) {
-			if (!only_new || !guard->heirs[i].is_told)
-				tell_heir(region, &guard->heirs[i]);
+		for (size_t i = 0; i < guard->n_children; i++) {
+			if (!only_new || !guard->children[i].is_told)
+				tell_fork_child(region, &guard->children[i]);
 		}
 	}
 }
@@ -314,8 +314,8 @@ static void tell_news(const uint64_t *gone, size_t n_gone)
 	for (size_t i = 0; i < n_regions; i++)
 		tell_region(regions[i], true);
 	for (struct cowi_guard *guard = guards; guard; guard = guard->next) {
-		for (size_t i = 0; i < guard->n_heirs; i++)
-			guard->heirs[i].is_told = true;
+		for (size_t i = 0; i < guard->n_children; i++)
+			guard->children[i].is_told = true;
 	}
 	has_news = false;
 	pthread_mutex_unlock(&guards_lock);
@@ -332,27 +332,28 @@ static void tell_news(const uint64_t *gone, size_t n_gone)
 static void end_sock(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
 {
 	guard->sock = own_fd_close(guard->sock);
-	for (size_t i = guard->n_heirs; i-- > 0;) {
-		if (has_memory(guard, guard->heirs[i].pidfd))
+	for (size_t i = guard->n_children; i-- > 0;) {
+		if (has_memory(guard, guard->children[i].pidfd))
 			continue;
-		if (guard->heirs[i].is_told && *n_gone < GONE_MAX)
-			gone[(*n_gone)++] = guard->heirs[i].key;
-		drop_heir(guard, i);
+		if (guard->children[i].is_told && *n_gone < GONE_MAX)
+			gone[(*n_gone)++] = guard->children[i].key;
+		drop_fork_child(guard, i);
 	}
 }
 
 /* Return: -EAGAIN: nobody was there; -ECONNRESET: nor will be; other: it is there still. */
-static int receive_heir(struct cowi_guard *guard)
+static int receive_fork_child(struct cowi_guard *guard)
 {
 	CLEANUP(fdset_deinit) struct fdset fds = {.n_fds = 0};
-	struct heir *grown = reallocarray(guard->heirs, guard->n_heirs + 1, sizeof(*guard->heirs));
+	struct fork_child *grown =
+		reallocarray(guard->children, guard->n_children + 1, sizeof(*guard->children));
 	char byte;
 	size_t len;
 	int r;
 
 	if (!grown)
 		return err_oom(sizeof(*grown), "a fork child");
-	guard->heirs = grown;
+	guard->children = grown;
 	/* What finds no room for its descriptor would be received without, and never again. */
 	r = wire_recv(guard->sock, &byte, sizeof(byte), &len, &fds, MSG_DONTWAIT | MSG_PEEK);
 	if (r)
@@ -360,8 +361,8 @@ static int receive_heir(struct cowi_guard *guard)
 	(void)recv(guard->sock, &byte, sizeof(byte), MSG_DONTWAIT);
 	if (!fds.n_fds)
 		return 0; /* not from this library; its end of the socket speaks for it */
-	guard->heirs[guard->n_heirs++] =
-		(struct heir){.pidfd = own_fd_note(fdset_take(&fds, 0)), .key = ++last_key};
+	guard->children[guard->n_children++] =
+		(struct fork_child){.pidfd = own_fd_note(fdset_take(&fds, 0)), .key = ++last_key};
 	has_news = true;
 	return 0;
 }
@@ -369,7 +370,7 @@ static int receive_heir(struct cowi_guard *guard)
 /* Who else has the memory makes itself known, or all ends are closed. */
 static void receive(struct cowi_guard *guard, uint64_t *gone, size_t *n_gone)
 {
-	int r = receive_heir(guard);
+	int r = receive_fork_child(guard);
 
 	guard->is_starved = r && r != -EAGAIN && r != -ECONNRESET;
 	if (r == -ECONNRESET)
@@ -383,7 +384,7 @@ static size_t list_fds(struct pollfd **out)
 	struct pollfd *fds;
 
 	for (const struct cowi_guard *guard = guards; guard; guard = guard->next)
-		n_max += 1 + guard->n_heirs;
+		n_max += 1 + guard->n_children;
 	fds = calloc(n_max, sizeof(*fds));
 	if (!fds)
 		return 0;
@@ -391,8 +392,9 @@ static size_t list_fds(struct pollfd **out)
 	for (const struct cowi_guard *guard = guards; guard; guard = guard->next) {
 		fds[n++] = (struct pollfd){.fd = guard->is_starved ? -1 : guard->sock,
 					   .events = POLLIN};
-		for (size_t i = 0; i < guard->n_heirs; i++)
-			fds[n++] = (struct pollfd){.fd = guard->heirs[i].pidfd, .events = POLLIN};
+		for (size_t i = 0; i < guard->n_children; i++)
+			fds[n++] =
+				(struct pollfd){.fd = guard->children[i].pidfd, .events = POLLIN};
 	}
 	*out = fds;
 	return n;
@@ -426,13 +428,13 @@ static struct cowi_guard *serve(const struct pollfd *fds, size_t n_fds, uint64_t
 	while (*link) {
 		struct cowi_guard *guard = *link;
 
-		for (size_t i = guard->n_heirs; i-- > 0;) {
-			if (is_ready(fds, n_fds, guard->heirs[i].pidfd))
-				drop_heir(guard, i);
+		for (size_t i = guard->n_children; i-- > 0;) {
+			if (is_ready(fds, n_fds, guard->children[i].pidfd))
+				drop_fork_child(guard, i);
 		}
 		if (guard->is_starved || is_ready(fds, n_fds, guard->sock))
 			receive(guard, gone, n_gone);
-		if (guard->sock < 0 && !guard->n_heirs) {
+		if (guard->sock < 0 && !guard->n_children) {
 			*link = guard->next;
 			guard->next = ended;
 			ended = guard;

@@ -98,7 +98,7 @@ static struct cow_region *filled_region(void)
 	return region;
 }
 
-/* Seen to fail: all of these if the library does not tell (tell_heir()). */
+/* Seen to fail: all of these if the library does not tell (tell_fork_child()). */
 START_TEST(each_child_is_known_until_it_ends)
 {
 	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
@@ -145,7 +145,7 @@ START_TEST(a_childs_child_is_known)
 END_TEST
 
 /* Seen to fail: if RegionChildEnd does nothing. */
-START_TEST(a_child_that_executes_another_program_is_no_heir)
+START_TEST(a_child_that_executes_another_program_is_none)
 {
 	CLEANUP(cow_client_unrefp) struct cow_client *other = proof_client();
 	CLEANUP(cow_region_unrefp) struct cow_region *region = filled_region();
@@ -446,7 +446,7 @@ int main(void)
 	tcase = proof_tcase("scoot children", 60);
 	tcase_add_test(tcase, each_child_is_known_until_it_ends);
 	tcase_add_test(tcase, a_childs_child_is_known);
-	tcase_add_test(tcase, a_child_that_executes_another_program_is_no_heir);
+	tcase_add_test(tcase, a_child_that_executes_another_program_is_none);
 	tcase_add_test(tcase, a_freed_region_is_held_for_its_children);
 	tcase_add_test(tcase, a_dead_owners_region_is_held_for_its_children);
 	tcase_add_test(tcase, children_of_orphans_have_the_memory);

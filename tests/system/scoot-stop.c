@@ -102,8 +102,8 @@ void busy_wait(struct busy *busy)
 /* --- one instant ------------------------------------------------------------------------------ */
 
 /*
- * More threads than CPUs write all the time. Their writes come to the memfd with the next take, and
- * when they have ended the last take leaves no private page.
+ * More threads than CPUs write all the time. Tfork_child writes come to the memfd with the next
+ * take, and when they have ended the last take leaves no private page.
  *
  * Seen to fail: with a library that does not know of the flag.
  */
