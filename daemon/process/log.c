@@ -19,12 +19,8 @@
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-journal.h>
 
-#include "common/clock.h"
-#include "daemon/base/quota.h"
 #include "daemon/process/log.h"
-#include "daemon/region/region.h"
 #include "daemon/session.h"
-#include "daemon/snapshot/snapshot.h"
 
 #define LINE_MAX_BYTES 1024
 
@@ -55,22 +51,12 @@ void log_set_verbose(bool is_verbose)
 	atomic_store(&is_verbose_now, is_verbose);
 }
 
-/* What a line is about; 0 and NULL: nothing. */
-struct subject {
-	uint64_t client_id;
-	uint64_t region_id;
-	uint64_t snapshot_id;
-	pid_t pid;
-	uid_t uid;
-	const char *program;
-};
-
 /*
  * What is about no client goes to the journal by stderr, too, behind its priority: journald knows
  * from the start whose stream that is. To a datagram of a process that ends at once, as with a
  * wrong setting, it can no longer find the unit.
  */
-static int print_subject(char *buf, size_t size, int priority, const struct subject *subject)
+static int print_subject(char *buf, size_t size, int priority, const struct log_subject *subject)
 {
 	if (!subject && is_journal)
 		return snprintf(buf, size, "<%d>", priority);
@@ -84,7 +70,7 @@ static int print_subject(char *buf, size_t size, int priority, const struct subj
 			(unsigned int)subject->uid);
 }
 
-static void write_plain(int priority, const struct subject *subject, const char *text)
+static void write_plain(int priority, const struct log_subject *subject, const char *text)
 {
 	struct pollfd pollfd = {.fd = STDERR_FILENO, .events = POLLOUT};
 	char line[LINE_MAX_BYTES + 160];
@@ -128,7 +114,7 @@ static void add_field(struct fields *fields, const char *fmt, ...)
 	fields->iov[fields->n++] = (struct iovec){.iov_base = text, .iov_len = strlen(text)};
 }
 
-static void add_subject(struct fields *fields, const struct subject *subject)
+static void add_subject(struct fields *fields, const struct log_subject *subject)
 {
 	add_field(fields, "COWD_PID=%d", (int)subject->pid);
 	add_field(fields, "COWD_UID=%u", (unsigned int)subject->uid);
@@ -142,7 +128,7 @@ static void add_subject(struct fields *fields, const struct subject *subject)
 		add_field(fields, "COWD_SNAPSHOT=%" PRIu64, subject->snapshot_id);
 }
 
-static void write_journal(int priority, const struct subject *subject, const char *text)
+static void write_journal(int priority, const struct log_subject *subject, const char *text)
 {
 	struct fields fields;
 
@@ -154,10 +140,10 @@ static void write_journal(int priority, const struct subject *subject, const cha
 		write_plain(priority, subject, text);
 }
 
-static void vlog(int priority, const struct subject *subject, const char *fmt, va_list args)
+static void vlog(int priority, const struct log_subject *subject, const char *fmt, va_list args)
 	PRINTF(3, 0);
 
-static void vlog(int priority, const struct subject *subject, const char *fmt, va_list args)
+static void vlog(int priority, const struct log_subject *subject, const char *fmt, va_list args)
 {
 	int saved_errno = errno;
 	char text[LINE_MAX_BYTES];
@@ -172,10 +158,7 @@ static void vlog(int priority, const struct subject *subject, const char *fmt, v
 	errno = saved_errno;
 }
 
-static void log_about(int priority, const struct subject *subject, const char *fmt, ...)
-	PRINTF(3, 4);
-
-static void log_about(int priority, const struct subject *subject, const char *fmt, ...)
+void log_about(int priority, const struct log_subject *subject, const char *fmt, ...)
 {
 	va_list args;
 
@@ -195,47 +178,13 @@ void log_line(int priority, const char *fmt, ...)
 
 void log_session(int priority, const struct session *session, const char *fmt, ...)
 {
-	const struct subject subject = {.client_id = session->id,
-					.pid = session->pid,
-					.uid = session->uid,
-					.program = session->program};
+	const struct log_subject subject = {.client_id = session->id,
+					    .pid = session->pid,
+					    .uid = session->uid,
+					    .program = session->program};
 	va_list args;
 
 	va_start(args, fmt);
 	vlog(priority, &subject, fmt, args);
 	va_end(args);
-}
-
-/* --- lost snapshots --------------------------------------------------------------------------- */
-
-/* Lines of one uid in a row, and the time until it may have as many again. */
-#define LOST_LINES 10
-#define LOST_USEC  (UINT64_C(30) * 1000000)
-
-void log_lost(const struct snapshot *snap)
-{
-	struct log_budget *budget = quota_user_log_budget(snap->region->user);
-	const struct session *session = snap->region->session;
-	const struct subject subject = {.client_id = session ? session->id : 0,
-					.pid = snap->pid,
-					.uid = snap->uid,
-					.program = session ? session->program : NULL,
-					.region_id = snap->region_id,
-					.snapshot_id = snap->id};
-	uint64_t now = now_usec();
-
-	if (!budget->began_usec || now - budget->began_usec >= LOST_USEC)
-		*budget = (struct log_budget){.began_usec = now};
-	if (budget->n_lines > LOST_LINES)
-		return;
-	if (budget->n_lines++ < LOST_LINES)
-		log_about(LOG_WARNING, &subject,
-			  "snapshot %" PRIu64 " of region %" PRIu64 " \"%s\" is lost: %s", snap->id,
-			  snap->region_id, snap->region_name, snap->lost_because);
-	else
-		log_about(
-			LOG_WARNING, &subject,
-			"more than %d snapshots of uid %u were lost; for %d s no more lines about "
-			"them, cowctl stats counts all",
-			LOST_LINES, (unsigned int)snap->uid, (int)(LOST_USEC / 1000000));
 }

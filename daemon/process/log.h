@@ -11,12 +11,23 @@
 #define COWD_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
 #include <syslog.h>
 
 #include "common/util.h"
 
 struct session;
-struct snapshot;
+
+/* What a line is about; 0 and NULL: nothing. */
+struct log_subject {
+	uint64_t client_id;
+	uint64_t region_id;
+	uint64_t snapshot_id;
+	pid_t pid;
+	uid_t uid;
+	const char *program;
+};
 
 /** log_init() - find out where stderr goes; opens the journal's socket, so before the sandbox */
 void log_init(bool is_verbose);
@@ -27,14 +38,8 @@ void log_set_verbose(bool is_verbose);
 void log_line(int priority, const char *fmt, ...) PRINTF(2, 3);
 /** log_session() - about one client; its number, pid, uid and program are added */
 void log_session(int priority, const struct session *session, const char *fmt, ...) PRINTF(3, 4);
-
-/**
- * log_lost() - a warning that @snap is lost, with its reason
- *
- * Of each uid so many lines in some time, and one that says that there are others: a client that
- * has snapshots lost without end does not fill the journal. Loop thread.
- */
-void log_lost(const struct snapshot *snap);
+/** log_about() - about @subject, all of which becomes fields of the journal */
+void log_about(int priority, const struct log_subject *subject, const char *fmt, ...) PRINTF(3, 4);
 
 #define log_error(...)   log_line(LOG_ERR, __VA_ARGS__)
 #define log_warning(...) log_line(LOG_WARNING, __VA_ARGS__)
