@@ -10,6 +10,7 @@
 #ifndef COWD_QUOTA_H
 #define COWD_QUOTA_H
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -105,6 +106,11 @@ int quota_charge_more(struct charge *charge, uint64_t amount) MUST_CHECK;
  * again, it is refused everything else of the kind.
  */
 void quota_charge_anyway(struct charge *charge, uint64_t amount);
+/** quota_error() - the outcome @r of a charge as an error: QUOTA_E_EXCEEDED becomes -EDQUOT */
+static inline int quota_error(int r)
+{
+	return r == QUOTA_E_EXCEEDED ? -EDQUOT : r;
+}
 /** quota_refund() - give part back; any thread */
 void quota_refund(struct charge *charge, uint64_t amount);
 /**

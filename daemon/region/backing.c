@@ -103,7 +103,7 @@ static int charge(struct backing *backing, struct quota_user *user)
 	if (!r)
 		r = quota_charge(&backing->bytes_charge, user, QUOTA_REGION_BYTES,
 				 backing->size_bytes);
-	return r > 0 ? -EDQUOT : r;
+	return quota_error(r);
 }
 
 static int memory_ref(struct memory **out, struct daemon *daemon, const struct stat *st)

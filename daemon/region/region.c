@@ -93,7 +93,7 @@ int region_new(struct region **out, struct session *session, struct backing *bac
 	}
 	if (r) {
 		region_free(region);
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	}
 	region->session = session;
 	DL_PREPEND(session->regions, region);

@@ -96,7 +96,7 @@ int rpc_charge(struct rpc_call *call, size_t n_bytes)
 	r = call->charge.user
 		    ? quota_charge_more(&call->charge, n_bytes)
 		    : quota_charge(&call->charge, call->session->user, QUOTA_QUEUED_BYTES, n_bytes);
-	return r > 0 ? -EDQUOT : r;
+	return quota_error(r);
 }
 
 static void free_request(struct rpc_call *call)

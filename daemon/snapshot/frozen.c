@@ -102,7 +102,7 @@ static int charge(struct frozen *frozen, Cow__V1__Extent *const *list, size_t n)
 				record_bytes(min_u64(list[i]->size_bytes, frozen->snap.size_bytes));
 	r = quota_charge(&frozen->extents_charge, frozen->snap.region->user, QUOTA_KEPT_BYTES,
 			 n_bytes);
-	return r > 0 ? -EDQUOT : r;
+	return quota_error(r);
 }
 
 /* To read a record takes time: all together they may have as many pages as the snapshot. */
@@ -267,7 +267,7 @@ static int set_lease(struct frozen *frozen, int *fd)
 	int r = quota_charge(&frozen->lease_charge, frozen->snap.region->user, QUOTA_FDS, 1);
 
 	if (r)
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	frozen->lease_fd = fd_steal(fd);
 	return 0;
 }

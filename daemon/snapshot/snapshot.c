@@ -80,9 +80,7 @@ int snapshot_new(struct snapshot **out, struct region *region, const char *name)
 	(void)snprintf(snap->region_name, sizeof(snap->region_name), "%s", region->name);
 	(void)snprintf(snap->name, sizeof(snap->name), "%s", name ? name : "");
 
-	r = quota_charge(&snap->charge, region->user, QUOTA_SNAPSHOTS, 1);
-	if (r > 0)
-		r = -EDQUOT;
+	r = quota_error(quota_charge(&snap->charge, region->user, QUOTA_SNAPSHOTS, 1));
 	if (!r) {
 		snap->id = daemon_new_id(daemon);
 		HASH_ADD(hh, daemon->snapshots, id, sizeof(snap->id), snap);
@@ -216,7 +214,7 @@ int snapshot_hold(struct snapshot *snap, struct session *session)
 	r = quota_charge(&hold->charge, session->user, QUOTA_QUEUED_BYTES, sizeof(*hold));
 	if (r) {
 		free(hold);
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	}
 	HASH_ADD(hh, session->holds, id, sizeof(hold->id), hold);
 	r = hash_check(&hold->hh, "a hold on a snapshot");

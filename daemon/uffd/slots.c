@@ -84,7 +84,7 @@ int store_pool_new(struct store_pool **out, uint64_t n_pages, struct quota_user 
 
 	r = quota_charge(&pool->fd_charge, user, QUOTA_FDS, 1);
 	if (r)
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	pool->fd = memfd_create("cowd-store", MFD_CLOEXEC);
 	if (pool->fd < 0)
 		return err_raise_errno("cannot make a memfd for old pages");

@@ -80,7 +80,7 @@ static int init(struct region *region)
 	int r = quota_charge(&tracker->fds_charge, tracker->region.user, QUOTA_FDS, 1);
 
 	if (r)
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	r = init_lock(tracker);
 	if (r) {
 		charge_deinit(&tracker->fds_charge);
