@@ -25,7 +25,7 @@ static int check_rollback(const struct cow_region *region, struct cow_snapshot *
 	if (r)
 		return r;
 	pthread_mutex_lock(&region->client->lock);
-	if (snap->is_lost)
+	if (snap->state == COWI_SNAPSHOT_LOST)
 		r = err_raise(-ESTALE, "the snapshot is lost: %s", snap->lost_because);
 	pthread_mutex_unlock(&region->client->lock);
 	return r;

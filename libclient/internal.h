@@ -51,6 +51,7 @@
 #include "common/wire.h"
 #include "libclient/base/entry.h"
 #include "libclient/cowclient.h"
+#include "libclient/snapshot-state.h"
 #include "proto/cow.pb-c.h"
 
 struct memfile;   /* backends/extents.h */
@@ -91,7 +92,7 @@ struct cow_client {
  * @restore:   a new connection was made and RegionRestore succeeded: tell cowd what it must know
  * @detach:    unmap; cannot fail
  * @take:      freeze; called with region->take_lock held and snap->generation set; fills in
- *             snap->id (with client->lock), or sets is_pending and starts the call whose on_reply,
+ *             snap->id (with client->lock), or enters state pending and starts the call whose on_reply,
  *             holding a reference on @snap, calls cowi_snapshot_answered(). Uses cowi_call_in() or
  *             cowi_call_soon_in() with snap->generation
  * @read:      range was checked
@@ -173,10 +174,9 @@ struct cow_snapshot {
 	struct cow_region *region; /* a reference; NULL when opened by id */
 	const struct cowi_mode_ops *ops;
 	uint64_t size_bytes;
-	uint64_t generation; /* of the connection that knows it */
-	uint64_t id;         /* client->lock; 0 while is_pending or when lost */
-	_Bool is_pending;    /* client->lock: SnapshotTake has no reply yet */
-	_Bool is_lost;       /* client->lock */
+	uint64_t generation;            /* of the connection that knows it */
+	uint64_t id;                    /* client->lock; 0 unless it is live */
+	enum cowi_snapshot_state state; /* client->lock */
 	char lost_because[160];
 	uint64_t budget_bytes; /* as struct cow_snapshot_params says; set before it is taken */
 	uint32_t flags;
@@ -185,10 +185,10 @@ struct cow_snapshot {
 	uint64_t view_id;
 	int view_uffd;             /* own duplicate, so that readers wait rather than see zeroes */
 	struct cow_snapshot *next; /* in client->snapshots */
-	struct scoot_snapshot *scoot; /* backends/scoot: frozen extent map; NULL in mode uffd */
-	unsigned int view_state;      /* enum cowi_view_state; client->lock */
-	_Bool is_listed;              /* client->lock: in client->snapshots */
-	_Bool is_owner;               /* it was taken here, not opened */
+	struct scoot_snapshot *scoot;    /* backends/scoot: frozen extent map; NULL in mode uffd */
+	enum cowi_view_state view_state; /* client->lock */
+	_Bool is_listed;                 /* client->lock: in client->snapshots */
+	_Bool is_owner;                  /* it was taken here, not opened */
 	_Bool has_asked;  /* client->lock: the reply to SnapshotTake, under way, has a reference */
 	_Bool is_taken;   /* @take succeeded, so there is something to @release */
 	uint64_t held_id; /* client->lock; what cowd has to be told to release; or 0 */
@@ -199,18 +199,7 @@ struct cow_snapshot {
 	struct cowi_lease *lease;
 };
 
-/* A view that is being made must not be replaced by one that raises SIGBUS until it is there. */
-enum cowi_view_state {
-	COWI_VIEW_NONE,
-	COWI_VIEW_MAKING,
-	COWI_VIEW_READY,
-	COWI_VIEW_BROKEN,
-};
-
-/*
- * --- scoot/progress.c: for those who measure
- * ---------------------------------------------------
- */
+/* --- scoot/progress.c: for those who measure --------------------------------------------------- */
 
 /**
  * struct cowi_progress - how far the background is with a region
@@ -233,10 +222,7 @@ struct cowi_progress {
 
 void cowi_region_progress(struct cow_region *region, struct cowi_progress *progress);
 
-/*
- * --- call.c: requests; client.c: clients, their thread's tasks, userfaultfds
- * -------------------
- */
+/* --- call.c: requests; client.c: clients, their thread's tasks, userfaultfds ------------------ */
 
 /**
  * cowi_call() - send a request and wait for its reply
@@ -371,7 +357,7 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id);
 /** cowi_snapshot_unasked() - the reply to SnapshotTake has come, and gives its reference up */
 void cowi_snapshot_unasked(struct cow_snapshot *snap);
-/** cowi_snapshot_await_id() - wait while is_pending. 0; -ESTALE with a sentence when it is lost */
+/** cowi_snapshot_await_id() - wait while it is pending. 0; -ESTALE with a sentence when it is lost */
 int cowi_snapshot_await_id(struct cow_snapshot *snap, uint64_t *id);
 /** cowi_snapshots_lost() - all of @client's that depend on the connection that ended */
 void cowi_snapshots_lost(struct cow_client *client, const char *because);
@@ -503,10 +489,7 @@ _Bool cowi_stands_in(const char *addr, uint64_t len);
  * memory that raises SIGBUS. 0 or -errno */
 int cowi_map_broken(void *addr, uint64_t n_bytes);
 
-/*
- * --- client.c
- * ----------------------------------------------------------------------------------
- */
+/* --- client.c --------------------------------------------------------------------------------- */
 
 /** cowi_client_new() - what cow_client_new() does once start.c has plugged modes and fork() in */
 int cowi_client_new(struct cow_client **out, const char *address);

@@ -49,6 +49,8 @@ libclient_internal_la_SOURCES = \
 	libclient/scoot/progress.c \
 	libclient/scoot/stop.c \
 	libclient/snapshot-params.c \
+	libclient/snapshot-state.c \
+	libclient/snapshot-state.h \
 	libclient/snapshot.c \
 	libclient/start.c \
 	libclient/uffd/aside.c \

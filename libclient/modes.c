@@ -69,7 +69,7 @@ static bool is_named(struct cow_snapshot *snap)
 	bool is_named;
 
 	pthread_mutex_lock(&snap->client->lock);
-	is_named = snap->id || snap->is_pending || snap->is_lost;
+	is_named = snap->id || snap->state != COWI_SNAPSHOT_NEW;
 	pthread_mutex_unlock(&snap->client->lock);
 	return is_named;
 }

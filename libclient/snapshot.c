@@ -37,7 +37,7 @@ static void break_view(struct cow_snapshot *snap)
 		return;
 	if (cowi_map_broken((void *)(uintptr_t)snap->view, snap->size_bytes))
 		return;
-	snap->view_state = COWI_VIEW_BROKEN;
+	cowi_view_enter(&snap->view_state, COWI_VIEW_BROKEN);
 	if (snap->view_uffd >= 0 &&
 	    uffdio_wake(snap->view_uffd, (uintptr_t)snap->view, snap->size_bytes))
 		snap->view_uffd = own_fd_close(snap->view_uffd); /* wakes as well */
@@ -45,12 +45,12 @@ static void break_view(struct cow_snapshot *snap)
 
 /*
  * With client->lock held. Of one that was opened: once it is lost and no view shows it, its owner
- * may change the memory. Whoever is copying from it looks at is_lost afterwards.
+ * may change the memory. Whoever is copying from it looks at the state afterwards.
  */
 static void end_lease(struct cow_snapshot *snap)
 {
-	if (snap->is_owner || !snap->is_lost || snap->view_state == COWI_VIEW_READY ||
-	    snap->view_state == COWI_VIEW_MAKING)
+	if (snap->is_owner || snap->state != COWI_SNAPSHOT_LOST ||
+	    snap->view_state == COWI_VIEW_READY || snap->view_state == COWI_VIEW_MAKING)
 		return;
 	snap->lease_fd = own_fd_close(snap->lease_fd);
 }
@@ -58,10 +58,9 @@ static void end_lease(struct cow_snapshot *snap)
 /* With client->lock held. */
 static void mark_lost(struct cow_snapshot *snap, const char *because)
 {
-	if (snap->is_lost)
+	if (snap->state == COWI_SNAPSHOT_LOST)
 		return;
-	snap->is_lost = 1;
-	snap->is_pending = 0;
+	cowi_snapshot_enter(&snap->state, COWI_SNAPSHOT_LOST);
 	snap->id = 0;
 	(void)snprintf(snap->lost_because, sizeof(snap->lost_because), "%s", because);
 	break_view(snap);
@@ -80,8 +79,12 @@ void cowi_snapshots_lost(struct cow_client *client, const char *because)
 void cowi_snapshot_named(struct cow_snapshot *snap, uint64_t id)
 {
 	snap->held_id = id;
-	if (!snap->is_lost)
-		snap->id = id;
+	if (snap->state == COWI_SNAPSHOT_LOST)
+		return;
+	snap->id = id;
+	/* The reply may have named it before its waiter is told. */
+	if (snap->state != COWI_SNAPSHOT_LIVE)
+		cowi_snapshot_enter(&snap->state, COWI_SNAPSHOT_LIVE);
 }
 
 void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1__Reply *reply)
@@ -91,7 +94,6 @@ void cowi_snapshot_answered(struct cow_snapshot *snap, int error, const Cow__V1_
 		mark_lost(snap, err_sentence());
 	} else {
 		cowi_snapshot_named(snap, reply->snapshot->snapshot_id);
-		snap->is_pending = 0;
 		cowi_event_signal(&snap->client->changed);
 	}
 	pthread_mutex_unlock(&snap->client->lock);
@@ -116,9 +118,9 @@ static uint64_t take_lost_hold(struct cow_client *client, uint64_t id, uint64_t 
 
 	pthread_mutex_lock(&client->lock);
 	for (struct cow_snapshot *snap = client->snapshots; snap && !held_id; snap = snap->next) {
-		if (!cowi_mode_is_leased(snap) || !snap->is_lost || snap->held_id != id ||
-		    snap->generation != client->generation || snap->view_state == COWI_VIEW_READY ||
-		    snap->view_state == COWI_VIEW_MAKING)
+		if (!cowi_mode_is_leased(snap) || snap->state != COWI_SNAPSHOT_LOST ||
+		    snap->held_id != id || snap->generation != client->generation ||
+		    snap->view_state == COWI_VIEW_READY || snap->view_state == COWI_VIEW_MAKING)
 			continue;
 		held_id = snap->held_id;
 		*generation = snap->generation;
@@ -145,12 +147,12 @@ int cowi_snapshot_await_id(struct cow_snapshot *snap, uint64_t *id)
 	if (r)
 		return r;
 	pthread_mutex_lock(&client->lock);
-	if (snap->is_pending)
+	if (snap->state == COWI_SNAPSHOT_PENDING)
 		cowi_hurry(client);
-	while (!r && snap->is_pending)
+	while (!r && snap->state == COWI_SNAPSHOT_PENDING)
 		r = cowi_event_wait(&client->changed, &client->lock, NULL);
 	*id = snap->id;
-	if (!r && snap->is_lost)
+	if (!r && snap->state == COWI_SNAPSHOT_LOST)
 		r = raise_lost(snap);
 	pthread_mutex_unlock(&client->lock);
 	return r;
@@ -478,7 +480,7 @@ static int check_not_lost(struct cow_snapshot *snap)
 	int r = 0;
 
 	pthread_mutex_lock(&snap->client->lock);
-	if (snap->is_lost)
+	if (snap->state == COWI_SNAPSHOT_LOST)
 		r = raise_lost(snap);
 	pthread_mutex_unlock(&snap->client->lock);
 	return r;
@@ -516,12 +518,12 @@ static int begin_view(struct cow_snapshot *snap, bool *is_mine)
 	int r = 0;
 
 	*is_mine = false;
-	while (!r && snap->view_state == COWI_VIEW_MAKING && !snap->is_lost)
+	while (!r && snap->view_state == COWI_VIEW_MAKING && snap->state != COWI_SNAPSHOT_LOST)
 		r = cowi_event_wait(&client->changed, &client->lock, NULL);
-	if (r || snap->is_lost)
+	if (r || snap->state == COWI_SNAPSHOT_LOST)
 		return r ? r : raise_lost(snap);
 	if (snap->view_state == COWI_VIEW_NONE) {
-		snap->view_state = COWI_VIEW_MAKING;
+		cowi_view_enter(&snap->view_state, COWI_VIEW_MAKING);
 		*is_mine = true;
 	}
 	return 0;
@@ -549,8 +551,8 @@ int cow_snapshot_map(struct cow_snapshot *snap, const void **view)
 		pthread_mutex_unlock(&client->lock);
 		r = cowi_mode_map(snap);
 		pthread_mutex_lock(&client->lock);
-		snap->view_state = r ? COWI_VIEW_NONE : COWI_VIEW_READY;
-		if (snap->is_lost) {
+		cowi_view_enter(&snap->view_state, r ? COWI_VIEW_NONE : COWI_VIEW_READY);
+		if (snap->state == COWI_SNAPSHOT_LOST) {
 			break_view(snap);
 			end_lease(snap);
 			r = raise_lost(snap);

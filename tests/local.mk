@@ -199,7 +199,6 @@ EXTRA_DIST += tests/lint/files.sh.inc
 dist_noinst_SCRIPTS += \
 	tests/lint/cppcheck.sh \
 	tests/lint/format.sh \
-	tests/lint/layers.known \
 	tests/lint/layers.sh \
 	tests/lint/shell.sh \
 	tests/lint/text.sh \
@@ -461,6 +460,7 @@ dist-hook:
 
 # What everything else stands on.
 COMMON_TESTS = \
+	tests/unit/test-client-states \
 	tests/unit/test-conn-state \
 	tests/unit/test-err \
 	tests/unit/test-hist \
@@ -469,6 +469,9 @@ COMMON_TESTS = \
 	$(NULL)
 check_PROGRAMS += $(COMMON_TESTS)
 TESTS += $(COMMON_TESTS)
+tests_unit_test_client_states_CFLAGS = $(TESTS_CFLAGS)
+tests_unit_test_client_states_LDFLAGS = $(TESTS_LDFLAGS)
+tests_unit_test_client_states_LDADD = libclient-internal.la $(CHECK_LIBS)
 tests_unit_test_conn_state_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_conn_state_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_conn_state_LDADD = libclient-internal.la $(CHECK_LIBS)

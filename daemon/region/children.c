@@ -79,7 +79,7 @@ int inherit_new(struct region *region, int *pidfd, uint64_t key)
 	if (r) {
 		charge_deinit(&fork_child->fds_charge);
 		free(fork_child);
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	}
 	fork_child->pidfd = fd_steal(pidfd);
 	fork_child->region = region_ref(region);

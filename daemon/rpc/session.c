@@ -225,7 +225,7 @@ static int charge_session(struct session *session)
 	r = quota_charge(&session->charge, session->user, QUOTA_SESSIONS, 1);
 	if (!r)
 		r = quota_charge(&session->fds_charge, session->user, QUOTA_FDS, 2);
-	return r == QUOTA_E_EXCEEDED ? -EDQUOT : r;
+	return quota_error(r);
 }
 
 static int watch_session(struct session *session)

@@ -410,7 +410,7 @@ int save_begin(struct session *session, uint64_t id, struct snapshot *snap, int 
 	r = quota_charge(&save->charge, session->user, QUOTA_FDS, 1);
 	if (r) {
 		free(save);
-		return r > 0 ? -EDQUOT : r;
+		return quota_error(r);
 	}
 	save->fd = fd_steal(fd);
 	save->snap = snapshot_ref(snap);

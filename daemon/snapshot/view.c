@@ -89,8 +89,7 @@ int view_new(struct view **out, struct session *session, struct snapshot *snap, 
 		return err_oom(sizeof(*view), "a view");
 	*view = (struct view){.uffd = -1, .addr = addr, .size_bytes = snap->size_bytes};
 	r = quota_charge(&view->charge, session->user, QUOTA_FDS, 1);
-	if (r > 0)
-		r = -EDQUOT;
+	r = quota_error(r);
 	if (!r)
 		r = served_init(&view->served, *uffd, view_serve);
 	if (!r) {

@@ -242,14 +242,16 @@ static int tell_take(struct cow_snapshot *snap)
 	n_extents = describe(snap->scoot, extents, pointers);
 	pthread_mutex_lock(&client->lock);
 	region_id = snap->region->id;
-	snap->is_pending = 1;
+	if (snap->state == COWI_SNAPSHOT_NEW) /* it may be lost by now */
+		cowi_snapshot_enter(&snap->state, COWI_SNAPSHOT_PENDING);
 	snap->has_asked = 1;
 	pthread_mutex_unlock(&client->lock);
 	cow_snapshot_ref(snap);
 	r = cowi_send_snapshot_take(snap, region_id, pointers, n_extents, on_taken);
 	if (r) {
 		pthread_mutex_lock(&client->lock);
-		snap->is_pending = 0;
+		if (snap->state == COWI_SNAPSHOT_PENDING)
+			cowi_snapshot_enter(&snap->state, COWI_SNAPSHOT_NEW);
 		snap->has_asked = 0;
 		pthread_mutex_unlock(&client->lock);
 		cow_snapshot_unref(snap);

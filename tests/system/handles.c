@@ -38,7 +38,7 @@ static void wait_until_lost(struct cow_snapshot *snap)
 
 	(void)cowi_entry_begin();
 	pthread_mutex_lock(&client->lock);
-	while (!snap->is_lost)
+	while (snap->state != COWI_SNAPSHOT_LOST)
 		(void)cowi_event_wait(&client->changed, &client->lock, NULL);
 	pthread_mutex_unlock(&client->lock);
 	cowi_entry_end();

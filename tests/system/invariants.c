@@ -336,8 +336,7 @@ START_TEST(everything_is_refunded)
 }
 END_TEST
 
-/* --- 6: fork() keeps its meaning
- * ------------------------------------------------------------------ */
+/* --- 6: fork() keeps its meaning -------------------------------------------------------------- */
 
 /* The kernel copies from @p for us and says EFAULT where there is no memory. */
 static int is_readable(const void *p, size_t len)

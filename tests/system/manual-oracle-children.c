@@ -248,8 +248,7 @@ void children_stop(struct oracle *oracle)
 			end_child(oracle, &oracle->children[i]);
 }
 
-/* --- the reader
- * ------------------------------------------------------------------------------------ */
+/* --- the reader ------------------------------------------------------------------------------- */
 
 enum {
 	READER_OPEN = 1,

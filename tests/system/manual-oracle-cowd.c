@@ -72,8 +72,7 @@ void step_kill(struct oracle *oracle)
 	}
 }
 
-/* --- signals: a handler that counts, outside of any region and in one
- * ------------------------------- */
+/* --- signals: a handler that counts, outside of any region and in one ------------------------- */
 
 static struct cow_region *heart;
 static timer_t timer;

@@ -103,8 +103,7 @@ bool oracle_touch(void (*touch)(void *user), void *user)
 	return true;
 }
 
-/* --- checks
- * --------------------------------------------------------------------------------------- */
+/* --- checks ----------------------------------------------------------------------------------- */
 
 bool oracle_compare(struct oracle *oracle, const char *what, unsigned int serial,
 		    const uint8_t *has, const uint8_t *want, size_t n_bytes)
@@ -194,8 +193,7 @@ void oracle_check_view(struct oracle *oracle, struct held *held)
 	held->is_lost = true;
 }
 
-/* --- slots
- * ---------------------------------------------------------------------------------------- */
+/* --- slots ------------------------------------------------------------------------------------ */
 
 struct shadow *shadow_new(const struct area *area)
 {

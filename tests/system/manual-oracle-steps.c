@@ -105,8 +105,7 @@ void step_write(struct oracle *oracle)
 		oracle_check_area(oracle, area);
 }
 
-/* --- snapshots
- * ------------------------------------------------------------------------------------ */
+/* --- snapshots -------------------------------------------------------------------------------- */
 
 static int take_once(struct oracle *oracle, struct area *area, struct cow_snapshot **snap,
 		     bool *may_be_lost)
@@ -248,8 +247,7 @@ void step_open(struct oracle *oracle)
 	slot->may_be_lost = held->may_be_lost;
 }
 
-/* --- memory
- * --------------------------------------------------------------------------------------- */
+/* --- memory ----------------------------------------------------------------------------------- */
 
 void step_roll_back(struct oracle *oracle)
 {

@@ -247,8 +247,7 @@ static void run_round(struct oracle *oracle, uint64_t seed, int way)
 	fail_if_wrong(oracle, seed, way);
 }
 
-/* --- environment
- * ---------------------------------------------------------------------------------- */
+/* --- environment ------------------------------------------------------------------------------ */
 
 static void say_what_is_left_out(void)
 {

@@ -165,9 +165,7 @@ void oracle_held_new(struct oracle *oracle, struct held *held, struct cow_snapsh
 		     struct area *area, struct shadow *shadow);
 void oracle_release(struct oracle *oracle, struct held *held);
 
-/* --- manual-oracle-steps.c, -cowd.c: steps that a table names
- * --------------------------------------
- */
+/* --- manual-oracle-steps.c, -cowd.c: steps that a table names --------------------------------- */
 
 typedef void oracle_step(struct oracle *oracle);
 oracle_step step_write, step_read, step_save, step_map, step_open, step_release, step_roll_back,
@@ -183,9 +181,7 @@ void oracle_area_end(struct oracle *oracle, struct area *area);
 void heart_start(struct oracle *oracle);
 void heart_stop(struct oracle *oracle);
 
-/* --- manual-oracle-company.c: threads that write and read meanwhile
- * ----------------------------------
- */
+/* --- manual-oracle-company.c: threads that write and read meanwhile --------------------------- */
 
 void company_start(struct oracle *oracle);
 void company_stop(struct oracle *oracle);
@@ -195,9 +191,7 @@ void company_begin(struct oracle *oracle, struct area *area, const struct held *
 /** company_finish() - wait for them; their writes are in the area's shadow */
 void company_finish(struct oracle *oracle, struct area *area);
 
-/* --- manual-oracle-children.c: other processes
- * ------------------------------------------------------
- */
+/* --- manual-oracle-children.c: other processes ------------------------------------------------ */
 
 void reader_start(struct oracle *oracle); /* before there is a client */
 void reader_stop(struct oracle *oracle);

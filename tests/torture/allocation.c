@@ -8,10 +8,7 @@
 
 #include "tests/torture/layer.h"
 
-/*
- * --- allocations: as libc has them, by the names that it has for those in its place
- * ------------
- */
+/* --- allocations: as libc has them, by the names that it has for those in its place ----------- */
 
 extern void *__libc_malloc(size_t);
 extern void *__libc_calloc(size_t, size_t);

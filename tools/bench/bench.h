@@ -109,8 +109,7 @@ uint64_t page_entry(const void *addr);
 #define PAGE_DESCRIBE_MAX 64
 const char *page_describe(char buf[static PAGE_DESCRIBE_MAX], uint64_t entry);
 
-/* --- subcommands: @argv[0] is the subcommand's name. Return: enum cli_status
- * ----------------------- */
+/* --- subcommands: @argv[0] is the subcommand's name. Return: enum cli_status ------------------ */
 
 int bench_measure(int argc, char **argv);
 int bench_compare(int argc, char **argv);
