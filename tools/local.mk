@@ -67,4 +67,5 @@ cowbench_SOURCES = \
 	tools/bench/writer.h \
 	$(NULL)
 
+dist_noinst_SCRIPTS += tools/bench/plot.sh tools/bench/table.sh
 EXTRA_DIST += doc/benchmarks.md doc/benchmarks-history.md

@@ -136,6 +136,24 @@ expect 0 '^4 MiB, .*, the newest 2 held, one each 50 ms, sequential$' 'the same 
 for mode in scoot fork mmapcopy; do
 	grep -qx "$mode" "$dir/out" || bad "repeat: $mode is not in the table"
 done
+# The table of all patterns, of one that is measured and one that cannot be, and what is drawn from it. Seen to
+# fail with the one that cannot be left out.
+scripts=$(dirname "$0")/../../tools/bench
+if COWBENCH_PROGRAM=$tool "$scripts/table.sh" --sizes 4,16000000 --dirty 25 --hold newest --period 50 \
+	--threads 0 >"$dir/out" 2>"$dir/err"; then
+	document 'a cell for each pattern' '(.cells | length == 2) and .cells[0].modes.scoot.stall_us.p50 > 0
+		and .cells[0].hold == 1 and (.cells[1].not_measured | test("choose a smaller"))'
+	"$scripts/plot.sh" --data "$dir/out" >"$dir/data" 2>"$dir/err" || bad "plot.sh: $(cat "$dir/err")"
+	rows=$(grep -cP '^4 MiB 25 % newest 50 ms(\t[0-9.]+){2}' "$dir/data")
+	# what is measured by the work of threads is not there
+	[ "$rows" = 3 ] && ok 'a row for each figure' || bad "plot.sh: $(cat "$dir/data")"
+else
+	bad "table.sh: $(cat "$dir/err")"
+fi
+"$scripts/table.sh" --period >"$dir/out" 2>"$dir/err" && bad 'table.sh takes no period for one'
+grep -q -- '--period needs a value' "$dir/err" || bad "table.sh: $(cat "$dir/err")"
+"$scripts/plot.sh" "$dir/data" >"$dir/out" 2>"$dir/err" && bad 'plot.sh draws what is no table'
+grep -q 'has no cells' "$dir/err" || bad "plot.sh: $(cat "$dir/err")"
 COWD_ADDRESS+=' --lend=no' expect 0 '' 'repeat where nothing settles' repeat -s 4 -n 1 --dirty 50 --threads 2 --json
 document 'the same as JSON' "$repeated and .modes.scoot.settle_cpu_us_per_page == 0 and (.left_out | keys == [\"uffd\"])"
 # Alone, the second take settles what was written since the first: 512 pages of 4 KiB, half of it each.
