@@ -20,7 +20,7 @@ while read -r symbol; do
 		$0 ~ "^[a-z].*[ *]" name "\\(" { is_found = 1 }
 		is_found && /;$/ && !is_body { is_found = 0 }
 		is_body { print; exit }
-		is_found && /^{/ { is_body = 1 }' "$src"/libclient/*.c)
+		is_found && /^{/ { is_body = 1 }' "$src"/libclient/*.c "$src"/libclient/*/*.c)
 	case $first in
 	*"COWI_ENTRY();"*) ;;
 	*)
