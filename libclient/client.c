@@ -100,8 +100,8 @@ void cowi_clients_fork_child(void)
 static void client_free(struct cow_client *client)
 {
 	list_remove(client);
-	client->conn = cowi_conn_free(client->conn);
 	cowi_modes_end_client(client);
+	client->conn = cowi_conn_free(client->conn);
 	client->uffd_device_fd = own_fd_close(client->uffd_device_fd);
 	pthread_mutex_destroy(&client->lock);
 	free(client->address);
@@ -295,9 +295,11 @@ void cowi_attach_end(struct cow_region *region)
 	struct cow_region **link = &client->attaching;
 
 	pthread_mutex_lock(&client->lock);
-	while (*link != region)
+	/* In the child of a fork() by a signal handler meanwhile it is in no list any more. */
+	while (*link && *link != region)
 		link = &(*link)->next_attaching;
-	*link = region->next_attaching;
+	if (*link)
+		*link = region->next_attaching;
 	region->attach_fd = own_fd_close(region->attach_fd);
 	pthread_mutex_unlock(&client->lock);
 }

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -205,6 +206,59 @@ START_TEST(while_cowd_is_given_a_userfaultfd)
 }
 END_TEST
 
+/* --- by a signal handler ---------------------------------------------------------------------- */
+
+static pid_t forked[N_FORKS];
+static volatile sig_atomic_t n_forked;
+static volatile sig_atomic_t is_child;
+
+static void fork_here(int number)
+{
+	(void)number;
+	if (is_child || n_forked == N_FORKS)
+		return;
+	forked[n_forked] = fork();
+	if (!forked[n_forked])
+		is_child = 1;
+	else
+		n_forked++;
+}
+
+/*
+ * The handler runs on the thread that makes the region, which goes on with that in the child.
+ *
+ * Seen to fail: if cowi_attach_end() takes for granted that what it began is in its list.
+ */
+START_TEST(by_a_handler_of_the_thread_that_makes_a_region)
+{
+	CLEANUP(cow_client_unrefp) struct cow_client *client = proof_client();
+	struct cow_region_params params = {.size_bytes = REGION_BYTES, .mode = COW_MODE_UFFD};
+	const struct itimerval often = {.it_interval = {.tv_usec = 700},
+					.it_value = {.tv_usec = 700}};
+	const struct itimerval never = {.it_value = {.tv_usec = 0}};
+	struct sigaction action = {.sa_handler = fork_here, .sa_flags = SA_RESTART};
+
+	ck_assert(!sigaction(SIGALRM, &action, NULL));
+	ck_assert(!setitimer(ITIMER_REAL, &often, NULL));
+	while (n_forked < N_FORKS) {
+		struct cow_region *region = NULL;
+		int r = cow_region_new(&region, client, &params);
+
+		if (is_child)
+			_exit(r && r != -ECHILD); /* at some other moment it may be done */
+		ck_assert(r <= 0);
+		cow_region_unref(region);
+		if (is_child)
+			_exit(0);
+	}
+	ck_assert(!setitimer(ITIMER_REAL, &never, NULL));
+	for (int i = 0; i < N_FORKS; i++)
+		proof_reap(forked[i], 0);
+}
+END_TEST
+
+/* --- while a thread waits for cowd ------------------------------------------------------------ */
+
 static void *take_snapshot(void *arg)
 {
 	struct cow_snapshot *snap = NULL;
@@ -326,8 +380,10 @@ int main(void)
 		tests_left_out(
 			"forks beside threads that make clients: the sanitizer may itself be "
 			"in the middle of something");
-	if (CAN_FORK_BESIDE_THREADS && proof_has_uffd())
+	if (CAN_FORK_BESIDE_THREADS && proof_has_uffd()) {
 		tcase_add_test(tcase, while_cowd_is_given_a_userfaultfd);
+		tcase_add_test(tcase, by_a_handler_of_the_thread_that_makes_a_region);
+	}
 	if (proof_has_uffd())
 		tcase_add_test(tcase, while_cowd_does_not_answer);
 	tcase_add_test(tcase, while_cowd_makes_no_overlay);
