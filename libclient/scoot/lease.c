@@ -27,7 +27,7 @@
 #include "libclient/scoot/mode.h"
 
 struct cowi_lease {
-	struct cow_client *client; /* for comparison only */
+	struct cow_client *client; /* goes after the entry: cowi_leases_forget() */
 	uint64_t number;           /* by which the epoll set names it */
 	int lease_fd;              /* the read end */
 	bool is_watched;           /* else nothing says when it ends */
@@ -38,14 +38,17 @@ struct cowi_lease {
 static pthread_mutex_t awaited_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cowi_lease *awaited;
 static uint64_t last_number;
-static bool has_unwatched; /* some entry is not watched */
+static bool has_unwatched;           /* some entry is not watched, and may be */
+static struct cowi_lease *inherited; /* the parent's, in a fork child: never looked at */
 
-/* With awaited_lock held. */
+/* With awaited_lock held. Return: whether it is watched, or never can be: the connection was robbed. */
 static bool watch(struct cowi_lease *entry)
 {
 	struct epoll_event event = {.events = 0,
 				    .data.u64 = entry->number}; /* EPOLLHUP always is */
 
+	if (entry->client->conn->leases_fd < 0)
+		return true;
 	entry->is_watched =
 		!epoll_ctl(entry->client->conn->leases_fd, EPOLL_CTL_ADD, entry->lease_fd, &event);
 	return entry->is_watched;
@@ -159,8 +162,14 @@ void cowi_leases_fork_prepare(void)
 /* The child awaits nothing, and settles nothing. */
 void cowi_leases_fork_child(void)
 {
-	for (struct cowi_lease *entry = awaited; entry; entry = entry->next)
-		entry->lease_fd = own_fd_close(entry->lease_fd);
+	struct cowi_lease **end = &awaited;
+
+	for (; *end; end = &(*end)->next)
+		(*end)->lease_fd = own_fd_close((*end)->lease_fd);
+	*end = inherited;
+	inherited = awaited;
+	awaited = NULL;
+	has_unwatched = false;
 }
 
 void cowi_leases_fork_done(void)

@@ -455,6 +455,7 @@ const struct cowi_mode_ops cowi_mode_scoot = {
 	.opened = cowi_scoot_opened,
 	.warm = cowi_scoot_warm,
 	.gone = cowi_leases_look,
+	.end_client = cowi_leases_forget,
 };
 
 /* --- opened by id ----------------------------------------------------------------------------- */
