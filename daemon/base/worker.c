@@ -18,6 +18,15 @@
 /* Turns in a row of an object that is alone: whoever gets ready meanwhile waits for as many. */
 #define N_TURNS_MAX 8
 
+/*
+ * The table of a worker cannot expand: see make_table(). So it is large from the start, for a user
+ * who has many objects not to make searching for those of others long.
+ */
+#undef HASH_INITIAL_NUM_BUCKETS
+#undef HASH_INITIAL_NUM_BUCKETS_LOG2
+#define HASH_INITIAL_NUM_BUCKETS      4096U
+#define HASH_INITIAL_NUM_BUCKETS_LOG2 12U
+
 struct worker {
 	pthread_t thread;
 	bool is_running;

@@ -9,7 +9,7 @@
  * nobody is inside serve() and nobody will be.
  *
  * Locks: served->lock, then worker->lock (private to worker.c). served->lock is held while serve()
- * runs; others take it to keep faults waiting (snapshot.c arms with it held). A worker holds its
+ * runs; others take it to keep faults waiting (uffd/chain.c arms with it held). A worker holds its
  * own lock when it wants served->lock, so it only tries, and parks the object until worker_kick()
  * when somebody else has it.
  *
