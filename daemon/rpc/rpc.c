@@ -268,8 +268,10 @@ int rpc_dispatch(struct session *session, const void *packet, size_t n_bytes, st
 	int r;
 
 	r = call_new(&call, session);
-	if (r) /* no memory for an answer, and nobody may wait for one in vain */
+	if (r) { /* no memory for an answer, and nobody may wait for one in vain */
+		closer_give_set(session->daemon->closer, session->user, fds);
 		return -ENOMEM;
+	}
 	call->fds = *fds;
 	*fds = (struct fdset){.n_fds = 0};
 	r = unpack(&call->request, packet, n_bytes);
