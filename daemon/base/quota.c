@@ -96,8 +96,8 @@ static void wake_all(struct quota_user *user)
 		struct quota_waiter *waiter = user->waiters;
 
 		DL_DELETE(user->waiters, waiter);
-		atomic_store(&waiter->user, NULL);
 		waiter->wake(waiter);
+		atomic_store(&waiter->user, NULL); /* quota_unwait() may return now */
 	}
 }
 
