@@ -60,11 +60,25 @@ static bool has_more(const struct scoot_region *region, const struct extent *run
 	return false;
 }
 
+/* If somebody else needs a run's bytes nothing is written back: a search would be for nothing. */
+static bool is_kept_anyway(const struct scoot_region *region)
+{
+	for (size_t i = 0; i < region->map.n_runs; i++) {
+		const struct extent *run = &region->map.runs[i];
+
+		if (!run->owned &&
+		    extents_is_shared(run->backing, run->backing_off, run->len, &region->map))
+			return true;
+	}
+	return false;
+}
+
 bool scoot_is_dear(const struct scoot_region *region)
 {
 	uint64_t shared, anonymous, n_left;
 
-	if (extents_is_owned(&region->map) || !count_pages(&shared, &anonymous))
+	if (extents_is_owned(&region->map) || is_kept_anyway(region) ||
+	    !count_pages(&shared, &anonymous))
 		return false;
 	shared = min_u64(shared, region->size_bytes / page_size_bytes());
 	n_left = max_u64((shared + anonymous) / SCOOT_ENTRIES_PER_PAGE, region->n_pages_cheap);
