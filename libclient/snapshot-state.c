@@ -4,6 +4,7 @@
 
 #include "libclient/snapshot-state.h"
 
+#undef NDEBUG /* a broken contract ends the process in every build */
 #include <assert.h>
 
 #define BIT(state) (1u << (state))
