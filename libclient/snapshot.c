@@ -447,7 +447,8 @@ struct cow_snapshot *cow_snapshot_unref(struct cow_snapshot *snap)
 		list_remove(snap);
 	/* In a fork child: mappings are not there, and memory that it shares is the parent's to
 	 * change. */
-	if (snap->view_state != COWI_VIEW_NONE && snap->client->pid == getpid())
+	if ((snap->view_state == COWI_VIEW_READY || snap->view_state == COWI_VIEW_BROKEN) &&
+	    snap->client->pid == getpid())
 		cowi_mode_unmap(snap);
 	if (snap->is_taken && snap->client->pid == getpid())
 		cowi_mode_release(snap);
