@@ -224,6 +224,8 @@ static void settle_region_in_child(const struct forked *fork, bool is_known)
 {
 	struct cow_region *region = fork->region;
 
+	if (!cowi_region_is_mine(region)) /* the number may be another thread's here */
+		region->owner = 0;
 	if (fork->is_locked)
 		scoot_region_forked(region->scoot);
 	else if (fork->is_ours)
