@@ -36,6 +36,7 @@
 
 enum {
 	HANG_MSEC = 20000,      /* no script takes a hundredth of it */
+	POLL_MSEC = 5,          /* nothing tells of a munmap() */
 	SETTLE_MSEC = 2000,     /* for descriptors to be closed: an end, not a wait */
 	ALLOCATIONS_MSEC = 500, /* for allocations: what is left then may be a cache */
 	IDLE_MSEC = 30,
@@ -123,6 +124,17 @@ static int64_t mapped_bytes(void)
 	return n;
 }
 
+/* The library unmaps in the background, as it comes to it: until no more than @want are left. */
+static int64_t await_mapped(int64_t want)
+{
+	const uint64_t end = now_nsec() + (uint64_t)SETTLE_MSEC * 1000000;
+	int64_t is;
+
+	while ((is = mapped_bytes()) > want && now_nsec() < end)
+		(void)poll(&(struct pollfd){.fd = cowd.pidfd, .events = POLLIN}, 1, POLL_MSEC);
+	return is;
+}
+
 static struct fault_point *point_of(const struct series *series)
 {
 	return series->target ? &torture->daemon : &torture->library;
@@ -135,7 +147,7 @@ static void settle(const struct series *series, struct holdings *is, const struc
 	is->n_fds = await(point, &point->n_fds, want->n_fds, SETTLE_MSEC);
 	is->n_allocations =
 		await(point, &point->n_allocations, want->n_allocations, ALLOCATIONS_MSEC);
-	is->mapped_bytes = mapped_bytes();
+	is->mapped_bytes = await_mapped(want->mapped_bytes);
 }
 
 /* Exits if cowd has ended: this worker's series goes on with another one. */
