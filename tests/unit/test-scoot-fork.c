@@ -68,7 +68,7 @@ static void check_child(struct scoot_region *region)
 START_TEST(a_guard_leaves_to_fork_what_is_dear)
 {
 	const uint64_t page = page_size_bytes(), n_pages = 4096;
-	const uint64_t n_written[] = {100, n_pages, 600, 60};
+	const uint64_t n_written[] = {100, n_pages, 3000, 60};
 	struct scoot_region *region = make_region(n_pages * page, (enum config)_i);
 
 	memset(region->addr, 1, region->size_bytes);

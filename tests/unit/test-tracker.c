@@ -269,7 +269,11 @@ START_TEST(a_region_freed_while_it_is_attached_is_not_served)
 	ck_assert_int_eq(tracker->state, TRACKER_NEW);
 	region_unref(&tracker->region);
 	turn_until_ended();
-	ck_assert_int_le(frame_count_fds(), n_fds);
+	for (int i = 0; frame_count_fds() > n_fds; i++) { /* closer threads close some */
+		ck_assert_int_lt(i, TURNS_MAX);
+		frame_turn();
+		(void)sched_yield();
+	}
 }
 END_TEST
 
