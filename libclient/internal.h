@@ -14,7 +14,7 @@
  *
  * Locks, in the order in which they may be taken:
  *    1. fork_lock          fork.c: one fork at a time; taken by fork only
- *    2. blocks_lock        scoot.c: blocks of scoot_alloc() and scoot_duplicate(), their client
+ *    2. blocks_lock        scoot/blocks.c: blocks of scoot_alloc() and scoot_duplicate(), their client
  *    3. region->take_lock  one take, settle step, rollback or free at a time per region of mode
  *                          scoot or mmapcopy; of several regions in the order of their addresses
  *    4. stopping           backends/stop.c: one take at a time has the program's threads stopped,

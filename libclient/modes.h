@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The modes, as the rest of the library calls them: client.c, region.c, snapshot.c, change.c and
- * warm.c know no mode by name, and go through these functions alone.
+ * warm.c call modes by these functions alone.
  *
  * Each function asserts, before the call, the state and the lock that struct cowi_mode_ops
  * promises the mode, and after it the state that the mode promises in return: a fault on either

@@ -42,8 +42,8 @@ static void done_in_loop(struct task *task)
 }
 
 /*
- * With pool->lock held: @job is the first in its lane, which takes its turn after all others. A
- * lane that there is no memory to find again is one job long.
+ * With pool->lock held: @job is the first in its lane, which takes its turn after all others. If there
+ * is no memory to find the lane again, later jobs of that client begin another.
  */
 static void add_lane(struct job_pool *pool, struct job *job)
 {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Life of a snapshot: new, held, lost, gone; contracts are in snapshot.h. The loop thread calls
- * everything here but snapshot_mark_lost(), which has a lock of its own.
+ * Life of a snapshot; contracts are in snapshot.h. The loop thread calls everything here but
+ * snapshot_take(), snapshot_read(), snapshot_trim_saved(), snapshot_stale() and snapshot_set_state(),
+ * which jobs, savers and workers call as well, and snapshot_mark_lost(), which has a lock of its own.
  */
 #include "config.h"
 

@@ -93,9 +93,9 @@ void cowi_leases_fork_prepare(void);
 void cowi_leases_fork_child(void);
 void cowi_leases_fork_done(void);
 
-/* --- background.c, scoot.c -------------------------------------------------------------------- */
+/* --- background.c, blocks.c ------------------------------------------------------------------- */
 
-/* For the fork handlers: the lock of scoot.c over the fork. */
+/* For the fork handlers: the lock of blocks.c over the fork. */
 void cowi_scoot_blocks_fork_prepare(void);
 void cowi_scoot_blocks_fork_child(void); /* before _done(): duplicates stay with the parent */
 void cowi_scoot_blocks_fork_done(void);
@@ -130,7 +130,7 @@ int cowi_scoot_take(struct cow_region *region, struct memfile *overlay,
 		    struct scoot_snapshot **out);
 int cowi_scoot_guard(struct cow_region *region, struct scoot_snapshot **out);
 
-/* --- mmapcopy.c ------------------------------------------------------------------------------- */
+/* --- break-even.c ----------------------------------------------------------------------------- */
 
 /* What cowi_mmapcopy_min_bytes() measures is taken to be in these bounds. */
 #define COWI_MMAPCOPY_LEAST_BYTES ((size_t)64 << 10)
