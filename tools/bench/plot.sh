@@ -71,14 +71,18 @@ draw()
 		plots+="${plots:+, }'$work/$1' using 0:$((i + 2)):xtic(1) with linespoints title '${modes[i]}'"
 	done
 	gnuplot <<-END
-		set terminal svg size $((300 + 20 * $(wc -l <"$work/$1"))),600 background rgb 'white'
+		set terminal svg size $((420 + 20 * $(wc -l <"$work/$1"))),600 background rgb 'white'
 		set output '$folder/repeat-$1.svg'
 		set datafile separator '\t'
+		set datafile missing 'NaN'
 		set title '$2'
 		set logscale y
 		set grid
 		set key outside right
-		set xtics rotate by -60 noenhanced
+		set bmargin 13
+		set lmargin 18
+		set offsets 0.5, 0.5, 0, 0
+		set xtics rotate by 60 right noenhanced
 		plot $plots
 	END
 }
