@@ -518,7 +518,9 @@ static void adopt(struct script *s)
 /* NULL and errno, as a result of the other calls. */
 static int got(const void *memory)
 {
-	return memory ? 0 : -errno;
+	if (memory)
+		return 0;
+	return errno ? -errno : -EPROTO; /* without an errno is no way to fail */
 }
 
 static void talk(struct script *s)
@@ -527,10 +529,10 @@ static void talk(struct script *s)
 	char *origin = NULL, *copy = NULL;
 
 	arm(s);
-	if (TRY(s, got(origin = scoot_alloc(REGION_BYTES))))
+	if (TRY(s, got(origin = scoot_alloc(REGION_BYTES))) || !origin)
 		return;
 	write_pages(origin, &s->now, 0, 1, 1);
-	if (!TRY(s, got(copy = scoot_duplicate(origin)))) {
+	if (!TRY(s, got(copy = scoot_duplicate(origin))) && copy) {
 		other = s->now;
 		check_pages(s, "duplicate", copy, &other);
 		write_pages(copy, &other, 0, 2, 2);
