@@ -11,6 +11,8 @@ libcommon_la_SOURCES = \
 	common/own-fd.h \
 	common/savable.c \
 	common/savable.h \
+	common/state.c \
+	common/state.h \
 	common/util.h \
 	common/wire.c \
 	common/wire.h \

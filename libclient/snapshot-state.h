@@ -11,6 +11,8 @@
 #ifndef COWI_SNAPSHOT_STATE_H
 #define COWI_SNAPSHOT_STATE_H
 
+#include "common/state.h"
+
 /**
  * enum cowi_snapshot_state
  * @COWI_SNAPSHOT_NEW:     cowd has not been asked, or a thread waits for its answer
@@ -42,7 +44,7 @@ enum cowi_view_state {
 void cowi_snapshot_enter(enum cowi_snapshot_state *state, enum cowi_snapshot_state to);
 void cowi_view_enter(enum cowi_view_state *state, enum cowi_view_state to);
 
-const char *cowi_snapshot_state_name(enum cowi_snapshot_state state);
-const char *cowi_view_state_name(enum cowi_view_state state);
+extern const struct state_table cowi_snapshot_states;
+extern const struct state_table cowi_view_states;
 
 #endif

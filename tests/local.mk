@@ -461,7 +461,6 @@ dist-hook:
 # What everything else stands on.
 COMMON_TESTS = \
 	tests/unit/test-client-states \
-	tests/unit/test-conn-state \
 	tests/unit/test-err \
 	tests/unit/test-hist \
 	tests/unit/test-registry \
@@ -472,9 +471,6 @@ TESTS += $(COMMON_TESTS)
 tests_unit_test_client_states_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_client_states_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_client_states_LDADD = libclient-internal.la $(CHECK_LIBS)
-tests_unit_test_conn_state_CFLAGS = $(TESTS_CFLAGS)
-tests_unit_test_conn_state_LDFLAGS = $(TESTS_LDFLAGS)
-tests_unit_test_conn_state_LDADD = libclient-internal.la $(CHECK_LIBS)
 tests_unit_test_err_CFLAGS = $(TESTS_CFLAGS)
 tests_unit_test_err_LDFLAGS = $(TESTS_LDFLAGS)
 tests_unit_test_err_LDADD = libcommon.la $(CHECK_LIBS)

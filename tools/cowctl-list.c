@@ -52,7 +52,7 @@ static const char *mode_name(Cow__V1__Mode mode)
 	}
 }
 
-static const char *state_name(Cow__V1__SnapshotState state)
+static const char *snapshot_state_name(Cow__V1__SnapshotState state)
 {
 	switch (state) {
 	case COW__V1__SNAPSHOT_STATE__SNAPSHOT_LIVE:
@@ -381,7 +381,7 @@ static bool add_snapshots(struct json_object *rows, const Cow__V1__Reply *reply,
 		put_text(row, "region_name", s->region_name);
 		put_text(row, "name", s->name);
 		put_text(row, "mode", mode_name(s->mode));
-		put_text(row, "state", state_name(s->state));
+		put_text(row, "state", snapshot_state_name(s->state));
 		put_number(row, "size_bytes", s->size_bytes);
 		put_number(row, "kept_bytes", s->kept_bytes);
 		put_number(row, "age_usec", s->age_usec);

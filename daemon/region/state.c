@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Lifecycles; see state.h. */
+/* Changes of state; see state.h. */
 #include "config.h"
 
 #include "daemon/region/state.h"
@@ -7,16 +7,6 @@
 #include <stdlib.h>
 
 #include "daemon/process/log.h"
-
-const char *state_name(const struct state_table *table, unsigned int state)
-{
-	return state < table->n ? table->names[state] : "in no state that there is";
-}
-
-bool state_may_follow(const struct state_table *table, unsigned int from, unsigned int to)
-{
-	return from < table->n && to < table->n && table->next[from] & STATE_BIT(to);
-}
 
 void state_check(const struct state_table *table, uint64_t id, unsigned int from, unsigned int to)
 {

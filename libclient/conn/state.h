@@ -19,6 +19,8 @@
 #ifndef COWI_STATE_H
 #define COWI_STATE_H
 
+#include "common/state.h"
+
 /**
  * enum cowi_conn_state - of a connection
  * @COWI_CONN_DOWN:        there is no socket
@@ -60,7 +62,7 @@ enum cowi_thread_state {
 void cowi_conn_enter(enum cowi_conn_state *state, enum cowi_conn_state to);
 void cowi_thread_enter(_Atomic enum cowi_thread_state *state, enum cowi_thread_state to);
 
-const char *cowi_conn_state_name(enum cowi_conn_state state);
-const char *cowi_thread_state_name(enum cowi_thread_state state);
+extern const struct state_table cowi_conn_states;
+extern const struct state_table cowi_thread_states;
 
 #endif

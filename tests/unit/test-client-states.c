@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * The states of a snapshot and of its view: each pair of states is tried, and what the tables below
- * do not list ends the process.
+ * The states of a connection, of a client's thread, of a snapshot and of its view: each pair of
+ * states is tried, and what the tables below do not list ends the process.
  *
- * Seen to fail: with "live" among the states that may follow "lost".
+ * Seen to fail: with "up" among the states that may follow "down", with "live" among those that may
+ * follow "lost", and with an enter function that goes on.
  */
 #include "config.h"
 
@@ -14,9 +15,23 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/util.h"
+#include "libclient/conn/state.h"
 #include "libclient/snapshot-state.h"
 
-/* One character for each state that may follow, in the order of the enum. */
+static const char *const conn_table[COWI_CONN_N_STATES] = {
+	[COWI_CONN_DOWN] = ".x.x.x",        [COWI_CONN_CONNECTING] = "x.xx.x",
+	[COWI_CONN_UP] = "x..x.x",          [COWI_CONN_ROBBED] = "....xx",
+	[COWI_CONN_ROBBED_TOLD] = ".....x", [COWI_CONN_FORKED] = ".....x",
+};
+
+static const char *const thread_table[COWI_THREAD_N_STATES] = {
+	[COWI_THREAD_NONE] = "xx..",
+	[COWI_THREAD_RUNS] = "x.x.",
+	[COWI_THREAD_STOPPING] = "x..x",
+	[COWI_THREAD_ENDED] = "x...",
+};
+
 static const char *const snapshot_table[COWI_SNAPSHOT_N_STATES] = {
 	[COWI_SNAPSHOT_NEW] = ".xxx",
 	[COWI_SNAPSHOT_PENDING] = "x.xx",
@@ -30,6 +45,22 @@ static const char *const view_table[COWI_VIEW_N_STATES] = {
 	[COWI_VIEW_READY] = "...x",
 	[COWI_VIEW_BROKEN] = "....",
 };
+
+static void enter_conn(int from, int to)
+{
+	enum cowi_conn_state state = (enum cowi_conn_state)from;
+
+	cowi_conn_enter(&state, (enum cowi_conn_state)to);
+	ck_assert_int_eq((int)state, to);
+}
+
+static void enter_thread(int from, int to)
+{
+	_Atomic enum cowi_thread_state state = (enum cowi_thread_state)from;
+
+	cowi_thread_enter(&state, (enum cowi_thread_state)to);
+	ck_assert_int_eq((int)state, to);
+}
 
 static void enter_snapshot(int from, int to)
 {
@@ -78,34 +109,32 @@ static void try_all(void (*enter)(int from, int to), const char *const *table, i
 	}
 }
 
-START_TEST(only_the_transitions_of_a_snapshot_are_possible)
-{
-	try_all(enter_snapshot, snapshot_table, COWI_SNAPSHOT_N_STATES);
-}
-END_TEST
+/* A lifecycle, how an object of it changes, and the transitions (x) that there must be. */
+static const struct cycle {
+	const struct state_table *states;
+	void (*enter)(int from, int to);
+	const char *const *table;
+} cycles[] = {
+	{&cowi_conn_states, enter_conn, conn_table},
+	{&cowi_thread_states, enter_thread, thread_table},
+	{&cowi_snapshot_states, enter_snapshot, snapshot_table},
+	{&cowi_view_states, enter_view, view_table},
+};
 
-START_TEST(only_the_transitions_of_a_view_are_possible)
+START_TEST(only_these_transitions_are_possible)
 {
-	try_all(enter_view, view_table, COWI_VIEW_N_STATES);
+	try_all(cycles[_i].enter, cycles[_i].table, (int)cycles[_i].states->n);
 }
 END_TEST
 
 START_TEST(each_state_has_a_name_of_its_own)
 {
-	for (int a = 0; a < COWI_SNAPSHOT_N_STATES; a++) {
-		const char *name = cowi_snapshot_state_name((enum cowi_snapshot_state)a);
+	const struct state_table *states = cycles[_i].states;
 
-		ck_assert_ptr_nonnull(name);
-		for (int b = 0; b < a; b++)
-			ck_assert_str_ne(name,
-					 cowi_snapshot_state_name((enum cowi_snapshot_state)b));
-	}
-	for (int a = 0; a < COWI_VIEW_N_STATES; a++) {
-		const char *name = cowi_view_state_name((enum cowi_view_state)a);
-
-		ck_assert_ptr_nonnull(name);
-		for (int b = 0; b < a; b++)
-			ck_assert_str_ne(name, cowi_view_state_name((enum cowi_view_state)b));
+	for (unsigned int a = 0; a < states->n; a++) {
+		ck_assert_ptr_nonnull(state_name(states, a));
+		for (unsigned int b = 0; b < a; b++)
+			ck_assert_str_ne(state_name(states, a), state_name(states, b));
 	}
 }
 END_TEST
@@ -117,9 +146,8 @@ int main(void)
 	SRunner *runner;
 	int n_failed;
 
-	tcase_add_test(tcase, only_the_transitions_of_a_snapshot_are_possible);
-	tcase_add_test(tcase, only_the_transitions_of_a_view_are_possible);
-	tcase_add_test(tcase, each_state_has_a_name_of_its_own);
+	tcase_add_loop_test(tcase, only_these_transitions_are_possible, 0, ARRAY_SIZE(cycles));
+	tcase_add_loop_test(tcase, each_state_has_a_name_of_its_own, 0, ARRAY_SIZE(cycles));
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
