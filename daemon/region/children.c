@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Fork children that have a region's memory; what for is in children.h. */
+/* Fork children that have a region's memory; see children.h. */
 #include "config.h"
 
 #include "daemon/region/children.h"

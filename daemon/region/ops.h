@@ -52,7 +52,7 @@ struct snapshot;
  * @can_resume:   whether it goes on to be served if its owner hands it over again
  * @resumed:      its owner has done so
  * @kept_bytes:   memory that its snapshots have of cowd
- * @list:         what a list says of it besides what all have
+ * @list:         adds to the entry of a list the fields of its mode
  * @end:          in a job thread: nothing is done in its memory after that
  * @deinit:       after @end
  *

@@ -169,9 +169,9 @@ static int read_record(struct snapshot_extent *extent)
 }
 
 /*
- * Once, when the snapshot is taken: what a client changes afterwards changes no snapshot. The file
- * itself is not asked what it has data for: huge pages make that a lie, and a client may hold the
- * lock that the answer would wait for. In a job thread: memory may have to come back from swap.
+ * Once, when the snapshot is taken: a client that changes the records afterwards changes no snapshot.
+ * SEEK_DATA would not do in their place: huge pages make its answer wrong, and it waits for a lock that
+ * a client may hold. In a job thread: memory may have to come back from swap.
  */
 static int read_records(struct frozen *frozen)
 {

@@ -261,7 +261,7 @@ void snapshot_drop_holds(struct session *session)
 
 /* --- lost ------------------------------------------------------------------------------------- */
 
-/* One who serves and one who reads may find it out at once. */
+/* A worker and a reader may find it out at once. */
 void snapshot_mark_lost(struct snapshot *snap, const char *because)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
