@@ -42,6 +42,8 @@ cowbench_LDFLAGS = $(EXE_LINKFLAGS)
 cowbench_LDADD = $(TOOLS_LIBS)
 cowbench_SOURCES = \
 	tools/bench/bench.h \
+	tools/bench/child.c \
+	tools/bench/child.h \
 	tools/bench/compare.c \
 	tools/bench/cowbench.c \
 	tools/bench/faults.c \

@@ -81,8 +81,6 @@ void subject_close(struct subject *subject);
 /** bench_private_cowd() - pid of the cowd at @address that was started for @client alone; 0 if
  * there is none */
 pid_t bench_private_cowd(struct cow_client *client, const char *address);
-/** bench_await_cowd() - until that cowd has ended, and its memory is free; turn.c */
-void bench_await_cowd(pid_t pid);
 /** subject_warm() - freeze and thaw once, and wait for what that left to do. 0 or -errno */
 int subject_warm(struct subject *subject, const struct bench_mode *mode);
 /** subject_fill() - write to every page, so that there is something to copy */

@@ -16,9 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/err.h"
@@ -183,7 +181,9 @@ static struct repeat_cpu read_cpu(const struct repeat *repeat)
 {
 	return (struct repeat_cpu){
 		.library_nsec = repeat->region ? library_nsec() : 0,
-		.cowd_nsec = repeat->now->cowd_pid ? threads_nsec(repeat->now->cowd_pid, "") : 0,
+		.cowd_nsec = repeat->now->child.cowd_pid
+				     ? threads_nsec(repeat->now->child.cowd_pid, "")
+				     : 0,
 		.children_nsec = repeat->region ? 0 : children_nsec(),
 	};
 }
@@ -510,7 +510,8 @@ static int measure(struct repeat *repeat, uint64_t n)
 	if (r)
 		goto out;
 	memset(repeat->base, 1, repeat->size_bytes);
-	repeat->now->cowd_pid = bench_private_cowd(repeat->client, bench_address(repeat->socket));
+	repeat->now->child.cowd_pid =
+		bench_private_cowd(repeat->client, bench_address(repeat->socket));
 	r = repeat_held(repeat, &turn.held_bytes);
 	if (!r)
 		r = start_workers(&turn);
@@ -527,35 +528,25 @@ out:
 	return r;
 }
 
+struct task {
+	struct repeat *repeat;
+	enum repeat_mode mode;
+	uint64_t n;
+};
+
+static int turn_main(void *arg)
+{
+	const struct task *task = arg;
+	struct repeat *repeat = task->repeat;
+
+	repeat->mode = task->mode;
+	repeat->now = repeat->figures[task->mode];
+	return measure(repeat, task->n);
+}
+
 int repeat_turn(struct repeat *repeat, enum repeat_mode mode, uint64_t n)
 {
-	struct figures *now = repeat->figures[mode];
-	pid_t parent = getpid(), child;
-	int status = 0;
+	struct task task = {.repeat = repeat, .mode = mode, .n = n};
 
-	now->cowd_pid = 0;
-	now->error = -EIO;
-	(void)snprintf(now->sentence, sizeof(now->sentence), "the measuring process ended early");
-	fflush(NULL); /* the child must not write it again */
-	child = fork();
-	if (child < 0)
-		return err_raise_errno("no process to measure in");
-	if (!child) {
-		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(0);
-		repeat->mode = mode;
-		repeat->now = now;
-		now->error = measure(repeat, n);
-		if (now->error)
-			(void)snprintf(now->sentence, sizeof(now->sentence), "%s", err_sentence());
-		_exit(0);
-	}
-	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-		continue;
-	bench_await_cowd(now->cowd_pid);
-	if (WIFSIGNALED(status))
-		return err_raise(-EIO, "the measuring process was ended by signal %d",
-				 WTERMSIG(status));
-	return now->error ? err_raise(now->error, "%s", now->sentence) : 0;
+	return bench_child_run(&repeat->figures[mode]->child, turn_main, &task);
 }

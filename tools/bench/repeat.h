@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 #include "libclient/cowclient.h"
+#include "tools/bench/child.h"
 #include "tools/bench/waits.h"
 
 #define MSEC        ((uint64_t)1000000)
@@ -87,9 +88,7 @@ struct figures {
 	struct waits waits;
 	double copy_usec; /* to memcpy() one page; of fork */
 
-	int error; /* of the last turn, with its sentence */
-	char sentence[512];
-	pid_t cowd_pid; /* of its private cowd; 0: none */
+	struct bench_child child; /* of the last turn */
 	size_t n_stalls;
 	uint64_t stalls[];
 };

@@ -5,19 +5,12 @@
 #include "tools/bench/turn.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/err.h"
-
-#define COWD_END_MSEC 60000
 
 static size_t turn_bytes(size_t n_touches)
 {
@@ -94,7 +87,7 @@ static int try(struct turn *turn)
 	r = subject_open(&subject, turn->mode, turn->address, page_size_bytes(), false);
 	if (r)
 		return r;
-	turn->cowd_pid = bench_private_cowd(subject.client, subject.address);
+	turn->child.cowd_pid = bench_private_cowd(subject.client, subject.address);
 	subject_close(&subject);
 	return 0;
 }
@@ -108,7 +101,7 @@ static int measure(struct turn *turn)
 	r = subject_open(&subject, turn->mode, turn->address, turn->size_bytes, true);
 	if (r)
 		return r;
-	turn->cowd_pid = bench_private_cowd(subject.client, subject.address);
+	turn->child.cowd_pid = bench_private_cowd(subject.client, subject.address);
 	subject_fill(&subject);
 	r = turn->is_warm ? subject_warm(&subject, turn->mode) : 0;
 	if (!r)
@@ -126,48 +119,14 @@ static int measure(struct turn *turn)
 	return r;
 }
 
-/* --- in the parent ---------------------------------------------------------------------------- */
-
-/* The private cowd has heard that its client is gone; until it has gone too, it holds memory. */
-void bench_await_cowd(pid_t pid)
+static int turn_main(void *arg)
 {
-	AUTO_FD int pidfd = -1;
+	struct turn *turn = arg;
 
-	if (pid <= 0)
-		return;
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (pidfd >= 0)
-		(void)poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, COWD_END_MSEC);
+	return turn->kind == TURN_TRY ? try(turn) : measure(turn);
 }
 
 int turn_run(struct turn *turn)
 {
-	int status = 0;
-	pid_t parent = getpid(), child;
-
-	turn->cowd_pid = 0;
-	turn->error = -EIO;
-	(void)snprintf(turn->sentence, sizeof(turn->sentence), "the measuring process ended early");
-	fflush(NULL); /* the child must not write it again */
-	child = fork();
-	if (child < 0)
-		return err_raise_errno("no process to measure in");
-	if (!child) {
-		/* Ctrl-C reaches both, a kill of the parent only the parent. */
-		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(0);
-		turn->error = turn->kind == TURN_TRY ? try(turn) : measure(turn);
-		if (turn->error)
-			(void)snprintf(turn->sentence, sizeof(turn->sentence), "%s",
-				       err_sentence());
-		_exit(0);
-	}
-	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-		continue;
-	bench_await_cowd(turn->cowd_pid);
-	if (WIFSIGNALED(status))
-		return err_raise(-EIO, "the measuring process was ended by signal %d",
-				 WTERMSIG(status));
-	return turn->error ? err_raise(turn->error, "%s", turn->sentence) : 0;
+	return bench_child_run(&turn->child, turn_main, turn);
 }

@@ -8,6 +8,7 @@
 #define COW_TOOLS_BENCH_TURN_H
 
 #include "tools/bench/bench.h"
+#include "tools/bench/child.h"
 
 enum turn_kind {
 	TURN_TRY,     /* only open and close: is there such memory at all? */
@@ -38,9 +39,7 @@ struct turn {
 	uint64_t rewrite_nsec;
 	uint64_t extra_bytes;
 
-	pid_t cowd_pid; /* of the private cowd, 0 if there is none */
-	int error;
-	char sentence[512];
+	struct bench_child child;
 };
 
 /** turn_new() - 0 or -errno with a sentence */
